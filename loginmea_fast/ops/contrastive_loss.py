@@ -1,0 +1,145 @@
+"""Contrastive alignment loss without the batch x batch matrix; mathematics in `loginmea_fast.reference.contrastive_loss`.
+
+The loss is a scalar, so its gradient is known, up to the factor that backward brings, as soon as a row's softmax is:
+the kernels compute it in the forward pass, while the logits of a block of rows are at hand. That takes three matrix products
+where recomputing the logits in backward would take four, and leaves backward a multiplication by that factor.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from loginmea_fast.errors import BackendError, InputError
+from loginmea_fast.ops import _launch
+from loginmea_fast.reference import contrastive_loss as reference
+
+__all__ = ["contrastive_loss"]
+
+
+def contrastive_loss(
+    left: Tensor,
+    right: Tensor,
+    temperature: float,
+    bidirectional: bool = False,
+    extra_keys: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Mean cross entropy of cosine similarities against the diagonal (LoginMEA, arXiv 2407.19625, section 4.4; InfoNCE).
+
+    Row b of `left` and row b of `right` are a seed pair; the other rows of `right`, and those of `extra_keys`, are its
+    negatives. With k = [right | extra_keys], all rows divided by their lengths, and s = left k^T / temperature,
+
+        loss = mean_b ( log sum_j exp s_bj - s_bb )
+
+    Nothing of size B x (B + X) exists: memory beyond the inputs is their size once for the gradients and a few hundred
+    rows of logits. bfloat16 rows are multiplied as they are and summed in float32, and logits stay in float32.
+
+    Args:
+        left: [B, D], float32, float64 or bfloat16.
+        right: [B, D], dtype and device of `left`.
+        temperature: positive divisor of the similarities, a Python number (it has no gradient). 0.1 in the paper.
+        bidirectional: average with the same loss of right rows against left rows (`extra_keys` have no part in that half).
+        extra_keys: [X, D] further negatives, dtype and device of `left`; None for none.
+        backend: "auto", "reference", "cpu", "triton" or "cuda".
+
+    Returns:
+        A scalar: float64 for float64 rows, else float32. It can be differentiated once. A row no longer than 1e-12 has no
+        direction: its similarity to everything is 0 and its gradient is 0.
+
+    Raises:
+        InputError: shapes, dtypes or devices do not fit, there are no rows, or the temperature is not positive.
+        BackendError: the backend asked for by name cannot serve.
+    """
+    _launch.check_backend_name(backend)
+    for name, tensor in (("left", left), ("right", right), ("extra_keys", extra_keys)):
+        if tensor is not None:
+            _launch.check_float(name, tensor)
+    _launch.check_shape("left", left, (None, None), "[B, D]")
+    _launch.check_shape("right", right, tuple(left.shape), "[B, D], as left")
+    if extra_keys is not None:
+        _launch.check_shape("extra_keys", extra_keys, (None, left.shape[1]), "[X, D], as wide as left")
+    _launch.check_same_dtype(left=left, right=right, extra_keys=extra_keys)
+    _launch.check_same_device(left=left, right=right, extra_keys=extra_keys)
+    if left.shape[0] == 0 or left.shape[1] == 0:
+        raise InputError(f"left and right need at least one row and one column; got {list(left.shape)}")
+    if not 0.0 < temperature < float("inf"):
+        raise InputError(f"temperature must be positive and finite; got {temperature}")
+    needs_gradient = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (left, right, extra_keys)
+    )
+    loss, _, _, _ = _contrastive_loss(
+        left, right, extra_keys, float(temperature), bool(bidirectional), needs_gradient, backend
+    )
+    return loss
+
+
+@torch.library.custom_op("loginmea_fast::contrastive_loss", mutates_args=())
+def _contrastive_loss(
+    left: Tensor,
+    right: Tensor,
+    extra_keys: Tensor | None,
+    temperature: float,
+    bidirectional: bool,
+    with_gradient: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss and, `with_gradient`, its gradients to left, right and extra keys; without, three empty tensors."""
+    _launch.choose_backend("contrastive_loss", backend, {})
+    return _reference(left, right, extra_keys, temperature, bidirectional, with_gradient)
+
+
+def _reference(
+    left: Tensor,
+    right: Tensor,
+    extra_keys: Tensor | None,
+    temperature: float,
+    bidirectional: bool,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Answer by the plain formula."""
+    if with_gradient:
+        return reference.contrastive_loss_gradient(left, right, temperature, bidirectional, extra_keys)
+    loss = reference.contrastive_loss(left, right, temperature, bidirectional, extra_keys)
+    return loss, *_no_gradients(left)
+
+
+def _no_gradients(left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        left.new_empty(0, left.shape[1]),
+        left.new_empty(0, left.shape[1]),
+        left.new_empty(0, left.shape[1]),
+    )
+
+
+@_contrastive_loss.register_fake
+def _(left, right, extra_keys, temperature, bidirectional, with_gradient, backend):  # type: ignore[no-untyped-def]
+    loss = left.new_empty((), dtype=reference.accumulation_dtype(left.dtype))
+    if not with_gradient:
+        return loss, *_no_gradients(left)
+    extra = left.new_empty(0 if extra_keys is None else extra_keys.shape[0], left.shape[1])
+    return loss, left.new_empty(left.shape), right.new_empty(right.shape), extra
+
+
+def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    gradients = output[1:]
+    ctx.mark_non_differentiable(*gradients)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*gradients)
+
+
+def _backward(ctx, loss_gradient, *_):  # type: ignore[no-untyped-def]
+    if torch.is_grad_enabled():
+        # The saved gradients are constants to autograd: a second derivative through them would be silently wrong.
+        raise BackendError(
+            "contrastive_loss can be differentiated once, without create_graph; for higher derivatives use "
+            "loginmea_fast.reference.contrastive_loss"
+        )
+    left, right, extra_keys = (
+        loss_gradient * saved if needed and loss_gradient is not None else None
+        for saved, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
+    )
+    return left, right, extra_keys, None, None, None, None
+
+
+_contrastive_loss.register_autograd(_backward, setup_context=_setup_context)
