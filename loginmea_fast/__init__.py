@@ -1,0 +1,54 @@
+"""loginmea_fast: entity alignment of two multi-modal knowledge graphs from fused operators.
+
+The names below are imported when they are first used, so that `import loginmea_fast` stays quick and needs neither a
+compiler nor Triton nor a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from loginmea_fast.version import __version__
+
+if TYPE_CHECKING:
+    from loginmea_fast import data, errors, evaluation, native, nn, ops, reference, training
+    from loginmea_fast.graph import AlignmentGraph
+    from loginmea_fast.nn import LoginMEA
+    from loginmea_fast.training import Config, fit
+
+_MODULES = ("data", "errors", "evaluation", "native", "nn", "ops", "reference", "training")
+_NAMES = {
+    "AlignmentGraph": "loginmea_fast.graph",
+    "Config": "loginmea_fast.training",
+    "LoginMEA": "loginmea_fast.nn",
+    "fit": "loginmea_fast.training",
+}
+
+__all__ = [
+    "AlignmentGraph",
+    "Config",
+    "LoginMEA",
+    "__version__",
+    "data",
+    "errors",
+    "evaluation",
+    "fit",
+    "native",
+    "nn",
+    "ops",
+    "reference",
+    "training",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,165 @@
+"""What every operator does before a kernel starts: check its arguments and choose a backend.
+
+`choose_backend` is called inside the body of each `torch.library.custom_op`, which torch.compile does not trace, so
+choosing (environment variables, logging, looking for a compiler) never breaks a graph.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from loginmea_fast.errors import BackendError, InputError
+
+__all__ = [
+    "BACKENDS",
+    "FLOATS",
+    "check_backend_name",
+    "check_float",
+    "check_same_device",
+    "check_same_dtype",
+    "check_shape",
+    "choose_backend",
+    "native_reason",
+    "triton_reason",
+]
+
+BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
+FLOATS = (torch.float32, torch.float64, torch.bfloat16)
+
+_log = logging.getLogger("loginmea_fast")
+_said: set[tuple[str, ...]] = set()
+
+
+def check_backend_name(backend: str) -> None:
+    """Raise `InputError` unless `backend` is one of `BACKENDS`."""
+    if backend not in BACKENDS:
+        raise InputError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
+
+
+def choose_backend(
+    op: str,
+    requested: str,
+    candidates: Mapping[str, Callable[[], str | None]],
+) -> str:
+    """Name the backend that serves this call of `op`.
+
+    Args:
+        op: operator name, for messages.
+        requested: `"auto"`, `"reference"` or a name in `candidates`. `"auto"` reads LOGINMEA_BACKEND first.
+        candidates: backends from fastest to slowest; each value returns None where the backend can serve this call,
+            else the reason why not. `"reference"` always serves and is not listed.
+
+    Raises:
+        BackendError: a backend asked for by name cannot serve.
+    """
+    if requested == "auto":
+        requested = os.environ.get("LOGINMEA_BACKEND", "auto")
+    check_backend_name(requested)
+    if requested == "reference":
+        return "reference"
+    if requested != "auto":
+        reason = candidates[requested]() if requested in candidates else "the operator has no such backend"
+        if reason is not None:
+            raise BackendError(f"{op}: backend {requested!r} cannot serve this call: {reason}")
+        return requested
+    passed_over = []
+    for name, reason_of in candidates.items():
+        reason = reason_of()
+        if reason is None:
+            _say_once(op, name, passed_over)
+            return name
+        passed_over.append((name, reason))
+    _say_once(op, "reference", passed_over)
+    return "reference"
+
+
+def _say_once(op: str, chosen: str, passed_over: Sequence[tuple[str, str]]) -> None:
+    why = "; ".join(f"{name}: {reason}" for name, reason in passed_over)
+    if (op, chosen, why) in _said:
+        return
+    _said.add((op, chosen, why))
+    _log.info("%s runs on %s%s", op, chosen, f" ({why})" if why else "")
+
+
+def native_reason(tensor: Tensor, device_type: str) -> str | None:
+    """Why the native library of `device_type` ("cpu" or "cuda") cannot serve `tensor`, or None. Builds nothing.
+
+    A missing compiler is worth one warning a process, because the plain formula that answers instead is much slower.
+    """
+    if tensor.device.type != device_type:
+        return f"needs tensors on {device_type}, these are on {tensor.device}"
+    from loginmea_fast import native
+
+    reason = native.unavailable(device_type)
+    if reason is not None and ("native", device_type) not in _said:
+        _said.add(("native", device_type))
+        warnings.warn(
+            f"loginmea_fast: no native {device_type} library ({reason}); the plain PyTorch formula answers instead, "
+            "which is much slower",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return reason
+
+
+def triton_reason(tensor: Tensor) -> str | None:
+    """Why Triton cannot serve `tensor`, or None: CUDA tensors, or any under TRITON_INTERPRET=1."""
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return "Triton is not installed"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        if tensor.dtype == torch.bfloat16:
+            return "Triton's interpreter is wrong in bfloat16"
+        return None
+    if tensor.device.type != "cuda":
+        return f"needs tensors on cuda, these are on {tensor.device}"
+    return None
+
+
+def check_float(name: str, tensor: Tensor, allowed: Sequence[torch.dtype] = FLOATS) -> None:
+    """Raise `InputError` unless `tensor` is a tensor of one of the `allowed` dtypes."""
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"{name} must be a tensor; got {type(tensor).__name__}")
+    if tensor.dtype not in allowed:
+        names = ", ".join(str(d).removeprefix("torch.") for d in allowed)
+        raise InputError(
+            f"{name} must have dtype {names}; got {str(tensor.dtype).removeprefix('torch.')}. Convert it with .to()"
+        )
+
+
+def check_shape(name: str, tensor: Tensor, expected: Sequence[int | None], meaning: str) -> None:
+    """Raise `InputError` unless `tensor` has the `expected` shape; None admits any size.
+
+    Args:
+        name: the argument's name.
+        tensor: what came.
+        expected: sizes, None where any will do.
+        meaning: the shape in symbols, for the message, for example `"[entities, width]"`.
+    """
+    shape = tuple(tensor.shape)
+    if len(shape) != len(expected) or any(e is not None and e != s for e, s in zip(expected, shape, strict=True)):
+        wanted = "[" + ", ".join("any" if e is None else str(e) for e in expected) + "]"
+        raise InputError(f"{name} must have shape {wanted} = {meaning}; got {list(shape)}")
+
+
+def check_same_device(**tensors: Tensor | None) -> None:
+    """Raise `InputError` unless all given tensors are on one device."""
+    present = {name: t.device for name, t in tensors.items() if t is not None}
+    if len(set(present.values())) > 1:
+        where = ", ".join(f"{name} on {device}" for name, device in present.items())
+        raise InputError(f"all tensors must be on one device; got {where}. Move them with .to()")
+
+
+def check_same_dtype(**tensors: Tensor | None) -> None:
+    """Raise `InputError` unless all given tensors have one dtype."""
+    present = {name: t.dtype for name, t in tensors.items() if t is not None}
+    if len(set(present.values())) > 1:
+        what = ", ".join(f"{name} {str(dtype).removeprefix('torch.')}" for name, dtype in present.items())
+        raise InputError(f"all tensors must have one dtype; got {what}. Convert them with .to()")
