@@ -1,0 +1,1 @@
+"""Triton kernels, a file an operator: forward, backward, launchers."""
