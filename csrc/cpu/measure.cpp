@@ -1,0 +1,129 @@
+#include "measure.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+namespace loginmea {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+using vector [[gnu::vector_size(kLanes * sizeof(float))]] = float;
+
+// Enough independent chains to hide the latency of a multiply-add on two pipes, few enough for sixteen registers.
+constexpr int kChains = 12;
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+// Written once by the threads that will read it, so that each page lies next to its reader.
+std::unique_ptr<float[]> touched(std::int64_t n, int num_threads) {
+  std::unique_ptr<float[]> data(new float[n]);
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+  for (std::int64_t i = 0; i < n; ++i) data[i] = 1.0f;
+  return data;
+}
+
+template <class Body>
+double best_seconds(int repeats, Body&& body) {
+  double best = std::numeric_limits<double>::infinity();
+  for (int r = 0; r < repeats; ++r) {
+    const double start = omp_get_wtime();
+    body();
+    best = std::min(best, omp_get_wtime() - start);
+  }
+  return best;
+}
+
+float fma_chains(std::int64_t steps, float factor) {
+  vector chain[kChains];
+  for (int c = 0; c < kChains; ++c) chain[c] = vector{} + static_cast<float>(c);
+  const vector a = vector{} + factor, b = vector{} + 1e-3f;
+  for (std::int64_t s = 0; s < steps; ++s) {
+    for (int c = 0; c < kChains; ++c) chain[c] = chain[c] * a + b;
+  }
+  vector sum = {};
+  for (int c = 0; c < kChains; ++c) sum += chain[c];
+  float total = 0;
+  for (int lane = 0; lane < kLanes; ++lane) total += sum[lane];
+  return total;
+}
+
+}  // namespace
+
+double measure_copy(std::int64_t bytes, int repeats, int num_threads) {
+  require(bytes >= 64 && repeats > 0 && num_threads > 0, "measure_copy: expected bytes >= 64, repeats and threads > 0");
+  const std::int64_t n = bytes / static_cast<std::int64_t>(sizeof(float));
+  const auto source = touched(n, num_threads), target = touched(n, num_threads);
+  const double seconds = best_seconds(repeats, [&] {
+#pragma omp parallel num_threads(num_threads)
+    {
+      const std::int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
+      const std::int64_t begin = n * thread / threads, end = n * (thread + 1) / threads;
+      std::memcpy(target.get() + begin, source.get() + begin, (end - begin) * sizeof(float));
+    }
+  });
+  return 2.0 * static_cast<double>(n) * sizeof(float) / seconds;
+}
+
+double measure_fma(double seconds, int num_threads) {
+  require(seconds > 0 && num_threads > 0, "measure_fma: expected seconds and threads > 0");
+  constexpr std::int64_t kSteps = 200000;
+  std::int64_t rounds = 0;
+  volatile float sink = 0;  // keeps the loops alive
+  const double start = omp_get_wtime();
+  double elapsed = 0;
+  while (elapsed < seconds) {
+    float total = 0;
+#pragma omp parallel num_threads(num_threads) reduction(+ : total)
+    total += fma_chains(kSteps, 0.999f);
+    sink = sink + total;
+    ++rounds;
+    elapsed = omp_get_wtime() - start;
+  }
+  return 2.0 * kLanes * kChains * static_cast<double>(kSteps) * static_cast<double>(rounds) * num_threads / elapsed;
+}
+
+double measure_gather(std::int64_t rows, std::int64_t width, std::int64_t count, int repeats, int num_threads) {
+  require(rows > 0 && width > 0 && count > 0 && repeats > 0 && num_threads > 0,
+          "measure_gather: expected rows, width, count, repeats and threads > 0");
+  const auto table = touched(rows * width, num_threads);
+  std::vector<std::int64_t> pick(count);
+  std::uint64_t state = 0x9e3779b97f4a7c15u;  // xorshift: any fixed sequence without locality does
+  for (auto& p : pick) {
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    p = static_cast<std::int64_t>(state % static_cast<std::uint64_t>(rows));
+  }
+  volatile float sink = 0;
+  const double seconds = best_seconds(repeats, [&] {
+    float total = 0;
+#pragma omp parallel num_threads(num_threads) reduction(+ : total)
+    {
+      std::vector<float> sum(width, 0.0f);
+      float* out = sum.data();
+#pragma omp for schedule(static)
+      for (std::int64_t i = 0; i < count; ++i) {
+        const float* row = table.get() + pick[i] * width;
+#pragma omp simd
+        for (std::int64_t c = 0; c < width; ++c) out[c] += row[c];
+      }
+      total += sum[0];
+    }
+    sink = sink + total;
+  });
+  return static_cast<double>(count) * width * sizeof(float) / seconds;
+}
+
+}  // namespace loginmea

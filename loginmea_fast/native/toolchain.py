@@ -1,0 +1,150 @@
+"""The tools of a build: which compiler, which flags, how many at once; and why there are none."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+__all__ = ["Toolchain", "find", "jobs", "missing"]
+
+_FLAG_VARIABLES = ("CXXFLAGS", "LDFLAGS", "CUDAFLAGS", "NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS")
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """Everything outside the sources that decides what a library contains."""
+
+    device: str
+    cxx: str
+    cxx_version: str
+    nvcc: str
+    nvcc_version: str
+    cmake: str
+    ninja: str
+    march: str
+    cpu: str
+    cuda_archs: str
+    flags: str
+    python_abi: str
+    pybind11: str
+
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        return hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()
+
+
+def _cxx() -> Sequence[str] | None:
+    """The C++ compiler as a command: $CXX, or the first of c++, g++, clang++ on the PATH."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    if named:
+        return named if shutil.which(named[0]) else None
+    for name in ("c++", "g++", "clang++"):
+        found = shutil.which(name)
+        if found:
+            return [found]
+    return None
+
+
+def _nvcc() -> str | None:
+    named = os.environ.get("CUDACXX")
+    if named:
+        return shutil.which(named)
+    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")):
+        if home and (found := shutil.which("nvcc", path=str(Path(home) / "bin"))):
+            return found
+    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+
+def _tool(name: str) -> str | None:
+    """The `cmake` or `ninja` of this Python environment, else the one on the PATH."""
+    beside = Path(sysconfig.get_path("scripts")) / name
+    if beside.is_file():
+        return str(beside)
+    return shutil.which(name)
+
+
+def missing(device: str) -> str | None:
+    """Why nothing can be built for `device`, or None. Looks for programs, runs none."""
+    if _cxx() is None:
+        named = os.environ.get("CXX")
+        if named:
+            return f"the C++ compiler that CXX names ({named}) is not there; install it or unset CXX"
+        return "no C++ compiler found; install g++ (or set CXX)"
+    if device == "cuda" and _nvcc() is None:
+        return "no CUDA compiler found; install the CUDA toolkit's nvcc (or set CUDA_HOME)"
+    for name in ("cmake", "ninja"):
+        if _tool(name) is None:
+            return f"{name} not found; pip install {name}"
+    return None
+
+
+@functools.lru_cache
+def _version(command: tuple[str, ...]) -> str:
+    """What a compiler says of itself; a different compiler under the same name says something else."""
+    try:
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"unknown ({error})"
+    return done.stdout.strip() or done.stderr.strip()
+
+
+@functools.lru_cache
+def _cpu() -> str:
+    """What -march=native depends on: the processor's model and its instruction sets."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    kept = [line for line in lines if line.startswith(("vendor_id", "cpu family", "model", "flags", "Features", "CPU"))]
+    return "\n".join([platform.machine(), *kept])
+
+
+def find(device: str) -> Toolchain:
+    """The tools for `device`; call it where `missing(device)` is None."""
+    import pybind11
+
+    cxx, cmake, ninja = _cxx(), _tool("cmake"), _tool("ninja")
+    assert cxx is not None
+    assert cmake is not None
+    assert ninja is not None
+    nvcc = (_nvcc() or "") if device == "cuda" else ""
+    march = os.environ.get("LOGINMEA_MARCH", "native") if device == "cpu" else ""
+    return Toolchain(
+        device=device,
+        cxx=shlex.join(cxx),
+        cxx_version=_version(tuple(cxx)),
+        nvcc=nvcc,
+        nvcc_version=_version((nvcc,)) if nvcc else "",
+        cmake=cmake,
+        ninja=ninja,
+        march=march,
+        cpu=_cpu() if march == "native" else platform.machine(),
+        cuda_archs=os.environ.get("LOGINMEA_CUDA_ARCHS", "80;90") if device == "cuda" else "",
+        flags="\n".join(f"{name}={os.environ.get(name, '')}" for name in _FLAG_VARIABLES),
+        python_abi=f"{sys.implementation.cache_tag} {sysconfig.get_config_var('EXT_SUFFIX')}",
+        pybind11=pybind11.__version__,
+    )
+
+
+def jobs() -> int:
+    """How many compilers at once: $MAX_JOBS, else what cores and free memory (2 GiB a compiler) allow."""
+    named = os.environ.get("MAX_JOBS", "")
+    if named.isdigit() and int(named) > 0:
+        return int(named)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) // 2**20
+    except (OSError, StopIteration):
+        return cores
+    return max(1, min(cores, free // 2))
