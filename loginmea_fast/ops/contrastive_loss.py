@@ -1,8 +1,8 @@
-"""Contrastive alignment loss without the batch x batch matrix; mathematics in `loginmea_fast.reference.contrastive_loss`.
+"""Contrastive alignment loss without the batch x batch matrix; the mathematics head the reference of this name.
 
-The loss is a scalar, so its gradient is known, up to the factor that backward brings, as soon as a row's softmax is:
-the kernels compute it in the forward pass, while the logits of a block of rows are at hand. That takes three matrix products
-where recomputing the logits in backward would take four, and leaves backward a multiplication by that factor.
+The loss is a scalar, so its gradient is known, up to the factor that backward brings, as soon as a row's softmax
+is: kernels compute it in the forward pass, while the logits of a block of rows are at hand. That takes three
+matrix products where recomputing the logits in backward would take four, and leaves backward one multiplication.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ def contrastive_loss(
     extra_keys: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Mean cross entropy of cosine similarities against the diagonal (LoginMEA, arXiv 2407.19625, section 4.4; InfoNCE).
+    """Mean cross entropy of cosine similarities against the diagonal (InfoNCE; LoginMEA, arXiv 2407.19625, 4.4).
 
-    Row b of `left` and row b of `right` are a seed pair; the other rows of `right`, and those of `extra_keys`, are its
-    negatives. With k = [right | extra_keys], all rows divided by their lengths, and s = left k^T / temperature,
+    Row b of `left` and row b of `right` are a seed pair; the other rows of `right`, and those of `extra_keys`,
+    are its negatives. With k = [right | extra_keys], rows divided by their lengths, s = left k^T / temperature:
 
         loss = mean_b ( log sum_j exp s_bj - s_bb )
 
-    Nothing of size B x (B + X) exists: memory beyond the inputs is their size once for the gradients and a few hundred
-    rows of logits. bfloat16 rows are multiplied as they are and summed in float32, and logits stay in float32.
+    Nothing of size B x (B + X) exists: memory beyond the inputs is a small multiple of theirs and a few hundred
+    rows of logits. bfloat16 rows are multiplied as they are and summed in float32; their logits stay float32.
 
     Args:
         left: [B, D], float32, float64 or bfloat16.
         right: [B, D], dtype and device of `left`.
-        temperature: positive divisor of the similarities, a Python number (it has no gradient). 0.1 in the paper.
-        bidirectional: average with the same loss of right rows against left rows (`extra_keys` have no part in that half).
+        temperature: positive divisor of the similarities, a Python number without gradient; 0.1 in the paper.
+        bidirectional: average with the same loss of right rows against left rows, without `extra_keys`.
         extra_keys: [X, D] further negatives, dtype and device of `left`; None for none.
         backend: "auto", "reference", "cpu", "triton" or "cuda".
 
     Returns:
-        A scalar: float64 for float64 rows, else float32. It can be differentiated once. A row no longer than 1e-12 has no
-        direction: its similarity to everything is 0 and its gradient is 0.
+        A scalar: float64 for float64 rows, else float32. It can be differentiated once. A row no longer than
+        1e-12 has no direction: its similarity to everything is 0 and its gradient is 0.
 
     Raises:
         InputError: shapes, dtypes or devices do not fit, there are no rows, or the temperature is not positive.
@@ -84,7 +84,7 @@ def _contrastive_loss(
     with_gradient: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss and, `with_gradient`, its gradients to left, right and extra keys; without, three empty tensors."""
+    """Loss and, `with_gradient`, its gradients to left, right and extra keys; else three empty tensors."""
     _launch.choose_backend("contrastive_loss", backend, {})
     return _reference(left, right, extra_keys, temperature, bidirectional, with_gradient)
 
@@ -113,7 +113,7 @@ def _no_gradients(left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @_contrastive_loss.register_fake
-def _(left, right, extra_keys, temperature, bidirectional, with_gradient, backend):  # type: ignore[no-untyped-def]
+def _fake(left, right, extra_keys, temperature, bidirectional, with_gradient, backend):  # type: ignore
     loss = left.new_empty((), dtype=reference.accumulation_dtype(left.dtype))
     if not with_gradient:
         return loss, *_no_gradients(left)
@@ -130,7 +130,7 @@ def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 def _backward(ctx, loss_gradient, *_):  # type: ignore[no-untyped-def]
     if torch.is_grad_enabled():
-        # The saved gradients are constants to autograd: a second derivative through them would be silently wrong.
+        # The saved gradients are constants to autograd: a second derivative through them would be wrong.
         raise BackendError(
             "contrastive_loss can be differentiated once, without create_graph; for higher derivatives use "
             "loginmea_fast.reference.contrastive_loss"

@@ -1,6 +1,6 @@
 """In-batch contrastive alignment loss, in plain PyTorch.
 
-Symbols: B seed pairs, D width, X further keys (0 unless given), keys k = [right | extra], tau the temperature.
+Symbols: B seed pairs, D width, X further keys (0 unless given), keys k = [right | extra], tau temperature.
 
 Forward, with every row divided by its length first (a^ = a / |a|):
 
@@ -16,7 +16,8 @@ Gradient, with p_bj = exp(s_bj - lse_b) and q_ab = exp(s_ab - lse'_b) the two so
     dl^ = w k^ ;   dk^ = w^T l^
     da_b = ( da^_b - (da^_b . a^_b) a^_b ) / |a_b|             through the division by the length
 
-A row no longer than 1e-12 has no direction: it counts as the zero vector, similar to nothing (s = 0), and its gradient is 0.
+A row no longer than 1e-12 has no direction: it counts as the zero vector, similar to nothing (s = 0), and its
+gradient is 0.
 """
 
 from __future__ import annotations
@@ -41,13 +42,17 @@ def unit_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
         rows: [B, D], in the dtype that the sums are to be taken in.
 
     Returns:
-        The unit rows [B, D], zero where the length is 1e-12 or less, and the reciprocal lengths [B, 1], zero there too.
+        The unit rows [B, D] and the reciprocal lengths [B, 1], both zero where the length is 1e-12 or less.
     """
     length = rows.norm(dim=1, keepdim=True)
     # Written so that NaN stays NaN: only a row that is surely short is struck out.
     short = length <= SHORTEST_ROW
     reciprocal = torch.where(short, 0.0, 1.0 / torch.where(short, 1.0, length))
     return rows * reciprocal, reciprocal
+
+
+def _all_keys(right: Tensor, extra_keys: Tensor | None) -> Tensor:
+    return right if extra_keys is None else torch.cat([right, extra_keys])
 
 
 def contrastive_loss(
@@ -57,7 +62,7 @@ def contrastive_loss(
     bidirectional: bool = False,
     extra_keys: Tensor | None = None,
 ) -> Tensor:
-    """Cross entropy of the similarity of each left row to all keys against its own right row; autograd does the rest.
+    """Cross entropy of each left row's similarities to all keys against its own right row, for autograd.
 
     Args:
         left: [B, D] rows of the left graph's entities.
@@ -71,7 +76,7 @@ def contrastive_loss(
     """
     dtype = accumulation_dtype(left.dtype)
     queries, _ = unit_rows(left.to(dtype))
-    keys, _ = unit_rows((right if extra_keys is None else torch.cat([right, extra_keys])).to(dtype))
+    keys, _ = unit_rows(_all_keys(right, extra_keys).to(dtype))
     scores = queries @ keys.T / temperature  # [B, B + X]
     positive = scores.diagonal()
     loss = (scores.logsumexp(dim=1) - positive).mean()
@@ -98,7 +103,7 @@ def contrastive_loss_gradient(
         extra_keys: [X, D] or None.
 
     Returns:
-        The loss, and its gradients to `left` [B, D], `right` [B, D] and `extra_keys` [X, D] (X = 0 when there are none).
+        The loss, and its gradients to `left` [B, D], `right` [B, D] and `extra_keys` [X, D] (X = 0 for none).
     """
     batch, dtype = len(left), accumulation_dtype(left.dtype)
     queries, query_reciprocal = unit_rows(left.to(dtype))
