@@ -42,8 +42,8 @@ _TENSORS = (
 class AlignmentGraph:
     """Two knowledge graphs in one id space, as the operators read them.
 
-    Triples (h, r, t) of both graphs are taken with their inverses (t, r + R, h). All incidences with the same
-    destination i and source j make one edge; its *relation set* is the multiset of their relation ids, and equal sets
+    Triples (h, r, t) of both graphs are taken with their inverses (t, r + R, h); each is an incidence whose destination
+    stands first and whose source stands last. All incidences with the same destination i and source j make one edge; its *relation set* is the multiset of their relation ids, and equal sets
     are numbered once. Edges are kept in three orders, so that every gradient is a sum over a contiguous range.
 
     Attributes:
@@ -121,9 +121,10 @@ class AlignmentGraph:
                 "can count; split the graph"
             )
         head, relation, tail = (t[:, c].astype(np.int64) for c in range(3))
+        # As in the authors' code: h hears from t through r, t hears from h through the inverse r + R.
         destination = np.concatenate([head, tail])
         source = np.concatenate([tail, head])
-        relation = np.concatenate([relation + num_relations, relation])
+        relation = np.concatenate([relation, relation + num_relations])
         return cls._from_incidences(destination, source, relation, num_entities, num_relations)
 
     @classmethod

@@ -22,8 +22,8 @@ def brute_force_sets(triples: np.ndarray, num_relations: int) -> dict[tuple[int,
     """(destination, source) -> multiset of relation ids, one triple at a time."""
     sets: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
     for h, r, t in triples.tolist():
-        sets[t, h][r] += 1
-        sets[h, t][r + num_relations] += 1
+        sets[h, t][r] += 1
+        sets[t, h][r + num_relations] += 1
     return sets
 
 
@@ -102,7 +102,7 @@ def test_more_components_than_breadth_first_steps() -> None:
 def test_repeated_parallel_and_looped_triples_make_one_edge_each() -> None:
     graph = AlignmentGraph.from_triples(torch.tensor([[0, 0, 1], [0, 0, 1], [0, 1, 1], [2, 0, 2]]), 4, 2)
     assert graph.num_edges == 3
-    assert contents_of(graph, int(graph.dst_set[1])) == Counter({0: 2, 1: 1})  # 1 <- 0
+    assert contents_of(graph, int(graph.dst_set[1])) == Counter({2: 2, 3: 1})  # 1 <- 0, inverses
     assert contents_of(graph, int(graph.dst_set[2])) == Counter({0: 1, 2: 1})  # 2 <- 2, relation and inverse
     assert graph.summary()["entities_without_triples"] == 1
     assert graph.summary()["incidences"] == 8
