@@ -1,8 +1,9 @@
-"""Contrastive alignment loss without the batch x batch matrix; the mathematics head the reference of this name.
+"""Contrastive alignment loss without the batch x batch matrix; the mathematics head the reference.
 
-The loss is a scalar, so its gradient is known, up to the factor that backward brings, as soon as a row's softmax
-is: kernels compute it in the forward pass, while the logits of a block of rows are at hand. That takes three
-matrix products where recomputing the logits in backward would take four, and leaves backward one multiplication.
+The loss is a scalar, so its gradient is known, up to the factor that backward brings, as soon as a
+row's softmax is: kernels compute it in the forward pass, while the logits of a block of rows are at
+hand. That takes three matrix products where recomputing the logits in backward would take four,
+and leaves backward one multiplication.
 """
 
 from __future__ import annotations
@@ -25,30 +26,34 @@ def contrastive_loss(
     extra_keys: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Mean cross entropy of cosine similarities against the diagonal (InfoNCE; LoginMEA, arXiv 2407.19625, 4.4).
+    """Mean cross entropy of cosine similarities against the diagonal (InfoNCE; LoginMEA, section 4.4).
 
-    Row b of `left` and row b of `right` are a seed pair; the other rows of `right`, and those of `extra_keys`,
-    are its negatives. With k = [right | extra_keys], rows divided by their lengths, s = left k^T / temperature:
+    Row b of `left` and row b of `right` are a seed pair; the other rows of `right`, and those of
+    `extra_keys`, are its negatives. With rows divided by their lengths, k = [right | extra_keys] and
+    s = left k^T / temperature:
 
         loss = mean_b ( log sum_j exp s_bj - s_bb )
 
-    Nothing of size B x (B + X) exists: memory beyond the inputs is a small multiple of theirs and a few hundred
-    rows of logits. bfloat16 rows are multiplied as they are and summed in float32; their logits stay float32.
+    Nothing of size B x (B + X) exists: memory beyond the inputs is a small multiple of theirs and a
+    few hundred rows of logits. bfloat16 rows are multiplied as they are and summed in float32; their
+    logits stay float32.
 
     Args:
         left: [B, D], float32, float64 or bfloat16.
         right: [B, D], dtype and device of `left`.
-        temperature: positive divisor of the similarities, a Python number without gradient; 0.1 in the paper.
+        temperature: positive divisor of the similarities, a Python number without gradient; the
+            paper's is 0.1 (arXiv 2407.19625).
         bidirectional: average with the same loss of right rows against left rows, without `extra_keys`.
         extra_keys: [X, D] further negatives, dtype and device of `left`; None for none.
         backend: "auto", "reference", "cpu", "triton" or "cuda".
 
     Returns:
-        A scalar: float64 for float64 rows, else float32. It can be differentiated once. A row no longer than
-        1e-12 has no direction: its similarity to everything is 0 and its gradient is 0.
+        A scalar: float64 for float64 rows, else float32. It can be differentiated once. A row no
+        longer than 1e-12 has no direction: its similarity to everything is 0 and its gradient is 0.
 
     Raises:
-        InputError: shapes, dtypes or devices do not fit, there are no rows, or the temperature is not positive.
+        InputError: shapes, dtypes or devices do not fit, there are no rows, or the temperature is not
+            positive.
         BackendError: the backend asked for by name cannot serve.
     """
     _launch.check_backend_name(backend)
