@@ -1,0 +1,377 @@
+"""Low-rank fusion of modalities as one operator; mathematics in `loginmea_fast.reference.low_rank_fusion`.
+
+The plain formula holds M tensors of rank x rows x width, and as many again for its gradient. The kernels walk
+over blocks of rows with the rank innermost: projections live in tiles, only their weighted product leaves, and
+backward computes them again unless it is told to keep them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from loginmea_fast.errors import BackendError, InputError
+from loginmea_fast.ops import _launch
+from loginmea_fast.reference import low_rank_fusion as reference
+
+__all__ = ["low_rank_fusion", "modality_scale"]
+
+PRECISIONS = ("ieee", "tf32", "bfloat16")
+
+
+def low_rank_fusion(
+    inputs: Sequence[Tensor],
+    factors: Sequence[Tensor],
+    rank_weights: Tensor,
+    bias: Tensor,
+    row_scale: Tensor | None = None,
+    backend: str = "auto",
+    *,
+    precision: str | None = None,
+    keep_products: bool = False,
+) -> Tensor:
+    """Weighted sum over ranks of products over modalities (LoginMEA, arXiv 2407.19625, section 4.2; DESIGN 2.6).
+
+        y = sum_k o_k prod_m ( [1 | t_m] W_m^(k) ) + b ,    t_m = row_scale_m x_m
+
+    Nothing of size rank x rows x width exists unless `keep_products` asks for it. Results, gradients included, repeat
+    bit for bit on one machine, whatever the number of threads. Under autocast, inputs and factors are cast to its dtype.
+
+    Args:
+        inputs: M tensors x_m [B, d_m], float32, float64 or bfloat16; the last dimension is best contiguous.
+        factors: M tensors W_m [K, d_m + 1, d], dtype and device of `inputs`; row 0 belongs to the constant 1.
+        rank_weights: o [1, K], dtype of `inputs` or, with bfloat16 inputs, float32.
+        bias: b [1, d], likewise.
+        row_scale: [B, M], likewise: what each row of each modality is multiplied by (`modality_scale`); None for ones.
+        backend: "auto", "reference", "cpu", "triton" or "cuda".
+        precision: what products of float32 tensors may be rounded to: "ieee" (not at all), "tf32" or "bfloat16", sums
+            being kept in float32 always; a device that has no such arithmetic takes the next more exact one. None
+            follows `torch.get_float32_matmul_precision()` on CUDA and is "ieee" elsewhere.
+        keep_products: store [K, M, B, d] in the dtype of `inputs` for backward, a third of whose work it saves.
+
+    Returns:
+        y [B, d], dtype of `inputs`. It can be differentiated once.
+
+    Raises:
+        InputError: numbers of inputs and factors differ, or a shape, dtype or device does not fit; the message names
+            the modality.
+        BackendError: the backend asked for by name cannot serve.
+    """
+    inputs, factors = list(inputs), list(factors)
+    device_type = inputs[0].device.type if inputs and isinstance(inputs[0], Tensor) else "cpu"
+    if torch.is_autocast_enabled(device_type):
+        dtype = torch.get_autocast_dtype(device_type)
+        inputs = [x.to(dtype) for x in inputs]
+        factors = [w.to(dtype) for w in factors]
+    _launch.check_backend_name(backend)
+    _check(inputs, factors, rank_weights, bias, row_scale)
+    if precision is not None and precision not in PRECISIONS:
+        raise InputError(f"precision must be None or one of {', '.join(PRECISIONS)}; got {precision!r}")
+    keep = keep_products and torch.is_grad_enabled()
+    y, _ = _low_rank_fusion(inputs, factors, rank_weights, bias, row_scale, keep, precision or "", backend)
+    return y
+
+
+def modality_scale(inputs: Sequence[Tensor], query: Tensor | None = None, backend: str = "auto") -> Tensor:
+    """Attention weight of each modality over its length, the `row_scale` of `low_rank_fusion` (DESIGN 2.6).
+
+        s_m = q . tanh(x_m) ,   r_m = softmax_m(s) / max(|x_m|, 1e-12)
+
+    One pass over the inputs; backward is another and computes tanh again.
+
+    Args:
+        inputs: M tensors x_m [B, d_m], float32, float64 or bfloat16, all of one width if there is a query.
+        query: q [1, d], dtype of `inputs` or, with bfloat16 inputs, float32; None for equal weights of 1.
+        backend: "auto", "reference" or "cpu".
+
+    Returns:
+        r [B, M], float64 for float64 inputs, else float32. It can be differentiated once. An all-zero row counts as
+        one of length 1e-12, which leaves it zero when it is scaled, and its gradient has no part through the length.
+
+    Raises:
+        InputError: a shape, dtype or device does not fit; the message names the modality.
+        BackendError: the backend asked for by name cannot serve.
+    """
+    inputs = list(inputs)
+    _launch.check_backend_name(backend)
+    _check_inputs(inputs)
+    if query is not None:
+        width = inputs[0].shape[1]
+        for m, x in enumerate(inputs):
+            if x.shape[1] != width:
+                raise InputError(
+                    f"modality attention needs inputs of one width; inputs[{m}] has {x.shape[1]}, "
+                    f"inputs[0] has {width}"
+                )
+        _launch.check_shape("query", query, (1, width), "[1, width]")
+        _check_small("query", query, inputs[0])
+    return _modality_scale(inputs, query, backend)
+
+
+def _check_inputs(inputs: list[Tensor]) -> None:
+    if not inputs:
+        raise InputError("inputs must hold at least one modality; got none")
+    for m, x in enumerate(inputs):
+        _launch.check_float(f"inputs[{m}]", x)
+        _launch.check_shape(f"inputs[{m}]", x, (None, None), "[rows, width of the modality]")
+        if x.shape[0] != inputs[0].shape[0]:
+            raise InputError(
+                f"all modalities must have the same rows; inputs[{m}] has {x.shape[0]}, "
+                f"inputs[0] has {inputs[0].shape[0]}"
+            )
+    named = {f"inputs[{m}]": x for m, x in enumerate(inputs)}
+    _launch.check_same_dtype(**named)
+    _launch.check_same_device(**named)
+
+
+def _check_small(name: str, tensor: Tensor, first: Tensor) -> None:
+    """Small tensors may stay in float32 beside bfloat16 inputs: they cost nothing and their rounding would show."""
+    allowed = (torch.bfloat16, torch.float32) if first.dtype == torch.bfloat16 else (first.dtype,)
+    _launch.check_float(name, tensor, allowed)
+    _launch.check_same_device(**{"inputs[0]": first, name: tensor})
+
+
+def _check(
+    inputs: list[Tensor], factors: list[Tensor], rank_weights: Tensor, bias: Tensor, row_scale: Tensor | None
+) -> None:
+    if len(inputs) != len(factors):
+        raise InputError(
+            f"every modality needs one input and one factor; got {len(inputs)} inputs and {len(factors)} factors"
+        )
+    _check_inputs(inputs)
+    rows = inputs[0].shape[0]
+    for m, (x, factor) in enumerate(zip(inputs, factors, strict=True)):
+        _launch.check_float(f"factors[{m}]", factor)
+        _launch.check_shape(
+            f"factors[{m}]", factor, (None, None, None), "[rank, width of the modality + 1, out]"
+        )
+        rank, _, width = factors[0].shape
+        _launch.check_shape(
+            f"factors[{m}]",
+            factor,
+            (rank, x.shape[1] + 1, width),
+            f"[rank, width of inputs[{m}] + 1, out], rank and out as in factors[0]",
+        )
+        _launch.check_same_dtype(**{f"inputs[{m}]": x, f"factors[{m}]": factor})
+        _launch.check_same_device(**{f"inputs[{m}]": x, f"factors[{m}]": factor})
+    if rank == 0 or width == 0:
+        raise InputError(f"rank and out width must be positive; factors[0] is {list(factors[0].shape)}")
+    _launch.check_shape("rank_weights", rank_weights, (1, rank), "[1, rank]")
+    _check_small("rank_weights", rank_weights, inputs[0])
+    _launch.check_shape("bias", bias, (1, width), "[1, out]")
+    _check_small("bias", bias, inputs[0])
+    if row_scale is not None:
+        _launch.check_shape("row_scale", row_scale, (rows, len(inputs)), "[rows, modalities]")
+        _check_small("row_scale", row_scale, inputs[0])
+
+
+@torch.library.custom_op("loginmea_fast::low_rank_fusion", mutates_args=())
+def _low_rank_fusion(
+    inputs: Sequence[Tensor],
+    factors: Sequence[Tensor],
+    rank_weights: Tensor,
+    bias: Tensor,
+    row_scale: Tensor | None,
+    keep_products: bool,
+    precision: str,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Output and kept products, [K, M, B, d] with o_k folded into the first modality's, or an empty tensor."""
+    products = _new_products(inputs, factors, keep_products)
+    _choose(inputs[0], backend)
+    y = reference.low_rank_fusion_forward(
+        inputs, factors, rank_weights, bias, row_scale, products if keep_products else None
+    )
+    return y, products
+
+
+def _new_products(inputs: Sequence[Tensor], factors: Sequence[Tensor], keep: bool) -> Tensor:
+    rank, _, width = factors[0].shape
+    return inputs[0].new_empty((rank, len(inputs), inputs[0].shape[0], width) if keep else (0,))
+
+
+def _choose(first: Tensor, backend: str) -> str:
+    return _launch.choose_backend("low_rank_fusion", backend, {})
+
+
+@_low_rank_fusion.register_fake
+def _(  # type: ignore[no-untyped-def]
+    inputs, factors, rank_weights, bias, row_scale, keep_products, precision, backend
+):
+    y = inputs[0].new_empty(inputs[0].shape[0], factors[0].shape[2])
+    return y, _new_products(inputs, factors, keep_products)
+
+
+@torch.library.custom_op("loginmea_fast::low_rank_fusion_backward", mutates_args=())
+def _low_rank_fusion_backward(
+    grad: Tensor,
+    inputs: Sequence[Tensor],
+    factors: Sequence[Tensor],
+    rank_weights: Tensor,
+    bias: Tensor,
+    row_scale: Tensor | None,
+    products: Tensor,
+    inputs_needed: bool,
+    factors_needed: bool,
+    precision: str,
+    backend: str,
+) -> list[Tensor]:
+    """dx_m, dW_m, do, db, dr in one list; what is not needed is an empty tensor."""
+    _choose(inputs[0], backend)
+    dx, dw, do, db, dr = reference.low_rank_fusion_backward(
+        grad, inputs, factors, rank_weights, row_scale, products if products.numel() else None
+    )
+    out = _new_gradients(inputs, factors, rank_weights, bias, row_scale, inputs_needed, factors_needed)
+    for place, gradient in zip(out, [*dx, *dw, do, db, dr], strict=True):
+        if place.numel() and gradient is not None:
+            place.copy_(gradient)
+    return out
+
+
+def _new_gradients(
+    inputs: Sequence[Tensor],
+    factors: Sequence[Tensor],
+    rank_weights: Tensor,
+    bias: Tensor,
+    row_scale: Tensor | None,
+    inputs_needed: bool,
+    factors_needed: bool,
+) -> list[Tensor]:
+    def new(tensor: Tensor | None, needed: bool) -> Tensor:
+        return tensor.new_empty(tensor.shape) if needed and tensor is not None else bias.new_empty(0)
+
+    return [
+        *(new(x, inputs_needed) for x in inputs),
+        *(new(w, factors_needed) for w in factors),
+        new(rank_weights, factors_needed),
+        new(bias, True),
+        new(row_scale, inputs_needed),
+    ]
+
+
+@_low_rank_fusion_backward.register_fake
+def _(  # type: ignore[no-untyped-def]
+    grad,
+    inputs,
+    factors,
+    rank_weights,
+    bias,
+    row_scale,
+    products,
+    inputs_needed,
+    factors_needed,
+    precision,
+    backend,
+):
+    return _new_gradients(inputs, factors, rank_weights, bias, row_scale, inputs_needed, factors_needed)
+
+
+def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    x, w, rank_weights, bias, row_scale, _, ctx.precision, ctx.backend = inputs
+    products = output[1]
+    ctx.mark_non_differentiable(products)
+    ctx.set_materialize_grads(False)
+    ctx.count = len(x)
+    ctx.save_for_backward(*x, *w, rank_weights, bias, row_scale, products)
+
+
+def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
+    count = ctx.count
+    if grad is None:
+        return [None] * count, [None] * count, *[None] * 6
+    _refuse_second_derivative("low_rank_fusion")
+    *tensors, rank_weights, bias, row_scale, products = ctx.saved_tensors
+    x, w = tensors[:count], tensors[count:]
+    x_needed, w_needed, rank_needed, bias_needed, scale_needed, *_ = ctx.needs_input_grad
+    inputs_needed, factors_needed = any(x_needed) or scale_needed, any(w_needed) or rank_needed
+    gradients = _low_rank_fusion_backward(
+        grad,
+        x,
+        w,
+        rank_weights,
+        bias,
+        row_scale,
+        products,
+        inputs_needed,
+        factors_needed,
+        ctx.precision,
+        ctx.backend,
+    )
+    dx = [g if needed else None for g, needed in zip(gradients[:count], x_needed, strict=True)]
+    dw = [g if needed else None for g, needed in zip(gradients[count : 2 * count], w_needed, strict=True)]
+    do, db, dr = gradients[2 * count :]
+    return (
+        dx,
+        dw,
+        do if rank_needed else None,
+        db if bias_needed else None,
+        dr if scale_needed else None,
+        None,
+        None,
+        None,
+    )
+
+
+def _refuse_second_derivative(op: str) -> None:
+    if torch.is_grad_enabled():
+        raise BackendError(
+            f"{op} can be differentiated once, without create_graph; for higher derivatives use "
+            f"loginmea_fast.reference.low_rank_fusion.{op}"
+        )
+
+
+_low_rank_fusion.register_autograd(_backward, setup_context=_setup_context)
+
+
+@torch.library.custom_op("loginmea_fast::modality_scale", mutates_args=())
+def _modality_scale(inputs: Sequence[Tensor], query: Tensor | None, backend: str) -> Tensor:
+    _choose(inputs[0], backend)
+    return reference.modality_scale([_wide(x) for x in inputs], None if query is None else _wide(query))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+@_modality_scale.register_fake
+def _(inputs, query, backend):  # type: ignore[no-untyped-def]
+    dtype = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
+    return inputs[0].new_empty(inputs[0].shape[0], len(inputs), dtype=dtype)
+
+
+@torch.library.custom_op("loginmea_fast::modality_scale_backward", mutates_args=())
+def _modality_scale_backward(
+    grad: Tensor, inputs: Sequence[Tensor], query: Tensor | None, backend: str
+) -> list[Tensor]:
+    """dx_m and dq, the latter empty where there is no query."""
+    _choose(inputs[0], backend)
+    dx, dq = reference.modality_scale_backward(grad, inputs, query)
+    return [*dx, inputs[0].new_empty(0) if dq is None or query is None else dq.to(query.dtype)]
+
+
+@_modality_scale_backward.register_fake
+def _(grad, inputs, query, backend):  # type: ignore[no-untyped-def]
+    dx = [x.new_empty(x.shape) for x in inputs]
+    return [*dx, inputs[0].new_empty(0) if query is None else query.new_empty(query.shape)]
+
+
+def _setup_scale_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    x, query, ctx.backend = inputs
+    ctx.save_for_backward(*x, query)
+
+
+def _scale_backward(ctx, grad):  # type: ignore[no-untyped-def]
+    _refuse_second_derivative("modality_scale")
+    *x, query = ctx.saved_tensors
+    x_needed, query_needed, _ = ctx.needs_input_grad
+    *dx, dq = _modality_scale_backward(grad, x, query, ctx.backend)
+    return (
+        [g if needed else None for g, needed in zip(dx, x_needed, strict=True)],
+        dq if query_needed else None,
+        None,
+    )
+
+
+_modality_scale.register_autograd(_scale_backward, setup_context=_setup_scale_context)
