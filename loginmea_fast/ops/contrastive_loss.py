@@ -26,7 +26,7 @@ def contrastive_loss(
     extra_keys: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Mean cross entropy of cosine similarities against the diagonal (InfoNCE; LoginMEA, section 4.4).
+    """Mean cross entropy of cosine similarities against the diagonal (InfoNCE).
 
     Row b of `left` and row b of `right` are a seed pair; the other rows of `right`, and those of
     `extra_keys`, are its negatives. With rows divided by their lengths, k = [right | extra_keys] and
@@ -41,8 +41,8 @@ def contrastive_loss(
     Args:
         left: [B, D], float32, float64 or bfloat16.
         right: [B, D], dtype and device of `left`.
-        temperature: positive divisor of the similarities, a Python number without gradient; the
-            paper's is 0.1 (arXiv 2407.19625).
+        temperature: positive divisor of the similarities, a Python number without gradient;
+            LoginMEA (arXiv 2407.19625) takes 0.1.
         bidirectional: average with the same loss of right rows against left rows, without `extra_keys`.
         extra_keys: [X, D] further negatives, dtype and device of `left`; None for none.
         backend: "auto", "reference", "cpu", "triton" or "cuda".
@@ -148,3 +148,5 @@ def _backward(ctx, loss_gradient, *_):  # type: ignore[no-untyped-def]
 
 
 _contrastive_loss.register_autograd(_backward, setup_context=_setup_context)
+for _device_type in ("cpu", "cuda"):
+    _contrastive_loss.register_autocast(_device_type, torch.bfloat16)

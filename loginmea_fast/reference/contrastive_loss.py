@@ -5,7 +5,7 @@ Symbols: B seed pairs, D width, X further keys (0 unless given), keys k = [right
 Forward, with every row divided by its length first (a^ = a / |a|):
 
     s_bj = l^_b . k^_j / tau                                   [B, B + X]
-    loss = 1/B sum_b ( log sum_j exp s_bj  -  s_bb )           left to right (LoginMEA, section 4.4)
+    loss = 1/B sum_b ( log sum_j exp s_bj  -  s_bb )           left to right
     back = 1/B sum_b ( log sum_a exp s_ab  -  s_bb )           right to left, over the left rows alone
     bidirectional: (loss + back) / 2
 
