@@ -1,0 +1,334 @@
+"""Ranks, best matches and mutual nearest neighbours without the matrix of scores.
+
+The formulas head the reference. Every backend gives the float64 answer: a fast pass decides what its
+rounding cannot change, and the few candidates that are left are scored again in float64. So a result depends
+neither on the backend nor on the number of threads.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from loginmea_fast.errors import InputError
+from loginmea_fast.ops import _launch
+from loginmea_fast.reference import alignment_search as reference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import numpy as np
+
+    Rows = Tensor | np.ndarray
+
+__all__ = ["AlignmentRanks", "alignment_ranks", "alignment_topk", "mutual_nearest"]
+
+_FLOATS = (*_launch.FLOATS, torch.float16)
+_SCREENS = (None, "bfloat16")
+
+
+class _BothWays(NamedTuple):
+    left_to_right: Tensor
+    right_to_left: Tensor
+
+
+class AlignmentRanks(_BothWays):
+    """Ranks both ways; unpacks as `ranks_lr, ranks_rl`.
+
+    Attributes:
+        left_to_right: [B], rank of right row b among all right candidates, seen from left row b; 1 is best.
+            A candidate with an equal score counts one half. float32; float64 from 2^22 candidates on, where
+            float32 has no halves.
+        right_to_left: [B], the other way.
+        ties: two int64 [B]: how many other candidates have the score of the pair, both ways.
+    """
+
+    ties: tuple[Tensor, Tensor]
+
+    def __new__(cls, ranks: tuple[Tensor, Tensor], ties: tuple[Tensor, Tensor]) -> AlignmentRanks:  # noqa: D102
+        self = super().__new__(cls, *ranks)
+        self.ties = ties
+        return self
+
+
+def alignment_ranks(
+    left: Rows,
+    right: Rows,
+    csls_k: int = 0,
+    left_extra: Rows | None = None,
+    right_extra: Rows | None = None,
+    screen: str | None = None,
+    backend: str = "auto",
+    *,
+    progress: bool = False,
+) -> AlignmentRanks:
+    """Rank of every true counterpart, both ways, by cosine or CSLS.
+
+    Row b of `left` and row b of `right` are a pair. Left rows are ranked against all right rows and the other
+    way round; `*_extra` are further candidates without a counterpart (evaluation among all target entities).
+    With s the cosine, r the mean of the `csls_k` best cosines on the other side (extra rows take part) and
+    TIE = 2^-33:
+
+        c_ij = 2 s_ij - r_i - r_j        (CSLS: Conneau et al., ICLR 2018; c = s where csls_k = 0)
+        rank_b = 1 + #{j : c_bj > c_bb + TIE} + 1/2 #{j != b : |c_bj - c_bb| <= TIE}
+
+    A zero row has no direction: its cosine with everything is 0, so its counterpart ties with all candidates.
+
+    Args:
+        left: [B, D] rows, float32, float64, bfloat16 or float16; a tensor or a numpy array,
+            which may be memory-mapped.
+        right: [B, D], dtype and device of `left`.
+        csls_k: neighbours in r; 0 ranks by cosine.
+        left_extra: [X, D] further left candidates, or None.
+        right_extra: [Y, D] further right candidates, or None.
+        screen: "bfloat16" makes the first pass in bfloat16; the answer is the same. The reference
+            has no such pass and ignores it.
+        backend: "auto", "reference", "cpu", "triton" or "cuda".
+        progress: show a progress bar on stderr.
+
+    Returns:
+        `AlignmentRanks`, on the device of `left`.
+
+    Raises:
+        InputError: shapes, dtypes or devices do not fit, there is no pair, a value is not finite, or csls_k
+            is larger than the candidates of a side.
+        BackendError: the backend asked for by name cannot serve.
+    """
+    a, b = _tensor("left", left), _tensor("right", right)
+    more_a = None if left_extra is None else _tensor("left_extra", left_extra)
+    more_b = None if right_extra is None else _tensor("right_extra", right_extra)
+    _check({"left": a, "right": b, "left_extra": more_a, "right_extra": more_b}, screen, backend)
+    _launch.check_shape("right", b, tuple(a.shape), "[B, D], as left")
+    if len(a) == 0:
+        raise InputError("left and right hold no pairs, so there is nothing to rank")
+    _check_k("csls_k", csls_k, min(_count(a, more_a), _count(b, more_b)), least=0)
+    ranks_lr, ranks_rl, ties_lr, ties_rl = _alignment_ranks(
+        a, b, more_a, more_b, csls_k, screen, backend, progress
+    )
+    return AlignmentRanks((ranks_lr, ranks_rl), (ties_lr, ties_rl))
+
+
+def alignment_topk(
+    queries: Rows,
+    keys: Rows,
+    k: int,
+    csls_k: int = 0,
+    screen: str | None = None,
+    backend: str = "auto",
+    *,
+    progress: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The k best keys of every query, by cosine or CSLS.
+
+    Scores are those of `alignment_ranks`. Larger scores come first; scores that agree to a multiple of 2^-33
+    stand by index. The cosine of a zero row with anything is 0.
+
+    Args:
+        queries: [Q, D] rows, float32, float64, bfloat16 or float16; a tensor or a numpy array,
+            which may be memory-mapped.
+        keys: [M, D], dtype and device of `queries`.
+        k: how many keys to return, at most M.
+        csls_k: neighbours in the means of CSLS, taken among these queries and keys; 0 for cosine.
+        screen: "bfloat16" makes the first pass in bfloat16; the answer is the same.
+        backend: "auto", "reference", "cpu", "triton" or "cuda".
+        progress: show a progress bar on stderr.
+
+    Returns:
+        Scores float32 [Q, k] (float64 for float64 rows) and index int64 [Q, k], on the device of `queries`.
+
+    Raises:
+        InputError: shapes, dtypes or devices do not fit, a value is not finite, k is not in 1 .. M, or
+            csls_k is larger than the rows of a side.
+        BackendError: the backend asked for by name cannot serve.
+    """
+    a, b = _tensor("queries", queries), _tensor("keys", keys)
+    _check({"queries": a, "keys": b}, screen, backend)
+    _check_k("k", k, len(b), least=1)
+    if len(a) == 0:
+        return a.new_empty((0, k), dtype=_score_dtype(a)), a.new_empty((0, k), dtype=torch.int64)
+    _check_k("csls_k", csls_k, min(len(a), len(b)), least=0)
+    return _alignment_topk(a, b, k, csls_k, screen, backend, progress)
+
+
+def mutual_nearest(
+    left: Rows,
+    right: Rows,
+    csls_k: int = 0,
+    screen: str | None = None,
+    backend: str = "auto",
+    *,
+    progress: bool = False,
+) -> Tensor:
+    """Pairs of rows each of which is the other's best match, by cosine or CSLS.
+
+    Scores are those of `alignment_ranks`; of equally good matches (to a multiple of 2^-33) the first counts.
+
+    Args:
+        left: [N, D] rows, float32, float64, bfloat16 or float16; a tensor or a numpy array,
+            which may be memory-mapped.
+        right: [M, D], dtype and device of `left`.
+        csls_k: neighbours in the means of CSLS; 0 for cosine.
+        screen: "bfloat16" makes the first pass in bfloat16; the answer is the same.
+        backend: "auto", "reference", "cpu", "triton" or "cuda".
+        progress: show a progress bar on stderr.
+
+    Returns:
+        int64 [P, 2] (left row, right row), ascending by left row; empty where a side is empty.
+
+    Raises:
+        InputError: shapes, dtypes or devices do not fit, a value is not finite, or csls_k is larger than the
+            rows of a side that is not empty.
+        BackendError: the backend asked for by name cannot serve.
+    """
+    a, b = _tensor("left", left), _tensor("right", right)
+    _check({"left": a, "right": b}, screen, backend)
+    if len(a) == 0 or len(b) == 0:
+        return a.new_empty((0, 2), dtype=torch.int64)
+    _check_k("csls_k", csls_k, min(len(a), len(b)), least=0)
+    return _mutual_nearest(a, b, csls_k, screen, backend, progress)
+
+
+def _tensor(name: str, rows: Rows) -> Tensor:
+    """Return the tensor, without its gradient, or the array as a tensor on the same memory, mapped or not."""
+    if isinstance(rows, Tensor):
+        return rows.detach()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nothing here writes
+            return torch.from_numpy(rows)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be a float tensor or numpy array: {error}") from None
+
+
+def _check(sides: Mapping[str, Tensor | None], screen: str | None, backend: str) -> None:
+    _launch.check_backend_name(backend)
+    if screen not in _SCREENS:
+        raise InputError(f"screen must be None or 'bfloat16'; got {screen!r}")
+    width = None
+    for name, rows in sides.items():
+        if rows is None:
+            continue
+        _launch.check_float(name, rows, _FLOATS)
+        _launch.check_shape(name, rows, (None, width), "[rows, width], the same width on both sides")
+        width = rows.shape[1]
+        if width == 0:
+            raise InputError(f"{name} must be at least one column wide; got {list(rows.shape)}")
+    _launch.check_same_dtype(**sides)
+    _launch.check_same_device(**sides)
+
+
+def _check_k(name: str, k: int, most: int, least: int) -> None:
+    if not isinstance(k, int) or isinstance(k, bool) or not least <= k <= most:
+        raise InputError(
+            f"{name} must be an integer from {least} to {most}, the candidates there are; got {k!r}"
+        )
+
+
+def _count(rows: Tensor, more: Tensor | None) -> int:
+    return len(rows) + (0 if more is None else len(more))
+
+
+def _score_dtype(rows: Tensor) -> torch.dtype:
+    return torch.float64 if rows.dtype == torch.float64 else torch.float32
+
+
+def _rank_dtype(rows: Tensor, more: Tensor | None) -> torch.dtype:
+    return torch.float32 if _count(rows, more) < 2**22 else torch.float64
+
+
+@contextmanager
+def _bar(what: str, scores: int, passes: int, progress: bool) -> Iterator[Callable[[int], None]]:
+    """Yield a function that is told how many scores have been computed since it was last called."""
+    if not progress:
+        yield lambda done: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=scores * passes, desc=what, unit="score", unit_scale=True) as bar:
+        yield bar.update
+
+
+def _check_finite(**sides: Tensor | None) -> None:
+    """Raise `InputError` at the first row with a value that is not finite: such a row has no rank."""
+    for name, rows in sides.items():
+        if rows is None:
+            continue
+        for start, stop in reference.spans(len(rows), reference.COLUMNS):
+            bad = ~torch.isfinite(rows[start:stop]).all(1)
+            if bad.any():
+                raise InputError(
+                    f"{name} holds a value that is not finite, in row {start + int(bad.nonzero()[0])}"
+                )
+
+
+@torch.library.custom_op("loginmea_fast::alignment_ranks", mutates_args=())
+def _alignment_ranks(
+    left: Tensor,
+    right: Tensor,
+    left_extra: Tensor | None,
+    right_extra: Tensor | None,
+    csls_k: int,
+    screen: str | None,
+    backend: str,
+    progress: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ranks both ways, ties both ways."""
+    _check_finite(left=left, right=right, left_extra=left_extra, right_extra=right_extra)
+    left_side = [rows for rows in (left, left_extra) if rows is not None]
+    right_side = [rows for rows in (right, right_extra) if rows is not None]
+    _launch.choose_backend("alignment_ranks", backend, {})
+    scores = reference.length(left_side) * reference.length(right_side)
+    with _bar("alignment_ranks", scores, 2 if csls_k else 1, progress) as tick:
+        ranks_lr, ranks_rl, *ties = reference.alignment_ranks(left_side, right_side, csls_k, tick)
+    ranks_lr, ranks_rl = (
+        ranks_lr.to(_rank_dtype(right, right_extra)),
+        ranks_rl.to(_rank_dtype(left, left_extra)),
+    )
+    return ranks_lr, ranks_rl, ties[0], ties[1]
+
+
+@_alignment_ranks.register_fake
+def _(left, right, left_extra, right_extra, csls_k, screen, backend, progress):  # type: ignore[no-untyped-def]
+    ranks = (
+        left.new_empty(len(left), dtype=_rank_dtype(*s)) for s in ((right, right_extra), (left, left_extra))
+    )
+    return *ranks, *(left.new_empty(len(left), dtype=torch.int64) for _ in range(2))
+
+
+@torch.library.custom_op("loginmea_fast::alignment_topk", mutates_args=())
+def _alignment_topk(
+    queries: Tensor, keys: Tensor, k: int, csls_k: int, screen: str | None, backend: str, progress: bool
+) -> tuple[Tensor, Tensor]:
+    """Scores and index."""
+    _check_finite(queries=queries, keys=keys)
+    _launch.choose_backend("alignment_topk", backend, {})
+    with _bar("alignment_topk", len(queries) * len(keys), 2 if csls_k else 1, progress) as tick:
+        scores, index = reference.alignment_topk([queries], [keys], k, csls_k, tick)
+    return scores.to(_score_dtype(queries)), index
+
+
+@_alignment_topk.register_fake
+def _(queries, keys, k, csls_k, screen, backend, progress):  # type: ignore[no-untyped-def]
+    shape = (len(queries), k)
+    return queries.new_empty(shape, dtype=_score_dtype(queries)), queries.new_empty(shape, dtype=torch.int64)
+
+
+@torch.library.custom_op("loginmea_fast::mutual_nearest", mutates_args=())
+def _mutual_nearest(
+    left: Tensor, right: Tensor, csls_k: int, screen: str | None, backend: str, progress: bool
+) -> Tensor:
+    """Pairs."""
+    _check_finite(left=left, right=right)
+    _launch.choose_backend("mutual_nearest", backend, {})
+    with _bar("mutual_nearest", len(left) * len(right), 2 if csls_k else 1, progress) as tick:
+        return reference.mutual_nearest([left], [right], csls_k, tick)
+
+
+@_mutual_nearest.register_fake
+def _(left, right, csls_k, screen, backend, progress):  # type: ignore[no-untyped-def]
+    return left.new_empty((torch.library.get_ctx().new_dynamic_size(), 2), dtype=torch.int64)

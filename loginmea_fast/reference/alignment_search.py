@@ -1,0 +1,216 @@
+r"""Alignment search by its formulas, in float64: the truth, and the same truth streamed.
+
+Left rows `x_i` [D], i < n, and right rows `y_j` [D], j < m (CSLS: Conneau et al., ICLR 2018, section 2.3):
+
+    s_ij = (x_i / |x_i|) . (y_j / |y_j|)        a zero row has no direction: its cosine with anything is 0
+    r_i  = mean of the k largest s_i. ,   r_j = mean of the k largest s_.j
+    c_ij = 2 s_ij - r_i - r_j                   with CSLS;   c_ij = s_ij without
+
+    rank_b = 1 + #{j : c_bj > c_bb} + 1/2 #{j != b : c_bj = c_bb}       and the same down the columns
+
+Two scores are *equal* when they differ by no more than `TIE` = 2^-33 (1.2e-10): far below what float32 rows
+determine, far above what float64 sums lose. So a tie does not depend on the order in which a machine adds.
+Where order matters (top k, nearest), scores are taken to a multiple of `TIE`, larger first, and equal ones
+stand by index.
+
+There is no gradient: a rank is piecewise constant.
+
+`dense_*` write the formulas down and hold every score. `alignment_ranks`, `alignment_topk`, `mutual_nearest`
+do the same arithmetic block by block, hold O(n + m) numbers and one block of scores, and are the `reference`
+backend. Sides are sequences of matrices, one below the other, so that further candidates need no copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+TIE = 2.0**-33
+LAST = torch.iinfo(torch.int64).min
+ROWS, COLUMNS = 1024, 4096  # one block of scores, 32 MiB in float64
+
+Side = Sequence[Tensor]
+Tick = Callable[[int], None]
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Rows in float64 divided by their length; a zero row stays zero."""
+    rows = rows.to(torch.float64)
+    norm = rows.norm(dim=1, keepdim=True)
+    return rows / torch.where(norm > 0, norm, 1)
+
+
+def on_grid(scores: Tensor) -> Tensor:
+    """Scores as int64 multiples of `TIE`."""
+    return torch.round(scores / TIE).to(torch.int64)
+
+
+def order_keys(scores: Tensor, index: Tensor, bound: int) -> Tensor:
+    """One int64 a score: it orders by score, then by smaller index; indices are below `bound`."""
+    # |score| <= 4 takes 35 bits and leaves 28 for the index.
+    return on_grid(scores) * bound + (bound - 1 - index)
+
+
+def index_of(keys: Tensor, bound: int) -> Tensor:
+    """The index that `order_keys` put into its keys."""
+    return bound - 1 - keys.remainder(bound)
+
+
+def dense_scores(left: Tensor, right: Tensor, csls_k: int = 0) -> Tensor:
+    """The scores c [n, m] in float64."""
+    scores = unit_rows(left) @ unit_rows(right).T
+    if csls_k:
+        left_mean = scores.topk(csls_k, dim=1).values.mean(1, keepdim=True)
+        right_mean = scores.topk(csls_k, dim=0).values.mean(0, keepdim=True)
+        scores = 2 * scores - left_mean - right_mean
+    return scores
+
+
+def dense_ranks(scores: Tensor, pairs: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ranks both ways [pairs] float64 and ties both ways [pairs] int64; pair b is score (b, b)."""
+
+    def ranks(rows: Tensor) -> tuple[Tensor, Tensor]:
+        above = rows - rows.diagonal()[:, None]
+        ties = (above.abs() <= TIE).sum(1) - 1  # the pair itself is not a tie
+        return 1 + (above > TIE).sum(1) + ties / 2, ties
+
+    (ranks_lr, ties_lr), (ranks_rl, ties_rl) = ranks(scores[:pairs]), ranks(scores.T[:pairs])
+    return ranks_lr, ranks_rl, ties_lr, ties_rl
+
+
+def dense_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best of each row, larger first, equal scores by index."""
+    columns = torch.arange(scores.shape[1], device=scores.device)
+    index = order_keys(scores, columns, len(columns)).topk(k, dim=1).indices
+    return scores.gather(1, index), index
+
+
+def dense_mutual_nearest(scores: Tensor) -> Tensor:
+    """Pairs [P, 2] each of which is the other's best."""
+    to_right = dense_topk(scores, 1)[1][:, 0]
+    to_left = dense_topk(scores.T, 1)[1][:, 0]
+    return mutual(to_right, to_left)
+
+
+def mutual(to_right: Tensor, to_left: Tensor) -> Tensor:
+    """Pairs (i, to_right[i]) with to_left[to_right[i]] = i, by i."""
+    left = torch.arange(len(to_right), device=to_right.device)
+    kept = to_left[to_right] == left
+    return torch.stack([left[kept], to_right[kept]], 1)
+
+
+def length(side: Side) -> int:
+    """Rows of a side."""
+    return sum(len(part) for part in side)
+
+
+def block(side: Side, start: int, stop: int) -> Tensor:
+    """Rows start to stop of a side."""
+    chosen, first = [], 0
+    for part in side:
+        lo, hi = max(start - first, 0), min(stop - first, len(part))
+        if lo < hi:
+            chosen.append(part[lo:hi])
+        first += len(part)
+    return chosen[0] if len(chosen) == 1 else torch.cat(chosen)
+
+
+def spans(rows: int, step: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of blocks of at most `step` rows."""
+    return ((start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def tiles(left: Side, right: Side, tick: Tick) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Every block of cosines: rows, columns, s; `tick` is told how many scores are done."""
+    for top, bottom in spans(length(left), ROWS):
+        rows = unit_rows(block(left, top, bottom))
+        for start, stop in spans(length(right), COLUMNS):
+            yield slice(top, bottom), slice(start, stop), rows @ unit_rows(block(right, start, stop)).T
+            tick((bottom - top) * (stop - start))
+
+
+def neighbourhood_means(left: Side, right: Side, k: int, tick: Tick) -> tuple[Tensor, Tensor]:
+    """Mean of the k best cosines of every left row [n] and of every right row [m]."""
+    device = left[0].device
+    best_left = torch.full((length(left), k), -torch.inf, dtype=torch.float64, device=device)
+    best_right = torch.full((length(right), k), -torch.inf, dtype=torch.float64, device=device)
+    for rows, columns, scores in tiles(left, right, tick):
+        best_left[rows] = torch.cat([best_left[rows], scores], 1).topk(k, dim=1).values
+        best_right[columns] = torch.cat([best_right[columns], scores.T], 1).topk(k, dim=1).values
+    return best_left.mean(1), best_right.mean(1)
+
+
+def csls_means(left: Side, right: Side, csls_k: int, tick: Tick) -> tuple[float, Tensor, Tensor]:
+    """(a, r_left, r_right) of c = a s - r_left - r_right; (1, 0, 0) without CSLS."""
+    if csls_k:
+        return 2.0, *neighbourhood_means(left, right, csls_k, tick)
+    zeros = [torch.zeros(length(side), dtype=torch.float64, device=side[0].device) for side in (left, right)]
+    return 1.0, zeros[0], zeros[1]
+
+
+def alignment_ranks(
+    left: Side, right: Side, csls_k: int, tick: Tick
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ranks both ways [pairs] float64 and ties both ways [pairs] int64.
+
+    `left[0]` and `right[0]` hold the pairs, further matrices are candidates without a partner.
+    """
+    pairs, device = len(left[0]), left[0].device
+    scale, mean_left, mean_right = csls_means(left, right, csls_k, tick)
+    own = torch.empty(pairs, dtype=torch.float64, device=device)
+    for start, stop in spans(pairs, ROWS):
+        own[start:stop] = (unit_rows(left[0][start:stop]) * unit_rows(right[0][start:stop])).sum(1)
+    own = scale * own - mean_left[:pairs] - mean_right[:pairs]
+    above_lr, above_rl, ties_lr, ties_rl = (
+        torch.zeros(pairs, dtype=torch.int64, device=device) for _ in range(4)
+    )
+    for rows, columns, cosine in tiles(left, right, tick):
+        scores = scale * cosine - mean_left[rows, None] - mean_right[columns]
+        for places, matrix, above, ties in (
+            (rows, scores, above_lr, ties_lr),
+            (columns, scores.T, above_rl, ties_rl),
+        ):
+            thresholds = own[places, None]  # ends with the pairs, so that extra rows drop out
+            difference = matrix[: len(thresholds)] - thresholds
+            above[places] += (difference > TIE).sum(1)
+            ties[places] += (difference.abs() <= TIE).sum(1)
+    ties_lr -= 1  # the pair itself
+    ties_rl -= 1
+    return 1 + above_lr + ties_lr / 2, 1 + above_rl + ties_rl / 2, ties_lr, ties_rl
+
+
+def topk_rows(
+    queries: Side, keys: Side, k: int, scale: float, mean_queries: Tensor, mean_keys: Tensor, tick: Tick
+) -> tuple[Tensor, Tensor]:
+    """The k best keys of each query under given means: scores float64 [Q, k], index int64 [Q, k]."""
+    total, bound, device = length(queries), length(keys), queries[0].device
+    values = torch.full((total, k), -torch.inf, dtype=torch.float64, device=device)
+    order = torch.full((total, k), LAST, device=device)
+    for rows, columns, cosine in tiles(queries, keys, tick):
+        scores = scale * cosine - mean_queries[rows, None] - mean_keys[columns]
+        places = torch.arange(columns.start, columns.stop, device=device)
+        best = torch.cat([order[rows], order_keys(scores, places, bound)], 1).topk(k, dim=1)
+        order[rows] = best.values
+        values[rows] = torch.cat([values[rows], scores], 1).gather(1, best.indices)
+    return values, index_of(order, bound)
+
+
+def alignment_topk(queries: Side, keys: Side, k: int, csls_k: int, tick: Tick) -> tuple[Tensor, Tensor]:
+    """Scores float64 [Q, k] and index int64 [Q, k] of the k best keys of each query."""
+    return topk_rows(queries, keys, k, *csls_means(queries, keys, csls_k, tick), tick)
+
+
+def mutual_nearest(left: Side, right: Side, csls_k: int, tick: Tick) -> Tensor:
+    """Pairs [P, 2] each of which is the other's best."""
+    scale, mean_left, mean_right = csls_means(left, right, csls_k, tick)
+    n, m, device = length(left), length(right), left[0].device
+    to_right, to_left = torch.full((n,), LAST, device=device), torch.full((m,), LAST, device=device)
+    for rows, columns, cosine in tiles(left, right, tick):
+        scores = scale * cosine - mean_left[rows, None] - mean_right[columns]
+        left_places = torch.arange(rows.start, rows.stop, device=device)
+        right_places = torch.arange(columns.start, columns.stop, device=device)
+        to_right[rows] = torch.maximum(to_right[rows], order_keys(scores, right_places, m).amax(1))
+        to_left[columns] = torch.maximum(to_left[columns], order_keys(scores.T, left_places, n).amax(1))
+    return mutual(index_of(to_right, m), index_of(to_left, n))
