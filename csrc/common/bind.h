@@ -2,9 +2,9 @@
 //
 //   bind(m, "name", &function);
 //
-// A pointer parameter becomes an integer (0 is null; a CUDA stream is a pointer too), a DType becomes its code, everything
-// else stays what it is. The GIL is released during the call, and C++ exceptions arrive as Python's (std::invalid_argument
-// as ValueError, std::bad_alloc as MemoryError, std::runtime_error as RuntimeError).
+// A pointer parameter becomes an integer (0 is null; a CUDA stream is a pointer too), a DType becomes its code,
+// everything else stays what it is. The GIL is released during the call, and C++ exceptions arrive as Python's
+// (std::invalid_argument as ValueError, std::bad_alloc as MemoryError, std::runtime_error as RuntimeError).
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,4 +1,5 @@
-// What this machine can do at best: the ceilings that benchmarks and `loginmea-fast doctor` print beside a kernel's figures.
+// What this machine can do at best: the ceilings that benchmarks and `loginmea-fast doctor` print beside a kernel's
+// figures.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,8 @@ double measure_copy(std::int64_t bytes, int repeats, int num_threads);
 // Float32 operations a second (a fused multiply-add counts two) of a loop that stays in registers for about `seconds`.
 double measure_fma(double seconds, int num_threads);
 
-// Bytes a second of summing `count` rows of `width` float32 values, picked at random out of `rows`; the best of `repeats`.
+// Bytes a second of summing `count` rows of `width` float32 values, picked at random out of `rows`; the best of
+// `repeats`.
 double measure_gather(std::int64_t rows, std::int64_t width, std::int64_t count, int repeats, int num_threads);
 
 }  // namespace loginmea

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,58 +11,89 @@ import time
 from pathlib import Path
 
 from loginmea_fast.errors import BuildError
+from loginmea_fast.native.cache import Tree
 from loginmea_fast.native.sources import Sources
 from loginmea_fast.native.toolchain import Toolchain, jobs
 
 __all__ = ["compile_library"]
 
-_ERROR = re.compile(r"^.*(?:\berror\b\s*:|\berror\b\s+#|fatal error|CMake Error|undefined reference|ptxas fatal).*$", re.M | re.I)
+_ERRORS = (  # the most telling first: a compiler's or linker's own line before what cmake makes of it
+    re.compile(r"^.*(?:\b(?:fatal )?error\s*:|undefined reference to|^ptxas fatal).*$", re.MULTILINE),
+    re.compile(r"^CMake Error.*\n+(?:.*\S.*)$", re.MULTILINE),
+)
 
 _HINTS = (
-    (r"Python\.h|Development\.Module|PYTHON_INCLUDE", "install Python's headers (Debian: python3-dev)"),
-    (r"OpenMP|omp\.h", "install the compiler's OpenMP runtime (Debian: libgomp1, or libomp-dev for clang)"),
     (r"No space left", "free some space, or set LOGINMEA_CACHE to a directory on another disk"),
-    (r"Killed|cc1plus.*signal|virtual memory exhausted|out of memory", "too little memory: set MAX_JOBS=1"),
+    (r"Killed|terminated signal|virtual memory exhausted|out of memory", "too little memory: set MAX_JOBS=1"),
     (r"unsupported GNU version", "this nvcc wants an older g++: install one and set CXX to it"),
-    (r"Unsupported gpu architecture|unsupported.*compute_", "this nvcc lacks an architecture of LOGINMEA_CUDA_ARCHS"),
-    (r"unrecognized command|bad value .*-march|unknown.*-march", "set LOGINMEA_MARCH to one this compiler knows, or CXX to a newer one"),
+    (r"Unsupported gpu architecture", "this nvcc lacks an architecture: set LOGINMEA_CUDA_ARCHS"),
+    (
+        r"-march=|for '-march|target CPU",
+        "set LOGINMEA_MARCH to one this compiler knows, or CXX to a newer compiler",
+    ),
+    (r"Python\.h|Development", "install Python's headers (Debian: python3-dev)"),
+    (r"OpenMP|omp\.h", "install the compiler's OpenMP runtime (Debian: libgomp1; for clang libomp-dev)"),
     (r"pybind11", "reinstall pybind11"),
 )
 
 
-def compile_library(module: str, sources: Sources, tools: Toolchain, tree: Path, log: Path) -> Path:
-    """Compiles the snapshot of `sources` in `tree`; returns the library, in the tree.
+def compile_library(module: str, sources: Sources, tools: Toolchain, tree: Tree, log: Path) -> Path:
+    """Compiles `sources` in `tree`.
+
+    Args:
+        module: the library's and CMake target's name.
+        sources: what to compile; the tree gets a copy.
+        tools: with what.
+        tree: a build tree whose lock this process holds.
+        log: gets everything the tools print.
+
+    Returns:
+        The library, inside the tree.
 
     Raises:
         BuildError: with the compiler's first error, a hint where one is known, and the path of the log.
     """
     workers = jobs()
-    print(f"loginmea_fast: compiling {module} ({_told(tools)}, {workers} at once) ... ", end="", file=sys.stderr, flush=True)
+    opening = f"loginmea_fast: compiling {module} ({_told(tools)}, {workers} at once) ..."
+    print(opening, end=" ", file=sys.stderr, flush=True)
     started = time.monotonic()
-    sources.write_to(tree / "src")
-    build = tree / "build"
-    with open(log, "w") as out:
-        ok = _run(_configure(tools, tree / "src", build), out)
-        ok = ok and _run([tools.ninja, "-C", str(build), f"-j{workers}", module], out)
+    tree.mark("building")
+    source, build = tree.path / "src", tree.path / "build"
+    sources.write_to(source)
+    code = 0
+    with open(log, "wb") as out:
+        for command in (
+            _configure(tools, source, build),
+            [tools.ninja, "-C", str(build), f"-j{workers}", module],
+        ):
+            code = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+            ).returncode
+            if code != 0:
+                break
+    if (
+        code >= 0
+    ):  # a build tool that was killed leaves compilers behind that still write: such a tree stays "building"
+        tree.mark("idle")
     elapsed = time.monotonic() - started
     library = next(iter(build.glob(f"{module}*.so")), None)
-    if not ok or library is None:
+    if code != 0 or library is None:
         print(f"failed after {elapsed:.1f} s", file=sys.stderr, flush=True)
-        raise BuildError(_explain(module, log, tree / "src", sources.root))
+        raise BuildError(_explain(module, log, source, sources.root))
     print(f"{elapsed:.1f} s", file=sys.stderr, flush=True)
     return library
 
 
 def _told(tools: Toolchain) -> str:
     if tools.device == "cuda":
-        return f"{Path(tools.nvcc).name} for sm {tools.cuda_archs.replace(';', ', ')}"
-    return f"{Path(tools.cxx.split()[-1]).name} -march={tools.march}" if tools.march else Path(tools.cxx).name
+        return f"nvcc for sm {tools.cuda_archs.replace(';', ', ')}"
+    return Path(shlex.split(tools.cxx)[-1]).name + (f" -march={tools.march}" if tools.march else "")
 
 
 def _configure(tools: Toolchain, source: Path, build: Path) -> list[str]:
     import pybind11
 
-    *launcher, compiler = tools.cxx.split()
+    *launcher, compiler = shlex.split(tools.cxx)
     options = {
         "CMAKE_BUILD_TYPE": "Release",
         "CMAKE_MAKE_PROGRAM": tools.ninja,
@@ -78,21 +110,21 @@ def _configure(tools: Toolchain, source: Path, build: Path) -> list[str]:
     if tools.nvcc:
         options["CMAKE_CUDA_COMPILER"] = tools.nvcc
         options["CMAKE_CUDA_HOST_COMPILER"] = options["CMAKE_CXX_COMPILER"]
-    return [tools.cmake, "-G", "Ninja", "-S", str(source), "-B", str(build), *(f"-D{k}={v}" for k, v in options.items())]
-
-
-def _run(command: list[str], log: object) -> bool:
-    try:
-        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT).returncode == 0  # type: ignore[call-overload]
-    except OSError as error:
-        log.write(f"error: {error}\n")  # type: ignore[attr-defined]
-        return False
+    settings = [f"-D{name}={value}" for name, value in options.items()]
+    return [tools.cmake, "-G", "Ninja", "-S", str(source), "-B", str(build), *settings]
 
 
 def _explain(module: str, log: Path, snapshot: Path, root: Path) -> str:
-    """The message of a failed build; paths of the snapshot are told as the sources' own."""
+    """The message of a failed build; it tells paths of the snapshot as the sources' own."""
     text = log.read_text(errors="replace").replace(f"{snapshot}/", f"{root}/")
-    found = _ERROR.search(text)
-    first = found.group(0).strip() if found else next((line for line in reversed(text.splitlines()) if line.strip()), "")
-    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, text if not found else first)), None)
-    return f"building {module} failed: {first}" + (f"; {hint}" if hint else "") + f"; the whole log is in {log}"
+    found = next((match for pattern in _ERRORS if (match := pattern.search(text))), None)
+    lines = [line for line in text.splitlines() if line.strip()]
+    first = (
+        " ".join(found.group(0).split())
+        if found
+        else lines[-1].strip()
+        if lines
+        else "the build tool printed nothing"
+    )
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, first)), None)
+    return f"building {module} failed: {first}" + (f"; {hint}" if hint else "") + f"; the whole log is {log}"

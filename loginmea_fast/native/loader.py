@@ -1,10 +1,15 @@
-"""Which library serves a device in this process: loaded, ahead of time, cached, or built now."""
+"""Which library serves a device in this process: loaded, built ahead of time, cached, or built now."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.machinery
+import importlib.util
+import logging
+import os
 import shutil
 import sys
+import sysconfig
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +18,7 @@ from typing import Any
 
 import torch
 
-from loginmea_fast.errors import BuildError
+from loginmea_fast.errors import BackendError, BuildError
 from loginmea_fast.native import cache, toolchain
 from loginmea_fast.native.build import compile_library
 from loginmea_fast.native.sources import Sources, find_root
@@ -21,25 +26,25 @@ from loginmea_fast.version import __version__
 
 __all__ = ["dtype_code", "load", "status", "unavailable"]
 
+DEVICES = ("cpu", "cuda")
 _DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
+_log = logging.getLogger("loginmea_fast")
 _loaded: dict[str, ModuleType] = {}
-_failed: dict[str, BuildError] = {}
+_failed: dict[str, str] = {}
 _lock = threading.RLock()
 
 
 def dtype_code(dtype: torch.dtype) -> int:
-    """The number by which the native kernels know a dtype (``DType`` of csrc/common/dtype.h).
+    """The number by which native kernels know a dtype (`DType` of csrc/common/dtype.h).
 
     Raises:
-        BackendError: no native kernel knows it.
+        BackendError: they do not know it.
     """
-    try:
-        return _DTYPE_CODES[dtype]
-    except KeyError:
-        from loginmea_fast.errors import BackendError
-
-        raise BackendError(f"native kernels take float32, float64, bfloat16 or float16, got {dtype}") from None
+    code = _DTYPE_CODES.get(dtype)
+    if code is None:
+        raise BackendError(f"native kernels take float32, float64, bfloat16 or float16; got {dtype}")
+    return code
 
 
 def load(device: str) -> ModuleType:
@@ -49,47 +54,66 @@ def load(device: str) -> ModuleType:
         device: "cpu" or "cuda".
 
     Returns:
-        The extension module; its functions take ``tensor.data_ptr()`` for pointers and ``dtype_code`` for dtypes.
+        The extension module. Its functions take `tensor.data_ptr()` for pointers, `dtype_code()` for dtypes.
 
     Raises:
-        BuildError: it cannot be built; remembered, so that later calls raise it again without another try.
+        BuildError: it cannot be had. Remembered: later calls raise the same without another try.
     """
     module = _loaded.get(device)
     if module is not None:
         return module
     with _lock:
-        if device in _loaded:
-            return _loaded[device]
-        if device in _failed:
-            raise _failed[device]
-        try:
-            _loaded[device] = _find_or_build(device)
-        except BuildError as error:
-            _failed[device] = error
-            raise
-        except OSError as error:  # a full disk, a directory that vanished: no kernels, but no crash either
-            _failed[device] = BuildError(f"building the {device} library failed: {error}")
-            raise _failed[device] from error
+        if device not in _loaded:
+            if device in _failed:
+                raise BuildError(_failed[device])
+            try:
+                _loaded[device] = _obtain(device)
+            except BuildError as error:
+                _failed[device] = str(error)
+                raise
+            except (
+                OSError
+            ) as error:  # a full disk, a cache that vanished: no kernels, but the reference still answers
+                _failed[device] = f"the native {device} library cannot be built: {error}"
+                raise BuildError(_failed[device]) from error
         return _loaded[device]
 
 
 def unavailable(device: str) -> str | None:
-    """Why :func:`load` could not serve a device, as far as can be told without building; None if nothing speaks against it."""
+    """Why `load(device)` would fail, as far as can be told without building; None if nothing is known."""
     if device in _loaded:
         return None
-    if device in _failed:
-        return str(_failed[device])
-    return toolchain.missing(device)
+    with _lock:
+        if device not in _failed and (reason := toolchain.missing(device)):
+            if _ahead_of_time(device) is not None:
+                return None
+            _failed[device] = reason
+        return _failed.get(device)
 
 
 def status() -> dict[str, Any]:
-    """What ``loginmea-fast doctor`` prints, by device: state, reason, and the cache entry that would serve."""
-    report: dict[str, Any] = {"cache": str(cache.directory())}
-    for device in ("cpu", "cuda"):
+    """What `loginmea-fast doctor` prints. Builds nothing.
+
+    Returns:
+        "cache": the cache directory; "jobs": compilers at once; and for "cpu" and "cuda" each a dict of
+        "state" ("loaded", "ahead of time", "cached", "not built" or "unavailable"), "reason" (None, or why it
+        is unavailable), "library" (its path or None) and "compiler" (what it says of itself, or None).
+    """
+    report: dict[str, Any] = {"cache": str(cache.places()[0]), "jobs": toolchain.jobs()}
+    for device in DEVICES:
         reason = unavailable(device)
-        entry = None if toolchain.missing(device) else _entry(device)
-        state = "loaded" if device in _loaded else "cached" if entry and cache.cached(entry, _name(device)) else "not built"
-        report[device] = {"state": "unavailable" if reason else state, "reason": reason, "entry": str(entry) if entry else None}
+        library = Path(_loaded[device].__file__ or "") if device in _loaded else None
+        state, compiler = ("loaded" if library else "unavailable" if reason else "not built"), None
+        if toolchain.missing(device) is None:
+            tools = toolchain.find(device)
+            compiler = (tools.nvcc_version or tools.cxx_version).splitlines()[-1 if tools.nvcc else 0]
+        if library is None and reason is None:
+            library = _ahead_of_time(device)
+            state = "ahead of time" if library else state
+            if library is None and (library := _cached(device)) is not None:
+                state = "cached"
+        found = str(library) if library else None
+        report[device] = {"state": state, "reason": reason, "library": found, "compiler": compiler}
     return report
 
 
@@ -97,46 +121,90 @@ def _name(device: str) -> str:
     return f"loginmea_{device}"
 
 
-def _key(sources: Sources, tools: toolchain.Toolchain) -> str:
-    return hashlib.sha256("\n".join([__version__, sources.digest, tools.digest()]).encode()).hexdigest()[:20]
+def _entry_name(sources: Sources, tools: toolchain.Toolchain) -> str:
+    key = "\n".join([__version__, sources.digest, tools.digest])
+    return f"{tools.device}-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
 
 
-def _entry(device: str) -> Path:
-    return cache.directory() / f"{device}-{_key(Sources.read(find_root(), device), toolchain.find(device))}"
+def _cached(device: str) -> Path | None:
+    name = _entry_name(Sources.read(find_root(), device), toolchain.find(device))
+    for place in cache.places():
+        try:
+            if library := cache.find(place / name, _name(device)):
+                return library
+        except ImportError:
+            continue
+    return None
 
 
-def _find_or_build(device: str) -> ModuleType:
-    if device not in ("cpu", "cuda"):
-        raise BuildError(f"native libraries are built for cpu and cuda, not for {device}")
-    reason = toolchain.missing(device)
-    if reason:
-        raise BuildError(reason)
-    module = _name(device)
+def _ahead_of_time(device: str) -> Path | None:
+    """A library built from these very sources for this Python, in $LOGINMEA_NATIVE_DIR or in the package."""
     sources = Sources.read(find_root(), device)
-    tools = toolchain.find(device)
-    root = cache.directory()
-    entry = root / f"{device}-{_key(sources, tools)}"
-    library = cache.cached(entry, module)
-    if library is not None:
+    name = f"{_name(device)}-{sources.digest[:16]}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    named = os.environ.get("LOGINMEA_NATIVE_DIR")
+    for place in (*([Path(named)] if named else []), Path(__file__).parent / "lib"):
+        if (place / name).is_file():
+            return place / name
+    return None
+
+
+def _obtain(device: str) -> ModuleType:
+    if device not in DEVICES:
+        raise BuildError(f"native libraries are built for cpu and cuda, not for {device!r}")
+    module = _name(device)
+    prebuilt = _ahead_of_time(device)
+    if prebuilt is not None:
         try:
-            return cache.import_library(module, library)
+            return _import(module, prebuilt)
         except ImportError as error:
-            print(f"loginmea_fast: {library} is corrupt ({error}); building it again", file=sys.stderr, flush=True)
-            shutil.rmtree(entry, ignore_errors=True)
-    stem = f"{device}-{tools.digest()[:20]}"
-    (root / "trees").mkdir(exist_ok=True)
-    with cache.locked(root / f"{stem}.lock") as handle:
-        library = cache.cached(entry, module)  # another process may have built it while this one waited
-        if library is None:
-            tree = cache.Tree(handle, root / "trees", stem)
-            tree.mark("building")
-            try:
-                built = compile_library(module, sources, tools, tree.path, root / f"{entry.name}.log")
-                library = cache.publish(entry, module, built, {"version": __version__, **asdict(tools)})
-            finally:
-                tree.mark("idle")
+            _log.warning("the library %s built ahead of time is passed over: %s", prebuilt, error)
+    reason = toolchain.missing(device)
+    if reason is not None:
+        raise BuildError(reason)
+    sources, tools = Sources.read(find_root(), device), toolchain.find(device)
+    name = _entry_name(sources, tools)
+    for place in cache.places():
         try:
-            return cache.import_library(module, library)
+            if library := cache.find(place / name, module):
+                return _import(module, library)
+        except ImportError:
+            continue  # looked at again below, under the lock
+    return _build(module, name, sources, tools)
+
+
+def _build(module: str, name: str, sources: Sources, tools: toolchain.Toolchain) -> ModuleType:
+    """Builds, publishes and imports under the lock, unless another process has meanwhile done so."""
+    place = cache.writable()
+    entry, stem = place / name, f"{tools.device}-{tools.digest[:20]}"
+    with cache.locked(place / f"{stem}.lock") as handle:
+        try:
+            if library := cache.find(entry, module):
+                return _import(module, library)
         except ImportError as error:
-            shutil.rmtree(entry, ignore_errors=True)
+            print(
+                f"loginmea_fast: {entry} is corrupt ({error}) and is built again", file=sys.stderr, flush=True
+            )
+            shutil.rmtree(entry)
+        tree = cache.Tree(handle, place / "trees", stem)
+        built = compile_library(module, sources, tools, tree, place / f"{name}.log")
+        cache.publish(
+            entry, module, built, {"version": __version__, "sources": sources.digest, **asdict(tools)}
+        )
+        try:
+            return _import(module, entry / f"{module}.so")
+        except ImportError as error:
             raise BuildError(f"{module} was built but cannot be loaded: {error}") from error
+
+
+def _import(module: str, path: Path) -> ModuleType:
+    """Imports an extension module from a path, under a name that the path need not have.
+
+    Raises:
+        ImportError: the file is no library, or not one for this machine.
+    """
+    loader = importlib.machinery.ExtensionFileLoader(module, str(path))
+    spec = importlib.util.spec_from_file_location(module, path, loader=loader)
+    assert spec is not None
+    loaded = importlib.util.module_from_spec(spec)
+    loader.exec_module(loaded)
+    return loaded

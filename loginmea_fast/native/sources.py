@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import loginmea_fast.errors
+from loginmea_fast.errors import BuildError
 
 __all__ = ["Sources", "find_root"]
 
@@ -19,12 +19,12 @@ def find_root() -> Path:
     Raises:
         BuildError: neither is there.
     """
-    package = Path(loginmea_fast.errors.__file__).parent
+    package = Path(__file__).parents[1]
     candidates = (package / "csrc", package.parent / "csrc")
     for root in candidates:
         if (root / "CMakeLists.txt").is_file():
             return root
-    raise loginmea_fast.errors.BuildError(
+    raise BuildError(
         f"the C++ sources are missing: expected CMakeLists.txt in {candidates[0]} or {candidates[1]}; "
         "reinstall loginmea-fast"
     )
@@ -53,7 +53,7 @@ class Sources:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over names and contents; csrc/CMakeLists.txt computes the same for an ahead-of-time build."""
+        """SHA-256 over names and contents; csrc/CMakeLists.txt computes the same for builds ahead of time."""
         total = hashlib.sha256()
         for name, data in sorted(self.files.items()):
             total.update(f"{hashlib.sha256(data).hexdigest()}  {name}\n".encode())
@@ -62,8 +62,8 @@ class Sources:
     def write_to(self, target: Path) -> None:
         """Makes `target` hold exactly these files, touching only those that differ.
 
-        The build tool decides by modification time what to compile again, so a file that is rewritten here is newer than
-        every object made from what it held before, whatever the time stamp of the original says.
+        The build tool decides by modification time what to compile again, so a file that is rewritten here is
+        newer than every object made from what it held before, whatever the original's time stamp says.
         """
         for path in sorted(target.rglob("*"), reverse=True):
             if path.is_file() and path.relative_to(target).as_posix() not in self.files:

@@ -38,6 +38,7 @@ class Toolchain:
     python_abi: str
     pybind11: str
 
+    @property
     def digest(self) -> str:
         """SHA-256 of all of it."""
         return hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()
@@ -105,7 +106,11 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
-    kept = [line for line in lines if line.startswith(("vendor_id", "cpu family", "model", "flags", "Features", "CPU"))]
+    kept = [
+        line
+        for line in lines
+        if line.startswith(("vendor_id", "cpu family", "model", "flags", "Features", "CPU"))
+    ]
     return "\n".join([platform.machine(), *kept])
 
 
