@@ -42,9 +42,10 @@ _TENSORS = (
 class AlignmentGraph:
     """Two knowledge graphs in one id space, as the operators read them.
 
-    Triples (h, r, t) of both graphs are taken with their inverses (t, r + R, h); each is an incidence whose destination
-    stands first and whose source stands last. All incidences with the same destination i and source j make one edge; its *relation set* is the multiset of their relation ids, and equal sets
-    are numbered once. Edges are kept in three orders, so that every gradient is a sum over a contiguous range.
+    Triples (h, r, t) of both graphs are taken with their inverses (t, r + R, h); each is an incidence whose
+    destination stands first and whose source stands last. All incidences with the same destination i and source j
+    make one edge; its *relation set* is the multiset of their relation ids, and equal sets are numbered once. Edges
+    are kept in three orders, so that every gradient is a sum over a contiguous range.
 
     Attributes:
         num_entities: N, entities of both graphs.
@@ -55,12 +56,12 @@ class AlignmentGraph:
         src_ptr: int64 [N + 1], `src_destination`, `src_set`, `src_edge` int32 [E]: the same edges by (source, set,
             destination); `src_edge` is the edge's position in destination order.
         set_ptr: int64 [U + 1], `set_edge` int32 [E]: positions in destination order, grouped by set.
-        set_rel_ptr: int64 [U + 1], `set_relation` int32 [nnz], `set_count` float32 [nnz]: the distinct relations of each
-            set and how often each occurs.
-        visit_order: int32 [N], entities breadth-first, the order in which kernels gain most from the cache. Rows stay
-            where they are in memory.
-        rel_ptr: int64 [2R + 1], `rel_set` int32 [nnz], `rel_count` float32 [nnz]: the transpose of the set contents, the
-            sets that each relation stands in.
+        set_rel_ptr: int64 [U + 1], `set_relation` int32 [nnz], `set_count` float32 [nnz]: the distinct relations of
+            each set and how often each occurs.
+        visit_order: int32 [N], entities breadth-first, the order in which kernels gain most from the cache. Rows
+            stay where they are in memory.
+        rel_ptr: int64 [2R + 1], `rel_set` int32 [nnz], `rel_count` float32 [nnz]: the transpose of the set contents,
+            the sets that each relation stands in.
         neighborhood_size: int32 [N], size of {i} and its distinct neighbours: degree + 1, less one for a self loop.
     """
 
@@ -96,7 +97,9 @@ class AlignmentGraph:
         self.num_relation_sets = self.set_ptr.numel() - 1
 
     @classmethod
-    def from_triples(cls, triples: Tensor | np.ndarray, num_entities: int, num_relations: int) -> AlignmentGraph:
+    def from_triples(
+        cls, triples: Tensor | np.ndarray, num_entities: int, num_relations: int
+    ) -> AlignmentGraph:
         """Build the graph from the triples of both knowledge graphs.
 
         Args:
@@ -109,7 +112,9 @@ class AlignmentGraph:
         """
         t = triples.cpu().numpy() if isinstance(triples, Tensor) else np.asarray(triples)
         if t.ndim != 2 or t.shape[1] != 3:
-            raise InputError(f"triples must have shape [triples, 3] = (head, relation, tail); got {list(t.shape)}")
+            raise InputError(
+                f"triples must have shape [triples, 3] = (head, relation, tail); got {list(t.shape)}"
+            )
         if t.dtype.kind not in "iu":
             raise InputError(f"triples must hold integers; got {t.dtype}")
         if len(t) == 0:
@@ -148,7 +153,9 @@ class AlignmentGraph:
                 f"got {list(edge_index.shape)} and {list(edge_type.shape)}"
             )
         if num_relation_ids % 2:
-            raise InputError(f"num_relation_ids must be even (relations and their inverses); got {num_relation_ids}")
+            raise InputError(
+                f"num_relation_ids must be even (relations and their inverses); got {num_relation_ids}"
+            )
         source, destination = edge_index.cpu().numpy().astype(np.int64)
         relation = edge_type.cpu().numpy().astype(np.int64)
         _check_ids(np.stack([source, relation, destination], 1), num_entities, num_relation_ids)
@@ -156,7 +163,12 @@ class AlignmentGraph:
 
     @classmethod
     def _from_incidences(
-        cls, destination: np.ndarray, source: np.ndarray, relation: np.ndarray, num_entities: int, num_relations: int
+        cls,
+        destination: np.ndarray,
+        source: np.ndarray,
+        relation: np.ndarray,
+        num_entities: int,
+        num_relations: int,
     ) -> AlignmentGraph:
         # One sort by (destination, source, relation) puts an edge's incidences side by side with its relations ordered.
         order = _lexsort3(destination, source, relation, num_entities, num_entities, 2 * num_relations)
@@ -198,7 +210,9 @@ class AlignmentGraph:
             "visit_order": int32(visit),
             "rel_ptr": torch.from_numpy(_pointers(set_relation, 2 * num_relations)),
             "rel_set": int32(set_of_member[by_relation]),
-            "neighborhood_size": int32(np.diff(dst_ptr) + 1 - np.bincount(dst[dst == src], minlength=num_entities)),
+            "neighborhood_size": int32(
+                np.diff(dst_ptr) + 1 - np.bincount(dst[dst == src], minlength=num_entities)
+            ),
             "rel_count": torch.from_numpy(set_count[by_relation].astype(np.float32)),
         }
         return cls(num_entities, num_relations, tensors)
@@ -258,7 +272,11 @@ class AlignmentGraph:
         """Write the graph to one safetensors file."""
         from safetensors.torch import save_file
 
-        header = {"version": _FORMAT_VERSION, "num_entities": self.num_entities, "num_relations": self.num_relations}
+        header = {
+            "version": _FORMAT_VERSION,
+            "num_entities": self.num_entities,
+            "num_relations": self.num_relations,
+        }
         tensors = {name: getattr(self, name).cpu().contiguous() for name in _TENSORS}
         save_file(tensors, str(path), metadata={"alignment_graph": json.dumps(header)})
 
@@ -275,7 +293,9 @@ class AlignmentGraph:
             with safe_open(str(path), framework="pt") as file:
                 metadata = file.metadata() or {}
                 if "alignment_graph" not in metadata:
-                    raise CheckpointError(f"{path} holds no AlignmentGraph; write one with AlignmentGraph.save")
+                    raise CheckpointError(
+                        f"{path} holds no AlignmentGraph; write one with AlignmentGraph.save"
+                    )
                 header = json.loads(metadata["alignment_graph"])
                 if header["version"] > _FORMAT_VERSION:
                     raise CheckpointError(
@@ -284,7 +304,9 @@ class AlignmentGraph:
                     )
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read as a graph: {error}; build it again from the triples") from error
+            raise CheckpointError(
+                f"{path} cannot be read as a graph: {error}; build it again from the triples"
+            ) from error
         return cls(header["num_entities"], header["num_relations"], tensors)
 
     def __repr__(self) -> str:
@@ -295,7 +317,11 @@ class AlignmentGraph:
 
 
 def _check_ids(t: np.ndarray, num_entities: int, num_relations: int) -> None:
-    for column, limit, what in ((0, num_entities, "head"), (1, num_relations, "relation"), (2, num_entities, "tail")):
+    for column, limit, what in (
+        (0, num_entities, "head"),
+        (1, num_relations, "relation"),
+        (2, num_entities, "tail"),
+    ):
         wrong = np.flatnonzero((t[:, column] < 0) | (t[:, column] >= limit))
         if len(wrong):
             row = int(wrong[0])
@@ -312,7 +338,9 @@ def _lexsort3(a: np.ndarray, b: np.ndarray, c: np.ndarray, na: int, nb: int, nc:
     return np.lexsort((c, b, a))
 
 
-def _number_sets(edge_of: np.ndarray, relation: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _number_sets(
+    edge_of: np.ndarray, relation: np.ndarray, first: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Number equal relation multisets once.
 
     Incidences are sorted by edge, then relation, so equal multisets are equal runs. Sets of one size are compared as
@@ -359,9 +387,9 @@ def _pointers(sorted_or_not: np.ndarray, rows: int) -> np.ndarray:
 def _breadth_first(pointers: np.ndarray, neighbor: np.ndarray, num_entities: int) -> np.ndarray:
     """Breadth-first order over all components, each frontier expanded as one array operation.
 
-    A component is entered at its entity of lowest degree, as Cuthill and McKee do. After the large components are
-    walked, what is left in tiny ones is appended by smallest neighbour instead of one by one: components of two or
-    three entities would otherwise cost a Python step each.
+    A component is entered at its entity of lowest degree, as Cuthill and McKee do. The walk ends after some thousands
+    of steps and the rest is appended by smallest neighbour: a crowd of components of two or three entities would
+    otherwise cost a Python step each.
     """
     degree = np.diff(pointers)
     visited = np.zeros(num_entities, bool)

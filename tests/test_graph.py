@@ -29,7 +29,9 @@ def brute_force_sets(triples: np.ndarray, num_relations: int) -> dict[tuple[int,
 
 def contents_of(graph: AlignmentGraph, s: int) -> Counter[int]:
     a, b = graph.set_rel_ptr[s : s + 2].tolist()
-    return Counter(dict(zip(graph.set_relation[a:b].tolist(), graph.set_count[a:b].int().tolist(), strict=True)))
+    return Counter(
+        dict(zip(graph.set_relation[a:b].tolist(), graph.set_count[a:b].int().tolist(), strict=True))
+    )
 
 
 def check(triples: np.ndarray, num_entities: int, num_relations: int) -> None:
@@ -46,7 +48,10 @@ def check(triples: np.ndarray, num_entities: int, num_relations: int) -> None:
     walked = []
     for j in range(num_entities):
         span = slice(*graph.src_ptr[j : j + 2].tolist())
-        walked += [(j, *row) for row in zip(graph.src_set[span].tolist(), graph.src_destination[span].tolist(), strict=True)]
+        walked += [
+            (j, *row)
+            for row in zip(graph.src_set[span].tolist(), graph.src_destination[span].tolist(), strict=True)
+        ]
     assert walked == sorted((j, s, i) for (i, j), s in zip(in_order, sets, strict=True))
     assert [in_order[e] for e in graph.src_edge.tolist()] == [(i, j) for j, _, i in walked]
     assert graph.dst_set[graph.set_edge.long()].tolist() == sorted(sets)
@@ -185,14 +190,14 @@ def test_means_check_their_arguments() -> None:
 
 
 def test_opcheck() -> None:
-    from loginmea_fast.ops.graph_mean import _sparse_product
+    from loginmea_fast.ops.graph_mean import sparse_product
 
     triples, n, r = triples_of("random")
     graph = AlignmentGraph.from_triples(triples, n, r)
     x = torch.randn(n, 4, requires_grad=True)
     ones = torch.ones(graph.num_edges)
     args = (graph.dst_ptr, graph.dst_source, ones, graph.src_ptr, graph.src_destination, ones, x)
-    torch.library.opcheck(_sparse_product, args)
+    torch.library.opcheck(sparse_product, args)
 
 
 def test_no_edges_at_all() -> None:

@@ -81,7 +81,7 @@ class LowRankFusion(nn.Module):
         """Fuse.
 
         Args:
-            inputs: M tensors x_m [B, d_m], of the dtype of the parameters.
+            inputs: M tensors x_m [B, d_m], of one dtype, which the fusion computes in; parameters keep theirs.
 
         Returns:
             [B, output_dim].
@@ -93,13 +93,14 @@ class LowRankFusion(nn.Module):
             raise InputError(
                 f"LowRankFusion was built for {len(self.input_dims)} modalities; got {len(inputs)} inputs"
             )
-        query = None if self.ent_attn is None else self.ent_attn.weight
+        dtype = inputs[0].dtype
+        query = None if self.ent_attn is None else self.ent_attn.weight.to(dtype)
         row_scale = modality_scale(inputs, query)
         return low_rank_fusion(
             inputs,
-            list(self.factor_list),
-            self.fusion_weights,
-            self.fusion_bias,
+            [factor.to(dtype) for factor in self.factor_list],
+            self.fusion_weights.to(dtype),
+            self.fusion_bias.to(dtype),
             row_scale,
             self.backend,
             precision=self.precision,

@@ -68,7 +68,7 @@ def choose_backend(
         if reason is not None:
             raise BackendError(f"{op}: backend {requested!r} cannot serve this call: {reason}")
         return requested
-    passed_over = []
+    passed_over: list[tuple[str, str]] = []
     for name, reason_of in candidates.items():
         reason = reason_of()
         if reason is None:
@@ -144,7 +144,9 @@ def check_shape(name: str, tensor: Tensor, expected: Sequence[int | None], meani
         meaning: the shape in symbols, for the message, for example `"[entities, width]"`.
     """
     shape = tuple(tensor.shape)
-    if len(shape) != len(expected) or any(e is not None and e != s for e, s in zip(expected, shape, strict=True)):
+    if len(shape) != len(expected) or any(
+        e is not None and e != s for e, s in zip(expected, shape, strict=True)
+    ):
         wanted = "[" + ", ".join("any" if e is None else str(e) for e in expected) + "]"
         raise InputError(f"{name} must have shape {wanted} = {meaning}; got {list(shape)}")
 

@@ -7,6 +7,7 @@ memory; the gradient is the product with the transpose, kept beside it, so that 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from loginmea_fast.ops._launch import check_float, check_shape
 # PyTorch calls its CSR tensors beta at first use; the two products below are covered by this project's tests.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning)
 
-__all__ = ["neighbor_mean", "relation_reflectors"]
+__all__ = ["neighbor_mean", "relation_reflectors", "sparse_product"]
 
 
 def relation_reflectors(relation_embedding: Tensor, graph: AlignmentGraph) -> Tensor:
@@ -36,9 +37,11 @@ def relation_reflectors(relation_embedding: Tensor, graph: AlignmentGraph) -> Te
         InputError: wrong shape, dtype or device.
     """
     check_float("relation_embedding", relation_embedding)
-    check_shape("relation_embedding", relation_embedding, (2 * graph.num_relations, None), "[2 x relations, width]")
+    check_shape(
+        "relation_embedding", relation_embedding, (2 * graph.num_relations, None), "[2 x relations, width]"
+    )
     _check_device("relation_embedding", relation_embedding, graph)
-    total = _sparse_product(
+    total = sparse_product(
         graph.set_rel_ptr,
         graph.set_relation,
         graph.set_count,
@@ -68,7 +71,9 @@ def neighbor_mean(x: Tensor, graph: AlignmentGraph) -> Tensor:
     check_shape("x", x, (graph.num_entities, None), "[entities, width]")
     _check_device("x", x, graph)
     ones = x.new_ones(graph.num_edges, dtype=torch.float32)
-    total = _sparse_product(graph.dst_ptr, graph.dst_source, ones, graph.src_ptr, graph.src_destination, ones, x)
+    total = sparse_product(
+        graph.dst_ptr, graph.dst_source, ones, graph.src_ptr, graph.src_destination, ones, x
+    )
     size = graph.neighborhood_size[:, None]
     # One's own row is added unless a self loop has brought it in already.
     return torch.addcmul(total, size - graph.degrees()[:, None], x) / size
@@ -76,11 +81,13 @@ def neighbor_mean(x: Tensor, graph: AlignmentGraph) -> Tensor:
 
 def _check_device(name: str, tensor: Tensor, graph: AlignmentGraph) -> None:
     if tensor.device != graph.device:
-        raise InputError(f"{name} is on {tensor.device}, the graph on {graph.device}; move it with graph.to()")
+        raise InputError(
+            f"{name} is on {tensor.device}, the graph on {graph.device}; move it with graph.to()"
+        )
 
 
 @torch.library.custom_op("loginmea_fast::sparse_product", mutates_args=())
-def _sparse_product(
+def sparse_product(
     ptr: Tensor, index: Tensor, value: Tensor, t_ptr: Tensor, t_index: Tensor, t_value: Tensor, x: Tensor
 ) -> Tensor:
     """Rows ptr/index/value of a sparse matrix times x; t_* is the same matrix transposed, for the gradient."""
@@ -92,18 +99,20 @@ def _sparse_product(
     return (matrix @ wide.contiguous()).to(x.dtype)
 
 
-@_sparse_product.register_fake
-def _(ptr: Tensor, index: Tensor, value: Tensor, t_ptr: Tensor, t_index: Tensor, t_value: Tensor, x: Tensor) -> Tensor:
+@sparse_product.register_fake
+def _(
+    ptr: Tensor, index: Tensor, value: Tensor, t_ptr: Tensor, t_index: Tensor, t_value: Tensor, x: Tensor
+) -> Tensor:
     return x.new_empty(ptr.shape[0] - 1, x.shape[1])
 
 
-def _save_for_backward(ctx, inputs, output) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:6])
 
 
-def _backward(ctx, grad: Tensor):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     ptr, index, value, t_ptr, t_index, t_value = ctx.saved_tensors
-    return *[None] * 6, _sparse_product(t_ptr, t_index, t_value, ptr, index, value, grad)
+    return *[None] * 6, sparse_product(t_ptr, t_index, t_value, ptr, index, value, grad)
 
 
-_sparse_product.register_autograd(_backward, setup_context=_save_for_backward)
+sparse_product.register_autograd(_backward, setup_context=_save_for_backward)

@@ -33,11 +33,15 @@ def assert_close(
         bounds: (elementwise, relative L2) in place of the table's, where the operator's docs derive another.
     """
     dtype = actual.dtype if dtype is None else dtype
-    assert actual.shape == reference.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(reference.shape)}"
+    assert actual.shape == reference.shape, (
+        f"{name}: shape {tuple(actual.shape)}, expected {tuple(reference.shape)}"
+    )
     element_bound, l2_bound = TOLERANCE[dtype] if bounds is None else bounds
     a = actual.detach().to("cpu", torch.float64)
     r = reference.detach().to("cpu", torch.float64)
-    assert torch.equal(a.isnan(), r.isnan()), f"{name}: NaN where the reference has none, or the other way round"
+    assert torch.equal(a.isnan(), r.isnan()), (
+        f"{name}: NaN where the reference has none, or the other way round"
+    )
     finite = r.isfinite()
     assert torch.equal(a[~finite].nan_to_num(), r[~finite].nan_to_num()), f"{name}: infinities differ"
     a, r = a.where(finite, 0.0), r.where(finite, 0.0)
@@ -48,7 +52,9 @@ def assert_close(
         assert a.abs().max() <= element_bound, f"{name}: expected zeros, got up to {a.abs().max():.3e}"
         return
     worst = ((a - r).abs().max() / scale).item()
-    assert worst <= element_bound, f"{name}: elementwise error {worst:.3e} of the largest value, bound {element_bound:.0e}"
+    assert worst <= element_bound, (
+        f"{name}: elementwise error {worst:.3e} of the largest value, bound {element_bound:.0e}"
+    )
     l2 = ((a - r).norm() / r.norm()).item()
     assert l2 <= l2_bound, f"{name}: relative L2 error {l2:.3e}, bound {l2_bound:.0e}"
     if r.dim() == 2 and r.shape[1] > 0:

@@ -6,7 +6,16 @@ import numpy as np
 from hypothesis import strategies as st
 
 # Names of the cases; `triples_of` makes them.
-ALWAYS_THERE = ("no edges", "one node", "isolated nodes", "self loops", "repeated triples", "parallel", "hub", "random")
+ALWAYS_THERE = (
+    "no edges",
+    "one node",
+    "isolated nodes",
+    "self loops",
+    "repeated triples",
+    "parallel",
+    "hub",
+    "random",
+)
 
 
 def triples_of(name: str) -> tuple[np.ndarray, int, int]:
@@ -31,7 +40,9 @@ def triples_of(name: str) -> tuple[np.ndarray, int, int]:
     if name == "parallel":
         return random(200, 6, 5), 6, 5
     if name == "hub":
-        spokes = np.stack([np.zeros(700, np.int64), rng.integers(0, 4, 700), 1 + rng.integers(0, 299, 700)], 1)
+        spokes = np.stack(
+            [np.zeros(700, np.int64), rng.integers(0, 4, 700), 1 + rng.integers(0, 299, 700)], 1
+        )
         return np.concatenate([spokes, random(60, 300, 4)]), 300, 4
     assert name == "random", name
     return random(150, 40, 6), 40, 6
@@ -41,6 +52,8 @@ def triples_of(name: str) -> tuple[np.ndarray, int, int]:
 def graphs(draw: st.DrawFn) -> tuple[np.ndarray, int, int]:
     """Small graphs with parallel relations, repeated triples, self loops and isolated nodes."""
     entities, relations = draw(st.integers(1, 9)), draw(st.integers(1, 4))
-    triple = st.tuples(st.integers(0, entities - 1), st.integers(0, relations - 1), st.integers(0, entities - 1))
+    triple = st.tuples(
+        st.integers(0, entities - 1), st.integers(0, relations - 1), st.integers(0, entities - 1)
+    )
     triples = draw(st.lists(triple, min_size=1, max_size=30))
     return np.array(triples, np.int64), entities, relations

@@ -1,0 +1,18 @@
+"""Modules: each operator as a layer, the two encoders, and the model."""
+
+from loginmea_fast.nn.graph_encoder import GraphEncoder, ReflectionLayers
+from loginmea_fast.nn.local_to_global_encoder import LocalToGlobalEncoder, WeightedSum
+from loginmea_fast.nn.loginmea import LoginMEA, LoginMEAOutput
+from loginmea_fast.nn.low_rank_fusion import LowRankFusion
+from loginmea_fast.nn.projection import FeatureProjection
+
+__all__ = [
+    "FeatureProjection",
+    "GraphEncoder",
+    "LocalToGlobalEncoder",
+    "LoginMEA",
+    "LoginMEAOutput",
+    "LowRankFusion",
+    "ReflectionLayers",
+    "WeightedSum",
+]

@@ -1,0 +1,86 @@
+"""GraphEncoder: entity embeddings, neighbour mean, then layers of relation-reflection attention (DESIGN 2.5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from loginmea_fast.errors import ConfigError
+from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.ops import neighbor_mean, relation_reflection_layers
+
+__all__ = ["GraphEncoder", "ReflectionLayers"]
+
+ATTENTIONS = ("relation", "triple")
+
+
+class ReflectionLayers(nn.Module):
+    """Layers of relation-reflection attention with their own vectors (DESIGN 2.3, 2.4).
+
+    Args:
+        width: d.
+        depth: L, number of layers.
+        attention: `"relation"`, logits v . u_s (LoginMEA, Dual-AMN), or `"triple"`, with w . m_e added (RREA).
+        backend: of the operator.
+    """
+
+    def __init__(self, width: int, depth: int, attention: str = "relation", backend: str = "auto") -> None:
+        super().__init__()
+        if attention not in ATTENTIONS:
+            raise ConfigError(f"attention must be one of {', '.join(ATTENTIONS)}; got {attention!r}")
+        self.backend = backend
+        self.relation_vectors = nn.Parameter(torch.empty(depth, width))
+        self.neighbor_vectors = nn.Parameter(torch.empty(depth, width)) if attention == "triple" else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw each layer's vector as the authors do: Xavier-uniform of a [d, 1] matrix."""
+        for vectors in (self.relation_vectors, self.neighbor_vectors):
+            for vector in [] if vectors is None else vectors:
+                nn.init.xavier_uniform_(vector.detach()[:, None])
+
+    def forward(self, x: Tensor, reflectors: Tensor, graph: AlignmentGraph) -> Tensor:
+        """Run all layers.
+
+        Args:
+            x: [N, d], the layers' input z_0, activated already.
+            reflectors: [U, d], unit rows of `lf.ops.relation_reflectors`.
+            graph: the edges.
+
+        Returns:
+            [N, (L + 1) d], [x | z_1 | ... | z_L], one buffer.
+        """
+        logits = self.relation_vectors.to(reflectors.dtype) @ reflectors.t()
+        vectors = None if self.neighbor_vectors is None else self.neighbor_vectors.to(x.dtype)
+        return relation_reflection_layers(
+            x, reflectors, logits, graph, neighbor_vectors=vectors, activation="tanh", backend=self.backend
+        )
+
+
+class GraphEncoder(nn.Module):
+    """z_0 = tanh(mean of an entity's and its neighbours' embeddings), then `ReflectionLayers` (DESIGN 2.5).
+
+    Args:
+        width: d.
+        depth: L.
+        attention: see `ReflectionLayers`.
+        backend: of the operator.
+    """
+
+    def __init__(self, width: int, depth: int, attention: str = "relation", backend: str = "auto") -> None:
+        super().__init__()
+        self.layers = ReflectionLayers(width, depth, attention, backend)
+
+    def forward(self, entity_embedding: Tensor, reflectors: Tensor, graph: AlignmentGraph) -> Tensor:
+        """Encode all entities.
+
+        Args:
+            entity_embedding: [N, d].
+            reflectors: [U, d], whose dtype the encoder computes in.
+            graph: the edges.
+
+        Returns:
+            [N, (L + 1) d], [z_0 | z_1 | ... | z_L].
+        """
+        x = torch.tanh(neighbor_mean(entity_embedding, graph)).to(reflectors.dtype)
+        return self.layers(x, reflectors, graph)

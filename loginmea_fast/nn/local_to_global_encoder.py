@@ -1,0 +1,131 @@
+"""LocalToGlobalEncoder: local low-rank fusion, then global aggregation over the graph (DESIGN 2.6, 2.7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loginmea_fast.errors import ConfigError
+from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.nn.graph_encoder import ReflectionLayers
+from loginmea_fast.nn.low_rank_fusion import LowRankFusion
+
+__all__ = ["LocalToGlobalEncoder", "WeightedSum"]
+
+
+class WeightedSum(nn.Module):
+    """The fusion without its interaction: y = sum_m a_m x_m / |x_m| (the paper's ablations).
+
+    Args:
+        width: d, of every modality.
+        adaptive: learn a_m = softmax_m(q . tanh(x_m)); else 1 / M each.
+    """
+
+    def __init__(self, width: int, adaptive: bool) -> None:
+        super().__init__()
+        self.ent_attn = nn.Linear(width, 1, bias=False) if adaptive else None
+
+    def forward(self, modalities: Sequence[Tensor]) -> Tensor:
+        """Fuse M tensors [N, d] to [N, d]."""
+        if self.ent_attn is None:
+            weights: Sequence[Tensor | float] = [1 / len(modalities)] * len(modalities)
+        else:
+            query = self.ent_attn.weight[0].to(modalities[0].dtype)
+            scores = torch.stack([torch.tanh(x) @ query for x in modalities], 1)
+            weights = [w[:, None] for w in scores.softmax(1).unbind(1)]
+        terms = [w * F.normalize(x, dim=1, eps=1e-12) for w, x in zip(weights, modalities, strict=True)]
+        return torch.stack(terms).sum(0)
+
+
+class LocalToGlobalEncoder(nn.Module):
+    """z_0 = tanh(concat_m softmax(omega)_m x_m / |x_m|); layers over tanh of the fused modalities (DESIGN 2.7).
+
+    Args:
+        modality_dims: d_m of each modality, M >= 1.
+        width: d, of the fused embedding and the layers.
+        rank: K of the low-rank interaction.
+        depth: L.
+        attention: see `ReflectionLayers`.
+        use_local_fusion: False puts the plain mean of the normalised modalities in place of the fusion.
+        use_adaptive_weights: False gives every modality the weight 1 / M.
+        use_low_rank: False sums the weighted modalities in place of the low-rank interaction.
+        use_global_aggregation: False leaves the layers out: the output is [z_0 | tanh(y)].
+        backend: of the operators.
+
+    Raises:
+        ConfigError: no modality, or an ablation that needs modalities as wide as the layers and they are not.
+    """
+
+    def __init__(
+        self,
+        modality_dims: Sequence[int],
+        width: int,
+        rank: int,
+        depth: int,
+        attention: str = "relation",
+        use_local_fusion: bool = True,
+        use_adaptive_weights: bool = True,
+        use_low_rank: bool = True,
+        use_global_aggregation: bool = True,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if not modality_dims:
+            raise ConfigError("the local-to-global encoder needs at least one modality; got none")
+        self.modality_logits = nn.Parameter(torch.ones(len(modality_dims)))
+        self.fusion: nn.Module
+        if use_local_fusion and use_low_rank:
+            self.fusion = LowRankFusion(
+                modality_dims, width, rank=rank, adaptive=use_adaptive_weights, backend=backend
+            )
+        else:
+            if set(modality_dims) != {width}:
+                raise ConfigError(
+                    f"without low-rank interaction all modalities must be {width} wide, as the layers are; "
+                    f"got {list(modality_dims)}"
+                )
+            self.fusion = WeightedSum(width, adaptive=use_local_fusion and use_adaptive_weights)
+        self.layers = ReflectionLayers(width, depth, attention, backend) if use_global_aggregation else None
+        self.width = width
+
+    def output_width(self, modality_dims: Sequence[int]) -> int:
+        """Columns of the output for modalities of these widths."""
+        depth = 1 if self.layers is None else len(self.layers.relation_vectors)
+        return sum(modality_dims) + depth * self.width
+
+    def forward(
+        self,
+        modalities: Sequence[Tensor],
+        reflectors: Tensor | None,
+        graph: AlignmentGraph,
+        rows: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Fuse and aggregate.
+
+        Args:
+            modalities: M tensors [N, d_m].
+            reflectors: [U, d]; None only where global aggregation is left out.
+            graph: the edges.
+            rows: int64 [B], the entities whose output is wanted; None for all.
+
+        Returns:
+            The parts of the output side by side, z_0 [B, sum of d_m] first, for the caller to concatenate once.
+        """
+        weights = self.modality_logits.softmax(0).to(modalities[0].dtype)
+        early = [
+            w * F.normalize(_take(x, rows), dim=1, eps=1e-12)
+            for w, x in zip(weights, modalities, strict=True)
+        ]
+        z_0 = torch.tanh(torch.cat(early, 1))
+        if self.layers is None:
+            return [z_0, torch.tanh(self.fusion([_take(x, rows) for x in modalities]))]
+        assert reflectors is not None
+        layers = self.layers(torch.tanh(self.fusion(modalities)), reflectors, graph)
+        return [z_0, _take(layers, rows)[:, self.width :]]
+
+
+def _take(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else x.index_select(0, rows)

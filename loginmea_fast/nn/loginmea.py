@@ -1,0 +1,224 @@
+"""LoginMEA, the whole model (Su et al., ECAI 2024; DESIGN 2.5 to 2.8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loginmea_fast.errors import ConfigError, InputError
+from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.nn.authors import AuthorsState, translate_authors_state
+from loginmea_fast.nn.graph_encoder import GraphEncoder
+from loginmea_fast.nn.local_to_global_encoder import LocalToGlobalEncoder
+from loginmea_fast.nn.projection import FeatureProjection
+from loginmea_fast.ops import relation_reflectors
+
+__all__ = ["LoginMEA", "LoginMEAOutput"]
+
+_COMPUTE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+class LoginMEAOutput(NamedTuple):
+    """What the model returns for the rows that were asked for.
+
+    Attributes:
+        joint: [B, D], J = [graph encoder | local-to-global encoder], rows normalised (DESIGN 2.8).
+        graph: [B, (L + 1) d], the graph encoder's part before normalisation; None without the graph encoder.
+        modalities: modality -> [B, d_m], projected features x_m.
+    """
+
+    joint: Tensor
+    graph: Tensor | None
+    modalities: dict[str, Tensor]
+
+
+class LoginMEA(nn.Module):
+    """Joint embeddings of the entities of two multi-modal knowledge graphs.
+
+    Args:
+        graph: both knowledge graphs; it moves with the model.
+        feature_dims: modality -> columns of its raw features, in the order in which modalities are concatenated. May be
+            empty: the graph encoder alone then embeds the entities.
+        hidden_dim: d.
+        rank: K of the low-rank interaction.
+        depth: L, layers of each encoder.
+        attention: `"relation"` (the authors' code) or `"triple"`.
+        modality_dims: modality -> d_m where it is not `hidden_dim`.
+        use_graph_encoder: False for the paper's ablation without it; the others likewise.
+        use_local_fusion: see `LocalToGlobalEncoder`.
+        use_adaptive_weights: see `LocalToGlobalEncoder`.
+        use_low_rank: see `LocalToGlobalEncoder`.
+        use_global_aggregation: see `LocalToGlobalEncoder`.
+        backend: of every operator.
+        compute_dtype: dtype of activations; parameters stay as they are. bfloat16 halves memory.
+
+    Raises:
+        ConfigError: sizes below one, nothing left to embed entities with, or an unknown modality in `modality_dims`.
+    """
+
+    def __init__(
+        self,
+        graph: AlignmentGraph,
+        feature_dims: Mapping[str, int],
+        hidden_dim: int = 300,
+        rank: int = 8,
+        depth: int = 2,
+        attention: str = "relation",
+        modality_dims: Mapping[str, int] | None = None,
+        use_graph_encoder: bool = True,
+        use_local_fusion: bool = True,
+        use_adaptive_weights: bool = True,
+        use_low_rank: bool = True,
+        use_global_aggregation: bool = True,
+        backend: str = "auto",
+        compute_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        for name, value in (("hidden_dim", hidden_dim), ("rank", rank), ("depth", depth)):
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1; got {value}")
+        if compute_dtype not in _COMPUTE_DTYPES:
+            raise ConfigError(f"compute_dtype must be float32, float64 or bfloat16; got {compute_dtype}")
+        if not feature_dims and not use_graph_encoder:
+            raise ConfigError("without the graph encoder the model needs at least one modality; got none")
+        widths = dict(modality_dims or {})
+        if unknown := set(widths) - set(feature_dims):
+            raise ConfigError(
+                f"modality_dims names {sorted(unknown)}, but the modalities are {list(feature_dims)}"
+            )
+        self.graph = graph
+        self.compute_dtype = compute_dtype
+        self.modalities = tuple(feature_dims)
+        self.modality_dims = [widths.get(name, hidden_dim) for name in feature_dims]
+        self.projections = nn.ModuleDict(
+            {
+                name: FeatureProjection(columns, width)
+                for (name, columns), width in zip(feature_dims.items(), self.modality_dims, strict=True)
+            }
+        )
+        self.local_to_global = (
+            LocalToGlobalEncoder(
+                self.modality_dims,
+                hidden_dim,
+                rank,
+                depth,
+                attention,
+                use_local_fusion=use_local_fusion,
+                use_adaptive_weights=use_adaptive_weights,
+                use_low_rank=use_low_rank,
+                use_global_aggregation=use_global_aggregation,
+                backend=backend,
+            )
+            if feature_dims
+            else None
+        )
+        self.entity_embedding: nn.Parameter | None = None
+        self.graph_encoder: GraphEncoder | None = None
+        if use_graph_encoder:
+            self.entity_embedding = nn.Parameter(torch.empty(graph.num_entities, hidden_dim))
+            self.graph_encoder = GraphEncoder(hidden_dim, depth, attention, backend)
+        reflects = use_graph_encoder or use_global_aggregation
+        self.relation_embedding = (
+            nn.Parameter(torch.empty(2 * graph.num_relations, hidden_dim)) if reflects else None
+        )
+        for table in (self.entity_embedding, self.relation_embedding):
+            if table is not None:
+                nn.init.xavier_uniform_(table)
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, columns of the joint embedding."""
+        width = 0
+        if self.graph_encoder is not None:
+            depth, d = self.graph_encoder.layers.relation_vectors.shape
+            width += (depth + 1) * d
+        if self.local_to_global is not None:
+            width += self.local_to_global.output_width(self.modality_dims)
+        return width
+
+    def forward(self, features: Mapping[str, Tensor], rows: Tensor | None = None) -> LoginMEAOutput:
+        """Embed entities.
+
+        Args:
+            features: modality -> raw features [N, columns], dense (float32, float16, bfloat16) or sparse CSR.
+            rows: int64 [B], entities whose embeddings are wanted, for example a batch of links; None for all. Only
+                these rows of the joint embedding are formed.
+
+        Returns:
+            `LoginMEAOutput`.
+
+        Raises:
+            InputError: a modality is missing, has the wrong number of rows or columns.
+        """
+        self._check(features)
+        dtype = self.compute_dtype
+        reflectors = None
+        if self.relation_embedding is not None:
+            reflectors = relation_reflectors(self.relation_embedding, self.graph).to(dtype)
+        parts: list[Tensor] = []
+        graph_part = None
+        if self.graph_encoder is not None:
+            assert self.entity_embedding is not None
+            assert reflectors is not None
+            graph_part = self.graph_encoder(self.entity_embedding, reflectors, self.graph)
+            graph_part = graph_part if rows is None else graph_part.index_select(0, rows)
+            parts.append(graph_part)
+        projected = {name: self.projections[name](features[name]).to(dtype) for name in self.modalities}
+        if self.local_to_global is not None:
+            parts += self.local_to_global(list(projected.values()), reflectors, self.graph, rows)
+        if rows is not None:
+            projected = {name: x.index_select(0, rows) for name, x in projected.items()}
+        return LoginMEAOutput(F.normalize(torch.cat(parts, 1), dim=1, eps=1e-12), graph_part, projected)
+
+    def load_authors_state_dict(self, state: Mapping[str, Tensor]) -> AuthorsState:
+        """Take over the parameters of the authors' `MultiModalEncoderMrFusion` (DESIGN section 4).
+
+        Args:
+            state: their `state_dict()`.
+
+        Returns:
+            Which of their names were loaded and which were ignored because their forward pass never uses them.
+
+        Raises:
+            InputError: a name is missing, unknown, or has a shape that does not fit this model.
+        """
+        translated = translate_authors_state(state, self.modalities, self.graph.num_relations)
+        own = self.state_dict()
+        if missing := sorted(set(own) - set(translated.parameters)):
+            raise InputError(
+                f"the authors' model has nothing for {', '.join(missing)}: build this model with attention='relation' "
+                "and no ablation"
+            )
+        for name, value in translated.parameters.items():
+            theirs = translated.source[name]
+            if name not in own:
+                raise InputError(
+                    f"{theirs} has no place in this model; build it with the authors' depth and modalities"
+                )
+            if own[name].shape != value.shape:
+                raise InputError(
+                    f"{theirs} gives {name} the shape {list(value.shape)}, this model has {list(own[name].shape)}"
+                )
+        self.load_state_dict(translated.parameters)
+        return translated
+
+    def _check(self, features: Mapping[str, Tensor]) -> None:
+        for name in self.modalities:
+            if name not in features:
+                raise InputError(f"features of modality {name!r} are missing; got {list(features)}")
+            if features[name].shape[0] != self.graph.num_entities:
+                raise InputError(
+                    f"features of modality {name!r} must have one row an entity, {self.graph.num_entities}; "
+                    f"got {features[name].shape[0]}"
+                )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LoginMEA:
+        super()._apply(fn, recurse)
+        parameter = next(self.parameters())
+        if parameter.device.type != "meta":
+            self.graph = self.graph.to(parameter.device)
+        return self

@@ -1,0 +1,98 @@
+"""Raw features to modality embeddings, x_m = f_m W_m + b_m (DESIGN 2.6), without making a raw feature dense or wide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from loginmea_fast.errors import InputError
+from loginmea_fast.ops.graph_mean import sparse_product
+
+__all__ = ["FeatureProjection"]
+
+# Half-precision features are widened this many rows at a time: 8 MB at 2,048 columns.
+_ROWS = 1024
+
+# A sparse feature matrix is constant through a training, so its transpose, which the gradient needs, is made once.
+_transposes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+class FeatureProjection(nn.Linear):
+    """A linear layer for raw features of any kind: dense float32, dense half precision, or sparse CSR.
+
+    Args:
+        in_features: columns of the raw feature.
+        out_features: d_m, width of the modality embedding.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Project `features` [rows, in_features] to [rows, out_features] in the dtype of the weight.
+
+        Raises:
+            InputError: the features have another width.
+        """
+        if features.dim() != 2 or features.shape[1] != self.in_features:
+            raise InputError(
+                f"features must have shape [rows, {self.in_features}]; got {list(features.shape)}. "
+                "The model was built for other features"
+            )
+        if features.layout == torch.sparse_csr:
+            return self._project_sparse(features)
+        if features.dtype == self.weight.dtype:
+            return F.linear(features, self.weight, self.bias)
+        return _project_narrow(features, self.weight, self.bias)
+
+    # torch.compile cannot trace sparse tensors; the product is one call of the vendor's library with or without it.
+    @torch.compiler.disable
+    def _project_sparse(self, features: Tensor) -> Tensor:
+        if features not in _transposes:
+            t = features.detach().to_sparse_csc()
+            _transposes[features] = (t.ccol_indices(), t.row_indices(), t.values())
+        weight = self.weight.t()
+        product = sparse_product(
+            features.crow_indices(), features.col_indices(), features.values(), *_transposes[features], weight
+        )
+        return product + self.bias
+
+
+@torch.library.custom_op("loginmea_fast::narrow_projection", mutates_args=())
+def _project_narrow(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Features of another dtype times weight^T plus bias, widened block of rows by block of rows."""
+    result = weight.new_empty(features.shape[0], weight.shape[0])
+    for start in range(0, features.shape[0], _ROWS):
+        block = features[start : start + _ROWS].to(weight.dtype)
+        torch.addmm(bias, block, weight.t(), out=result[start : start + _ROWS])
+    return result
+
+
+@_project_narrow.register_fake
+def _(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return weight.new_empty(features.shape[0], weight.shape[0])
+
+
+@torch.library.custom_op("loginmea_fast::narrow_projection_backward", mutates_args=())
+def _project_narrow_backward(features: Tensor, grad: Tensor) -> Tensor:
+    total = grad.new_zeros(grad.shape[1], features.shape[1])
+    for start in range(0, features.shape[0], _ROWS):
+        total.addmm_(grad[start : start + _ROWS].t(), features[start : start + _ROWS].to(grad.dtype))
+    return total
+
+
+@_project_narrow_backward.register_fake
+def _(features: Tensor, grad: Tensor) -> Tensor:
+    return grad.new_empty(grad.shape[1], features.shape[1])
+
+
+def _save_features(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[0])
+
+
+def _narrow_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return None, _project_narrow_backward(ctx.saved_tensors[0], grad), grad.sum(0)
+
+
+_project_narrow.register_autograd(_narrow_gradient, setup_context=_save_features)
