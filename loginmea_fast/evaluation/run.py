@@ -1,0 +1,92 @@
+"""Evaluation of a run directory: the best checkpoint on the links that the run held out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from loginmea_fast.data import AlignmentPair
+from loginmea_fast.evaluation.links import evaluate_links
+from loginmea_fast.nn import LoginMEA
+from loginmea_fast.training.assembly import Problem, assemble, build_model, load_pair
+from loginmea_fast.training.checkpoint import fingerprint
+from loginmea_fast.training.config import Config
+from loginmea_fast.training.run_directory import RunDirectory
+
+__all__ = ["LoadedRun", "evaluate", "load_run"]
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run read back.
+
+    Attributes:
+        run: the directory.
+        config: as trained, with what the caller changed.
+        problem: graph, features and links.
+        model: with the best parameters.
+        epoch: the epoch, counted from 1, that they are from.
+    """
+
+    run: RunDirectory
+    config: Config
+    problem: Problem
+    model: LoginMEA
+    epoch: int
+
+
+def load_run(path: str | os.PathLike[str], pair: AlignmentPair | None = None, **overrides: Any) -> LoadedRun:
+    """The best model of a run directory, with its data and links.
+
+    Args:
+        path: the run directory.
+        pair: the data it was trained on; read from where its configuration says unless given.
+        overrides: configuration that does not change the model: device, backend, csls_k, candidates.
+
+    Raises:
+        ConfigError: no run directory, or an unknown key.
+        CheckpointError: no checkpoint, a damaged one, or one of another model, other data or a newer version.
+        DataError: the data is missing or malformed.
+    """
+    run = RunDirectory.open(path)
+    config = run.config.override(**overrides)
+    checkpoint = run.load_best()
+    pair = load_pair(config) if pair is None else pair
+    problem = assemble(pair, config, run.load_split(pair.num_entities))
+    model = build_model(problem, config)
+    checkpoint.check_model(fingerprint(model, problem.identity), run.path)
+    model.load_state_dict(checkpoint.part("model"))
+    return LoadedRun(run, config, problem, model, checkpoint.state["epoch"])
+
+
+def evaluate(
+    path: str | os.PathLike[str], pair: AlignmentPair | None = None, **overrides: Any
+) -> dict[str, Any]:
+    """Metrics of a run's best checkpoint on its test links; JSON-ready, the same whenever it is called.
+
+    Args:
+        path: the run directory.
+        pair: see `load_run`.
+        overrides: see `load_run`.
+
+    Returns:
+        As `evaluate_links`, with `epoch` and `modalities`.
+
+    Raises:
+        ConfigError: see `load_run`.
+        CheckpointError: see `load_run`.
+        DataError: see `load_run`.
+    """
+    loaded = load_run(path, pair, **overrides)
+    config, problem = loaded.config, loaded.problem
+    metrics = evaluate_links(
+        loaded.model,
+        problem.features,
+        problem.pair,
+        problem.split.test,
+        csls_k=config.csls_k,
+        candidates=config.candidates,
+        backend=config.backend,
+    )
+    return {"epoch": loaded.epoch, "modalities": list(problem.features), **metrics}

@@ -1,0 +1,134 @@
+"""From a pair and a configuration to what training and evaluation work on: graph, features, links, model."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from loginmea_fast import data
+from loginmea_fast.data import AlignmentPair, Split
+from loginmea_fast.errors import ConfigError
+from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.nn import LoginMEA
+from loginmea_fast.training.checkpoint import graph_hash
+from loginmea_fast.training.config import Config
+
+__all__ = ["Problem", "assemble", "build_model", "choose_device", "load_pair"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a model is trained or evaluated on, on one device.
+
+    Attributes:
+        pair: names and links; on the CPU.
+        graph: both graphs.
+        features: modality -> [N, d_m], dense or sparse CSR.
+        split: training, validation and test links, on the CPU.
+        device: where `graph` and `features` are.
+    """
+
+    pair: AlignmentPair
+    graph: AlignmentGraph
+    features: dict[str, Tensor]
+    split: Split
+    device: torch.device
+
+    @property
+    def identity(self) -> str:
+        """Tells this graph from another in a checkpoint's fingerprint."""
+        return graph_hash(self.graph.index)
+
+
+def load_pair(config: Config) -> AlignmentPair:
+    """The data set that `config` names, with the modalities it asks for.
+
+    Raises:
+        ConfigError: `path` is unset.
+        DataError: a file is missing or malformed.
+    """
+    if config.path is None:
+        raise ConfigError(
+            "the configuration names no data set; set path to a directory, or pass the pair itself"
+        )
+    return data.load(config.path, config.format, config.modalities, compat=config.compat)
+
+
+def assemble(pair: AlignmentPair, config: Config, split: Split | None = None) -> Problem:
+    """Graph, features and links on the device of `config`.
+
+    Args:
+        pair: the data.
+        config: which modalities, split and device.
+        split: links to use; by default those that `config` describes.
+
+    Raises:
+        ConfigError: a modality the pair does not have, or a device that is not there.
+        DataError: no training or no test links are left.
+    """
+    device = choose_device(config.device)
+    names = list(pair.features) if config.modalities is None else list(config.modalities)
+    _check_modalities(names, pair.features)
+    features = {name: pair.features[name].values.to(device) for name in names}
+    if split is None:
+        split = pair.split(config.seed_ratio, config.valid_ratio, config.seed)
+    pair = replace(pair, features={name: pair.features[name] for name in names})
+    return Problem(pair, pair.graph().to(device), features, split, device)
+
+
+def build_model(problem: Problem, config: Config) -> LoginMEA:
+    """A new model, its parameters drawn from `config.seed` whatever the state of torch's generators, which it keeps."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = LoginMEA(
+            problem.graph,
+            {name: feature.shape[1] for name, feature in problem.features.items()},
+            hidden_dim=config.hidden_dim,
+            rank=config.rank,
+            depth=config.depth,
+            attention=config.attention,
+            use_local_fusion=config.use_local_fusion,
+            use_adaptive_weights=config.use_adaptive_weights,
+            use_low_rank=config.use_low_rank,
+            use_global_aggregation=config.use_global_aggregation,
+            use_graph_encoder=config.use_graph_encoder,
+            backend=config.backend,
+            compute_dtype=getattr(torch, config.dtype),
+        )
+    return model.to(problem.device)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; 'auto' takes CUDA where there is one.
+
+    Raises:
+        ConfigError: no such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(
+            f"configuration key 'device' must be 'auto', 'cpu' or 'cuda'; got {name!r}"
+        ) from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"configuration key 'device' must be 'auto', 'cpu' or 'cuda'; got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use 'cpu'"
+        )
+    return device
+
+
+def _check_modalities(names: Iterable[str], available: Iterable[str]) -> None:
+    has = list(available)
+    for name in names:
+        if name not in has:
+            near = difflib.get_close_matches(name, has, 1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(has) or 'none'}"
+            raise ConfigError(f"the data has no modality {name!r}; {hint}")

@@ -1,0 +1,211 @@
+"""Checkpoints: one safetensors file with the tensors and JSON beside them, no pickle, written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from loginmea_fast.errors import CheckpointError
+
+__all__ = [
+    "VERSION",
+    "Checkpoint",
+    "atomic_write",
+    "fingerprint",
+    "load_checkpoint",
+    "load_tensors",
+    "save_tensors",
+]
+
+VERSION = 1
+_FORMAT = "loginmea_fast"
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What one file holds.
+
+    Attributes:
+        tensors: by dotted name, `model.*` the parameters, `optimizer.*` and `links.*` what only a resumed run needs.
+        state: JSON-ready scalars (epoch, best score, ...).
+        fingerprint: names and shapes of the model's parameters; see `fingerprint`.
+    """
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+    fingerprint: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write atomically; a failure leaves an earlier file at `path` as it was.
+
+        Raises:
+            CheckpointError: the file cannot be written, for example because the disk is full.
+        """
+        save_tensors(path, self.tensors, state=self.state, fingerprint=self.fingerprint)
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors below `prefix.`, by the rest of their names."""
+        return {
+            name[len(prefix) + 1 :]: t for name, t in self.tensors.items() if name.startswith(prefix + ".")
+        }
+
+    def check_model(self, expected: Mapping[str, Any], path: Path) -> None:
+        """Raise `CheckpointError` naming the first parameter, or fact of the graph, in which the models differ."""
+        if self.fingerprint == expected:
+            return
+        mine, theirs = dict(expected), dict(self.fingerprint)
+        for key in [*theirs, *mine]:
+            if mine.get(key) != theirs.get(key):
+                raise CheckpointError(
+                    f"{path} is of another model: {key} is {theirs.get(key, 'absent')} there and "
+                    f"{mine.get(key, 'absent')} here; use the configuration and the data it was trained with"
+                )
+
+
+def fingerprint(model: torch.nn.Module, graph_hash: str) -> dict[str, Any]:
+    """What must agree before a checkpoint is loaded: the graph, and name and shape of every parameter and buffer."""
+    shapes = {name: list(t.shape) for name, t in model.state_dict().items()}
+    return {"graph": graph_hash, **shapes}
+
+
+def graph_hash(index: list[Tensor]) -> str:
+    """16 hexadecimal digits that tell graphs apart."""
+    digest = hashlib.sha256()
+    for tensor in index:
+        digest.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
+    return digest.hexdigest()[:16]
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint back, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, no checkpoint of this package, or of a newer version.
+    """
+    tensors, metadata = load_tensors(path)
+    return Checkpoint(tensors, metadata["state"], metadata["fingerprint"])
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> None:
+    """Stream `tensors` and JSON `metadata` into one safetensors file, atomically.
+
+    The format is written here, not through `safetensors.torch.save_file`, because that holds a second copy of every
+    tensor in memory and does not reach the disk before it returns.
+    """
+    header: dict[str, Any] = {
+        "__metadata__": {
+            "format": _FORMAT,
+            "version": str(VERSION),
+            **{key: json.dumps(value) for key, value in metadata.items()},
+        }
+    }
+    # Widest elements first: every tensor then starts at a multiple of its element size.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    offset = 0
+    for name, tensor in ordered:
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+
+    def write(file: BinaryIO) -> None:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, tensor in ordered:
+            flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            file.write(memoryview(flat.numpy()))
+
+    atomic_write(path, write, 8 + len(text) + offset)
+
+
+def atomic_write(path: Path, write: Any, size: int) -> None:
+    """Call `write(file)` on a temporary neighbour of `path`, bring it to the disk, then rename it over `path`.
+
+    Raises:
+        CheckpointError: anything failed; the temporary file is gone and what was at `path` is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = f"free {size / 2**20:.0f} MiB there" if full else "check the directory and its permissions"
+        kept = "; the earlier file is intact" if path.exists() else ""
+        raise CheckpointError(
+            f"cannot write {path}: {error.strerror}{kept}; {remedy} and go on with --resume"
+        ) from error
+
+
+def _sync_directory(directory: Path) -> None:
+    # The rename itself must survive a power cut. Windows cannot open directories.
+    if os.name == "posix":
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors, on the CPU, and metadata of a file that `save_tensors` wrote.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, not of this package, or of a newer version.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; the run saved none yet, or the path is wrong")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            _check_version(path, metadata)
+            # Cloned: the mapped file may be replaced, and its tensors need not be aligned for vector loads.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is cut short or damaged ({error}); use the other checkpoint of the run, or train anew"
+        ) from None
+    return tensors, {k: json.loads(v) for k, v in metadata.items() if k not in ("format", "version")}
+
+
+def _check_version(path: Path, metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != _FORMAT or not metadata.get("version", "").isdigit():
+        raise CheckpointError(
+            f"{path} was not written by loginmea_fast; name a checkpoint of a run directory"
+        )
+    version = int(metadata["version"])
+    if version > VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint version {version}, this loginmea_fast reads up to {VERSION}; "
+            "upgrade with pip install -U loginmea-fast"
+        )

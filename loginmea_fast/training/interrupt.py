@@ -1,0 +1,54 @@
+"""SIGINT and SIGTERM end training between two steps, with everything saved."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+from loginmea_fast.errors import LoginMEAError
+
+__all__ = ["StopOnSignal", "TrainingInterrupted"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class TrainingInterrupted(LoginMEAError):
+    """Training was stopped by a signal after saving; the message says how to go on.
+
+    Attributes:
+        exit_code: what a shell expects of a process that the signal ended: 130 for SIGINT, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class StopOnSignal:
+    """Context in which the first SIGINT or SIGTERM is noted in `received`; the second acts as it did before.
+
+    Outside the main thread Python allows no handlers: then, as when not `enabled`, the context changes nothing.
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        self._enabled = enabled
+        self.received: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopOnSignal:
+        if self._enabled and threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before = {}

@@ -1,0 +1,452 @@
+"""`fit`: one step an epoch over all training links, bootstrapping, validation, checkpoints, and going on after a stop.
+
+Nothing here keeps a random state: the order of links is a function of (seed, epoch), the learning rate of the epoch. A
+resumed run therefore needs the parameters, the optimiser's moments and the links that joined, and continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loginmea_fast import ops
+from loginmea_fast.data import AlignmentPair
+from loginmea_fast.errors import ConfigError, LoginMEAError
+from loginmea_fast.evaluation.embedding import joint_embedding
+from loginmea_fast.evaluation.links import evaluate_links
+from loginmea_fast.evaluation.metrics import rank_metrics
+from loginmea_fast.nn import LoginMEA
+from loginmea_fast.training.assembly import Problem, assemble, build_model
+from loginmea_fast.training.bootstrapping import Bootstrapping, without
+from loginmea_fast.training.checkpoint import Checkpoint, fingerprint, load_checkpoint
+from loginmea_fast.training.config import Config
+from loginmea_fast.training.interrupt import StopOnSignal, TrainingInterrupted
+from loginmea_fast.training.memory import measure_peak_memory
+from loginmea_fast.training.progress import Progress
+from loginmea_fast.training.run_directory import RunDirectory
+from loginmea_fast.training.schedule import learning_rate
+from loginmea_fast.version import __version__
+
+__all__ = ["FitResult", "fit"]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` returns.
+
+    Attributes:
+        metrics: of the test links, by the best parameters; see `evaluation.evaluate_links`.
+        model: with the best parameters.
+        problem: graph, features and links that the model was trained on.
+        config: as trained.
+        history: the records of metrics.jsonl, in memory.
+        best_epoch: the epoch, counted from 1, whose parameters the model has.
+        run: the run directory; None where none was asked for.
+    """
+
+    metrics: dict[str, Any]
+    model: LoginMEA
+    problem: Problem
+    config: Config
+    history: list[dict[str, Any]]
+    best_epoch: int
+    run: RunDirectory | None = None
+
+
+def fit(
+    pair: AlignmentPair,
+    config: Config | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    resume: bool = False,
+    progress: bool | None = None,
+    **overrides: Any,
+) -> FitResult:
+    """Train LoginMEA on `pair` (DESIGN 2.8, 2.9) and measure it on the test links.
+
+    Args:
+        pair: two knowledge graphs with links and features.
+        config: how; `Config()` by default. With `resume`, the run's own is taken and none is given.
+        out: a new directory for configuration, links, metrics and checkpoints; None keeps everything in memory.
+        resume: continue the run in `out` from its last checkpoint, bit for bit as if it had not stopped.
+        progress: False is silent; otherwise a bar on a terminal, lines elsewhere, on stderr.
+        overrides: configuration by keyword, for example `epochs=100`.
+
+    Raises:
+        ConfigError: a wrong key or value, a modality or device that is not there, a directory that exists, or, with
+            `resume`, a configuration other than the run's.
+        DataError: no training or no test links are left.
+        CheckpointError: the checkpoint to resume from is damaged or of another model, or the disk is full.
+        TrainingInterrupted: SIGINT or SIGTERM came; the state is saved in `out`.
+        LoginMEAError: the loss is no longer finite.
+    """
+    if resume:
+        if out is None:
+            raise ConfigError("resume needs the run directory; give it as out")
+        run = RunDirectory.open(out)
+        _check_same(run.config, _with_absolute_path((config or run.config).override(**overrides)))
+        config = run.config
+        split = run.load_split(pair.num_entities) if run.split_file.is_file() else None
+    else:
+        config = _with_absolute_path(
+            Config.build(overrides) if config is None else config.override(**overrides)
+        )
+        run, split = None, None
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    problem = assemble(pair, config, split)
+    if out is None:
+        return _run(Trainer(problem, config), resume, progress)
+    if run is None:
+        run = RunDirectory.create(out, config)
+    with run.hold():
+        if split is None:
+            run.save_split(problem.split)
+        return _run(Trainer(problem, config, run), resume, progress)
+
+
+def _run(trainer: Trainer, resume: bool, progress: bool | None) -> FitResult:
+    trainer.start(resume)
+    trainer.train(progress)
+    return trainer.finish()
+
+
+@dataclass
+class Standing:
+    """How far a run is, JSON-ready.
+
+    Attributes:
+        epoch: epochs finished.
+        best_score: of the best validation so far; None before the first.
+        best_epoch: the epoch it followed; 0 before the first.
+        stale: validations since then.
+        stopped_early: whether patience ran out.
+    """
+
+    epoch: int = 0
+    best_score: float | None = None
+    best_epoch: int = 0
+    stale: int = 0
+    stopped_early: bool = False
+
+
+@dataclass
+class Trainer:
+    """One run: parameters, optimiser, links and how far it is.
+
+    Attributes:
+        problem: what is trained on.
+        config: how.
+        run: where records and checkpoints go; None keeps the best parameters in memory.
+    """
+
+    problem: Problem
+    config: Config
+    run: RunDirectory | None = None
+    standing: Standing = field(default_factory=Standing)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.model = build_model(self.problem, self.config)
+        self.forward: nn.Module = (
+            torch.compile(self.model, dynamic=True) if self.config.compile else self.model
+        )
+        self.optimizer = self._new_optimizer()
+        pair = self.problem.pair
+        self.bootstrapping = Bootstrapping(
+            self.config, pair.left_entities, pair.right_entities, self.problem.split.train
+        )
+        self.fingerprint = fingerprint(self.model, self.problem.identity)
+        self.best_parameters: dict[str, Tensor] | None = None
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        return torch.optim.AdamW(
+            self.model.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=True
+        )
+
+    # How far it is, and going on.
+
+    def start(self, resume: bool) -> None:
+        """Begin, or continue from the run's last checkpoint where there is one."""
+        if self.run is not None and resume:
+            if self.run.last_file.is_file():
+                self._restore(load_checkpoint(self.run.last_file))
+            self.run.rewind_metrics(self.standing.epoch)
+            self.history = self.run.metrics()
+        split = self.problem.split
+        self._record(
+            "resume" if self.standing.epoch else "start",
+            version=__version__,
+            torch=torch.__version__,
+            machine=platform.machine(),
+            device=str(self.problem.device),
+            threads=torch.get_num_threads(),
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            graph=self.problem.graph.summary(),
+            links={"train": len(split.train), "valid": len(split.valid), "test": len(split.test)},
+        )
+
+    def _checkpoint(self) -> Checkpoint:
+        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{name}.{key}"] = value
+        tensors["links.joined"] = self.bootstrapping.joined
+        tensors["links.candidates"] = self.bootstrapping.candidates
+        return Checkpoint(tensors, dict(vars(self.standing)), self.fingerprint)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        assert self.run is not None
+        checkpoint.check_model(self.fingerprint, self.run.last_file)
+        self.model.load_state_dict(checkpoint.part("model"))
+        moments = checkpoint.part("optimizer")
+        for name, parameter in self.model.named_parameters():
+            state = {
+                key.removeprefix(f"{name}."): value.to(parameter.device)
+                for key, value in moments.items()
+                if key.rpartition(".")[0] == name
+            }
+            if state:
+                self.optimizer.state[parameter] = state
+        links = checkpoint.part("links")
+        self.bootstrapping.joined, self.bootstrapping.candidates = links["joined"], links["candidates"]
+        self.standing = Standing(**checkpoint.state)
+
+    def _save(self) -> None:
+        if self.run is not None:
+            self._checkpoint().save(self.run.last_file)
+
+    def _record(self, event: str, **values: Any) -> None:
+        record = {"event": event, "epoch": self.standing.epoch, **values}
+        self.history.append(record)
+        if self.run is not None:
+            self.run.append_metrics(record)
+
+    # Training.
+
+    def train(self, progress: bool | None = None) -> None:
+        """Run the epochs that are left.
+
+        Raises:
+            TrainingInterrupted: a signal came; the state is saved.
+            LoginMEAError: the loss is no longer finite.
+        """
+        bar = Progress(self.config.epochs, self.standing.epoch, progress)
+        try:
+            with StopOnSignal(self.run is not None) as stop:
+                while self.standing.epoch < self.config.epochs and not self.standing.stopped_early:
+                    self._epoch(bar)
+                    if stop.received is not None:
+                        self._save()
+                        assert self.run is not None
+                        raise TrainingInterrupted(
+                            f"stopped after epoch {self.standing.epoch} of {self.config.epochs}, all is saved in "
+                            f"{self.run.path}; go on with --resume",
+                            stop.received,
+                        )
+        finally:
+            bar.close()
+
+    def _epoch(self, bar: Progress) -> None:
+        epoch = self.standing.epoch
+        started = time.perf_counter()
+        with measure_peak_memory(self.problem.device) as memory:
+            loss, norm, rate = self._step(epoch)
+        seconds = time.perf_counter() - started
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            kept = (
+                "; the last checkpoint is intact"
+                if self.run is not None and self.run.last_file.is_file()
+                else ""
+            )
+            raise LoginMEAError(
+                f"loss {loss.item()} and gradient norm {norm.item()} in epoch {epoch + 1}{kept}; "
+                "train with a lower lr, more warmup_epochs or a grad_clip"
+            )
+        self.standing.epoch += 1
+        self._record(
+            "epoch",
+            loss=loss.item(),
+            lr=rate,
+            gradient_norm=norm.item(),
+            links=len(self.bootstrapping.links),
+            seconds=round(seconds, 4),
+            peak_memory=memory.peak,
+            step_memory=memory.peak - memory.before,
+        )
+        bar.epoch(loss.item())
+        if self.bootstrapping.due(epoch):
+            joined = self.bootstrapping.round(epoch, self._mutual_nearest)
+            self._record("bootstrap", joined=joined, candidates=len(self.bootstrapping.candidates))
+            if joined:
+                bar.say(f"{joined} links joined by bootstrapping")
+        if self.standing.epoch % self.config.eval_every == 0 or self.standing.epoch == self.config.epochs:
+            self._validate(bar)
+            self._save()
+
+    def _step(self, epoch: int) -> tuple[Tensor, Tensor, float]:
+        """One encoding, one loss a batch, one backward pass (their sum's), one step; loss, gradient norm, rate."""
+        config = self.config
+        rate = learning_rate(config, epoch)
+        authors = config.compat == "authors"
+        if authors and config.bootstrap and epoch >= config.bootstrap_start:
+            self.optimizer = self._new_optimizer()
+            rate /= 5
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        links = self._shuffled_links(epoch)
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        joint = self._embed(links.t().reshape(-1))
+        left, right = joint[: len(links)], joint[len(links) :]
+        losses = []
+        for start, stop in batches(len(links), config.batch_size, equal=not authors):
+            loss = ops.contrastive_loss(
+                left[start:stop],
+                right[start:stop],
+                config.temperature,
+                bidirectional=config.bidirectional,
+                backend=config.backend,
+            )
+            if authors:
+                # Their loop: the whole graph is walked back once a batch, and batches count alike whatever their size.
+                loss.backward(retain_graph=stop < len(links))
+            else:
+                loss = loss * ((stop - start) / len(links))
+            losses.append(loss)
+        total = torch.stack(losses).sum()
+        if not authors:
+            total.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip or float("inf"))
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total.detach(), norm, rate
+
+    def _shuffled_links(self, epoch: int) -> Tensor:
+        links = self.bootstrapping.links
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+        return links[torch.randperm(len(links), generator=generator)]
+
+    def _embed(self, rows: Tensor) -> Tensor:
+        return self.forward(self.problem.features, rows=rows.to(self.problem.device)).joint
+
+    def _mutual_nearest(self, left: Tensor, right: Tensor) -> Tensor:
+        joint = joint_embedding(self.model, self.problem.features, torch.cat([left, right]))
+        found = ops.mutual_nearest(joint[: len(left)], joint[len(left) :], backend=self.config.backend)
+        return found.cpu()
+
+    # Choosing the epoch.
+
+    def _validate(self, bar: Progress) -> None:
+        standing = self.standing
+        metrics, score = self._score()
+        # A tie goes to the later epoch: few validation links tie often, and longer training seldom hurts.
+        strictly = self.config.compat == "authors"
+        if score is None or standing.best_score is None:
+            better = True
+        else:
+            better = score > standing.best_score if strictly else score >= standing.best_score
+        if better:
+            standing.best_score, standing.best_epoch, standing.stale = score, standing.epoch, 0
+            self._keep_best()
+        else:
+            standing.stale += 1
+            standing.stopped_early = 0 < self.config.patience <= standing.stale
+        if metrics:
+            self._record("validation", best_epoch=standing.best_epoch, **metrics)
+            bar.say(f"validation Hits@1 {metrics['hits@1']:.3f}, MRR {metrics['mrr']:.3f}")
+        if standing.stopped_early:
+            bar.say(f"no progress in {standing.stale} validations; the best was epoch {standing.best_epoch}")
+
+    def _score(self) -> tuple[dict[str, float], float | None]:
+        """Metrics to choose the epoch by, and the one that decides; None where there is nothing to choose by."""
+        if self.config.compat == "authors":
+            metrics = self._test_metrics(breakdown=False)["csls" if self.config.csls_k else "cosine"]
+            return metrics["left_to_right"], metrics["left_to_right"]["hits@1"]
+        if len(self.problem.split.valid):
+            chosen = self._validation_metrics()
+            return chosen, chosen["mrr"]
+        return {}, None
+
+    def _test_metrics(self, breakdown: bool) -> dict[str, Any]:
+        config, problem = self.config, self.problem
+        return evaluate_links(
+            self.model,
+            problem.features,
+            problem.pair,
+            problem.split.test,
+            csls_k=config.csls_k,
+            candidates=config.candidates,
+            backend=config.backend,
+            breakdown=breakdown,
+        )
+
+    def _validation_metrics(self) -> dict[str, float]:
+        """Both directions together, among all entities without a training link: a few links tell epochs apart better so."""
+        split, pair = self.problem.split, self.problem.pair
+        links = split.valid
+        others = [
+            without(without(entities, split.train[:, side]), links[:, side])
+            for side, entities in enumerate((pair.left_entities, pair.right_entities))
+        ]
+        joint = joint_embedding(
+            self.model, self.problem.features, torch.cat([links.t().reshape(-1), *others])
+        )
+        left, right, more_left, more_right = joint.split(
+            [len(links), len(links), len(others[0]), len(others[1])]
+        )
+        ranks = ops.alignment_ranks(
+            left, right, csls_k=0, left_extra=more_left, right_extra=more_right, backend=self.config.backend
+        )
+        return rank_metrics(torch.cat([ranks[0], ranks[1]]))
+
+    def _keep_best(self) -> None:
+        parameters = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        if self.run is None:
+            self.best_parameters = {name: t.detach().clone() for name, t in parameters.items()}
+        else:
+            Checkpoint(parameters, dict(vars(self.standing)), self.fingerprint).save(self.run.best_file)
+
+    def finish(self) -> FitResult:
+        """Take the best parameters and measure the test links."""
+        if self.run is None:
+            best = Checkpoint(self.best_parameters or {}, {}, self.fingerprint)
+        else:
+            best = self.run.load_best()
+        self.model.load_state_dict(best.part("model"))
+        metrics = self._test_metrics(breakdown=True)
+        self._record("final", best_epoch=self.standing.best_epoch, metrics=metrics)
+        return FitResult(
+            metrics, self.model, self.problem, self.config, self.history, self.standing.best_epoch, self.run
+        )
+
+
+def batches(links: int, size: int, equal: bool) -> list[tuple[int, int]]:
+    """(start, stop) of batches of at most `size`; `equal` ones differ by one link at most."""
+    if not equal:
+        return [(start, min(start + size, links)) for start in range(0, links, size)]
+    count = -(-links // size)
+    return [(links * b // count, links * (b + 1) // count) for b in range(count)]
+
+
+def _with_absolute_path(config: Config) -> Config:
+    """The configuration as a run directory keeps it: evaluation may be called from elsewhere."""
+    if config.path is None or not os.path.exists(config.path):
+        return config
+    return config.override(path=os.path.abspath(config.path))
+
+
+def _check_same(stored: Config, wanted: Config) -> None:
+    changed = [key for key, value in stored.as_dict().items() if wanted.as_dict()[key] != value]
+    if changed:
+        raise ConfigError(
+            f"a resumed run keeps its configuration, but {', '.join(changed)} would change; "
+            "leave the change out, or train into a new directory"
+        )
