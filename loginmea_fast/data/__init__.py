@@ -1,19 +1,23 @@
-"""Data sets: readers (one a layout), features, validation, and the embedded pair.
+"""Data sets: readers (one a layout), features, validation, a writer, and the embedded pair.
 
-``load(directory)`` gives an :class:`AlignmentPair`; everything wrong with its files is one DataError sentence.
+``load(directory)`` gives an :class:`AlignmentPair`; whatever is wrong with its files is one sentence, a DataError.
 """
 
-from loginmea_fast.data.formats import Format, format_names, register_format
-from loginmea_fast.data.loading import load
+from loginmea_fast.data.formats import Format, ReadOptions, format_names, register_format
+from loginmea_fast.data.loading import load, load_embedded
 from loginmea_fast.data.pair import AlignmentPair, AttributeTable, Feature, Split
+from loginmea_fast.data.saving import save
 
 __all__ = [
     "AlignmentPair",
     "AttributeTable",
     "Feature",
     "Format",
+    "ReadOptions",
     "Split",
     "format_names",
     "load",
+    "load_embedded",
     "register_format",
+    "save",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loginmea_fast.data.pair import AttributeTable, Feature
 
-__all__ = ["attribute_bag", "csr_matrix", "relation_bag"]
+__all__ = ["attribute_bag", "csr_matrix", "relation_bag", "rows_with_entries", "sparse_csr"]
 
 
 def relation_bag(triples: Tensor, num_entities: int, top: int = 1000, width: int | None = None) -> Feature:
@@ -72,15 +72,16 @@ def csr_matrix(
     values = np.bincount(inverse, weights=weights, minlength=len(places)).astype(np.float32)
     crow = np.zeros(shape[0] + 1, dtype=np.int64)
     np.cumsum(np.bincount(places // shape[1], minlength=shape[0]), out=crow[1:])
+    return sparse_csr(
+        torch.from_numpy(crow), torch.from_numpy(places % shape[1]), torch.from_numpy(values), shape
+    )
+
+
+def sparse_csr(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A checked CSR tensor, without PyTorch's remark that the layout is in beta."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(crow),
-            torch.from_numpy(places % shape[1]),
-            torch.from_numpy(values),
-            shape,
-            check_invariants=True,
-        )
+        return torch.sparse_csr_tensor(crow, columns, values, shape, check_invariants=True)
 
 
 def rows_with_entries(values: Tensor) -> Tensor:

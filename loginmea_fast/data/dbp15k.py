@@ -17,7 +17,7 @@ from loginmea_fast.data.checks import check_membership, check_parts, repeated_li
 from loginmea_fast.data.formats import Format, ReadOptions, register_format
 from loginmea_fast.data.names import display_name
 from loginmea_fast.data.pair import AlignmentPair, AttributeTable, Split
-from loginmea_fast.data.textfile import read_bytes, read_fields, read_integers, shorten
+from loginmea_fast.data.textfile import read_bytes, read_fields, read_integers, shorten, write_lines
 from loginmea_fast.errors import DataError
 
 __all__ = ["read_dbp15k", "write_dbp15k"]
@@ -215,12 +215,15 @@ def _has_image(directory: Path, side: np.ndarray) -> torch.Tensor | None:
     return torch.from_numpy(mask)
 
 
-def write_dbp15k(pair: AlignmentPair, directory: Path) -> None:
+def write_dbp15k(pair: AlignmentPair, directory: Path) -> list[str]:
     """Writes a pair in this layout; features are written elsewhere.
 
     Args:
         pair: what to write.
         directory: an existing directory.
+
+    Returns:
+        What this layout cannot hold: nothing.
 
     Raises:
         DataError: a uri or attribute type holds a tab or a line feed.
@@ -234,15 +237,15 @@ def write_dbp15k(pair: AlignmentPair, directory: Path) -> None:
             raise DataError(f"{shorten(name)} holds a tab or line break, which this layout cannot; rename it")
     triples = (pair.triples[: pair.num_left_triples], pair.triples[pair.num_left_triples :])
     for graph, entities in enumerate((pair.left_entities, pair.right_entities), start=1):
-        _write_lines(
+        write_lines(
             directory / f"ent_ids_{graph}", (f"{entity}\t{pair.uris[entity]}" for entity in entities.tolist())
         )
         _write_table(directory / f"triples_{graph}", triples[graph - 1])
         if pair.relation_names is not None:
             used = triples[graph - 1][:, 1].unique().tolist()
-            _write_lines(directory / f"rel_ids_{graph}", (f"{r}\t{pair.relation_names[r]}" for r in used))
+            write_lines(directory / f"rel_ids_{graph}", (f"{r}\t{pair.relation_names[r]}" for r in used))
         if pair.attributes is not None:
-            _write_lines(
+            write_lines(
                 directory / f"training_attrs_{graph}", _attribute_lines(pair, pair.attributes, entities)
             )
         if pair.has_image is not None:
@@ -258,6 +261,7 @@ def write_dbp15k(pair: AlignmentPair, directory: Path) -> None:
     if pair.words is not None:
         text = json.dumps([[entity, own] for entity, own in pair.words.items()], ensure_ascii=False)
         (directory / "translated_names.json").write_text(text, encoding="utf-8")
+    return []
 
 
 def _attribute_lines(pair: AlignmentPair, attributes: AttributeTable, entities: torch.Tensor) -> list[str]:
@@ -268,12 +272,8 @@ def _attribute_lines(pair: AlignmentPair, attributes: AttributeTable, entities: 
     return ["\t".join([pair.uris[entity], *kinds]) for entity, kinds in own.items() if kinds]
 
 
-def _write_lines(path: Path, lines) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-
-
 def _write_table(path: Path, rows: torch.Tensor) -> None:
-    _write_lines(path, ("\t".join(map(str, row)) for row in rows.tolist()))
+    write_lines(path, ("\t".join(map(str, row)) for row in rows.tolist()))
 
 
 register_format(

@@ -34,13 +34,13 @@ class Format:
         name: what users call it.
         telltale: file names by which a directory of this layout is recognised; all must be there.
         read: directory and options -> the pair without features.
-        write: pair and directory -> None, files in this layout; None if it cannot be written.
+        write: pair and directory -> what the layout could not hold, one sentence each; None if it is read only.
     """
 
     name: str
     telltale: tuple[str, ...]
     read: Callable[[Path, ReadOptions], AlignmentPair]
-    write: Callable[[AlignmentPair, Path], None] | None = None
+    write: Callable[[AlignmentPair, Path], list[str]] | None = None
 
 
 _FORMATS: dict[str, Format] = {}

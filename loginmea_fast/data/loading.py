@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from loginmea_fast.data import dbp15k  # noqa: F401  (registers its layout)
+from loginmea_fast.data import dbp15k, openea  # noqa: F401  (importing registers their layouts)
 from loginmea_fast.data.bags import attribute_bag, relation_bag
 from loginmea_fast.data.formats import ReadOptions, detect_format, get_format
 from loginmea_fast.data.names import name_words, ngram_bag, word_bag
 from loginmea_fast.data.pair import AlignmentPair, Feature
+from loginmea_fast.data.sentence import sentence_feature
+from loginmea_fast.data.vectors import SUFFIXES, vector_feature
 from loginmea_fast.errors import DataError
 
-__all__ = ["load"]
+__all__ = ["load", "load_embedded"]
 
-MODALITIES = ("relation", "attribute", "name", "word")
+_BUILT = ("relation", "attribute", "name", "word", "sentence")
+_FIELD_PICKLE = "_id_img_feature_dict.pkl"
 
 
 def load(
@@ -24,32 +27,105 @@ def load(
     format: str = "auto",
     modalities: Sequence[str] | None = None,
     *,
+    vectors: Mapping[str, str | os.PathLike[str]] | None = None,
     compat: Literal["authors"] | None = None,
     bag_size: int = 1000,
     name_ngrams: tuple[int, ...] = (2, 3),
     name_buckets: int | None = 4096,
     fold: int = 1,
     max_repeated_links: float = 0.001,
+    seed: int = 0,
 ) -> AlignmentPair:
-    """Loads a data set."""
+    """Reads two knowledge graphs, their links and the features of their entities.
+
+    Modalities: ``relation`` and ``attribute`` (sparse bags of the most frequent), ``name`` (character n-grams) and
+    ``word`` (words of names), ``sentence`` (vectors of names, optional extra), and any other name for which there is
+    a file of vectors: in ``vectors``, or in the directory as ``features_<modality>`` with one of the known suffixes;
+    ``*_id_img_feature_dict.pkl`` is ``image``.
+
+    Args:
+        directory: holds the files of both graphs.
+        format: "dbp15k", "openea", another registered layout, or "auto" to go by the file names.
+        modalities: which features to build, in this order. None takes those with a file of vectors, then
+            ``relation``, then ``attribute`` where there are attributes: the order of the authors' model.
+        vectors: modality -> file of vectors; see :func:`loginmea_fast.data.vectors.vector_feature`.
+        compat: "authors" gives bags their fixed width and fills missing images as their code does.
+        bag_size: how many relations and attribute types the bags keep.
+        name_ngrams: lengths of the character n-grams.
+        name_buckets: columns to hash n-grams and words into; None gives each its own column.
+        fold: which of OpenEA's prepared splits is the official one.
+        max_repeated_links: share of links whose entity has another link already that is tolerated, with a note
+            (MMKB's FB15K-DB15K has four such links); 0 makes every one an error.
+        seed: of random image vectors under ``compat="authors"``.
+
+    Returns:
+        The pair. Entity ids are those of the files, both graphs share one id space.
+
+    Raises:
+        DataError: one sentence with file, line and remedy.
+    """
     directory = Path(directory)
-    entry = detect_format(directory) if format == "auto" else get_format(format)
+    known = detect_format(directory)
+    entry = known if format == "auto" else get_format(format)
     pair = entry.read(directory, ReadOptions(fold=fold, max_repeated_links=max_repeated_links))
+    files = _vector_files(directory) | {name: Path(path) for name, path in (vectors or {}).items()}
     if modalities is None:
-        modalities = ("relation", "attribute") if pair.attributes is not None else ("relation",)
+        modalities = [*files, *(name for name in ("relation", "attribute") if name not in files)]
+        if pair.attributes is None and "attribute" not in files:
+            modalities.remove("attribute")
     width = bag_size if compat == "authors" else None
     features: dict[str, Feature] = {}
     for modality in modalities:
-        if modality == "relation":
+        if modality in files:
+            has_vector = pair.has_image if modality == "image" else None
+            features[modality] = vector_feature(
+                files[modality], pair, has_vector=has_vector, compat=compat, seed=seed
+            )
+        elif modality == "relation":
             features[modality] = relation_bag(pair.triples, pair.num_entities, bag_size, width)
         elif modality == "attribute":
             if pair.attributes is None:
-                raise DataError(f"{directory} has no attribute files; leave the modality 'attribute' out")
+                raise DataError(f"{directory} has no attributes; leave the modality 'attribute' out")
             features[modality] = attribute_bag(pair.attributes, pair.num_entities, bag_size, width)
         elif modality == "name":
             features[modality] = ngram_bag(name_words(pair), name_ngrams, name_buckets)
         elif modality == "word":
             features[modality] = word_bag(name_words(pair), name_buckets)
+        elif modality == "sentence":
+            features[modality] = sentence_feature([" ".join(words) for words in name_words(pair)])
         else:
-            raise DataError(f"unknown modality {modality!r}; known are {', '.join(MODALITIES)}")
+            raise DataError(
+                f"{directory} has no file features_{modality} and {modality!r} is none of {', '.join(_BUILT)}; "
+                f"give vectors={{{modality!r}: file}} or leave the modality out"
+            )
     return pair.with_features(features)
+
+
+def load_embedded(modalities: Sequence[str] | None = None) -> AlignmentPair:
+    """The real pair that ships inside the package: GeoNames against REST Countries.
+
+    Countries, capitals, currencies, languages and time zones of both sources are linked; features are relations,
+    attributes and vectors of flags. ``embedded/README.md`` beside the files names sources, versions and licences.
+
+    Args:
+        modalities: as in :func:`load`; add "name" for names.
+
+    Returns:
+        The pair.
+    """
+    return load(Path(__file__).with_name("embedded"), "dbp15k", modalities)
+
+
+def _vector_files(directory: Path) -> dict[str, Path]:
+    """Modality -> file, for the files of vectors that lie in a data directory; images first, then by name."""
+    files: dict[str, Path] = {}
+    for path in sorted(directory.iterdir()):
+        modality = path.stem.removeprefix("features_") if path.stem.startswith("features_") else ""
+        if path.name.endswith(_FIELD_PICKLE):
+            modality = "image"
+        if not modality or path.suffix.lower() not in SUFFIXES:
+            continue
+        if modality in files:
+            raise DataError(f"{files[modality]} and {path.name} both hold {modality!r}; remove one of them")
+        files[modality] = path
+    return dict(sorted(files.items(), key=lambda item: (item[0] != "image", item[0])))

@@ -130,7 +130,7 @@ class AlignmentPair:
         relation_names: [R] names of relations, or None where the files give numbers only.
         attributes: attribute types of entities, or None.
         words: words of each entity's (translated) name by entity id, or None.
-        has_image: [N] bool, which entities the data say have a picture, whether or not features of it are here; or None.
+        has_image: [N] bool, which entities have a picture according to the data, or None where they do not say.
         features: modality -> Feature, in the order in which a model gets them.
         notes: quirks of the files that were tolerated, one sentence each.
     """

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from loginmea_fast.errors import DataError
 
-__all__ = ["read_bytes", "read_fields", "read_integers"]
+__all__ = ["read_bytes", "read_fields", "read_integers", "shorten", "write_lines"]
 
 _NEWLINE = ord("\n")
 _INTEGER_BYTES = np.zeros(256, dtype=bool)
@@ -80,15 +80,15 @@ def read_fields(path: Path, least: int, most: int | None, meaning: str) -> Itera
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}, line {line}: not valid UTF-8; convert the file to UTF-8") from None
-    for number, line in enumerate(text.rstrip("\r\n").split("\n"), start=1):
-        fields = line.rstrip("\r").split("\t")
+    for number, row in enumerate(text.rstrip("\r\n").split("\n"), start=1):
+        fields = row.rstrip("\r").split("\t")
         if len(fields) < least or (most is not None and len(fields) > most) or not fields[0]:
             expected = (
                 f"{least}" if most == least else f"at least {least}" if most is None else f"{least} to {most}"
             )
             raise DataError(
                 f"{path}, line {number}: expected {expected} tab-separated fields ({meaning}), "
-                f"found {shorten(line)}; correct or delete the line"
+                f"found {shorten(row)}; correct or delete the line"
             )
         yield number, fields
 
@@ -96,6 +96,11 @@ def read_fields(path: Path, least: int, most: int | None, meaning: str) -> Itera
 def shorten(text: str, limit: int = 60) -> str:
     """A quoted excerpt that keeps an error on one line."""
     return repr(text if len(text) <= limit else text[:limit] + "...")
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """One line each, UTF-8, line feeds on every system."""
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
 def _longest_token(digit: np.ndarray, starts: np.ndarray) -> int:

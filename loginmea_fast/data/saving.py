@@ -1,0 +1,99 @@
+"""`save`: a pair as a directory in any layout that can be written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from loginmea_fast.data.formats import ReadOptions, get_format
+from loginmea_fast.data.pair import AlignmentPair, Feature
+from loginmea_fast.errors import DataError
+
+__all__ = ["save"]
+
+_REBUILT = ("relation", "attribute", "name", "word")
+
+
+def save(pair: AlignmentPair, directory: str | os.PathLike[str], format: str = "dbp15k") -> list[str]:
+    """Writes a pair; reading it again gives the same pair.
+
+    ``relation``, ``attribute``, ``name`` and ``word`` features are not written, since loading builds them from
+    the files; every other modality becomes ``features_<modality>.safetensors``, gaps filled as they are, with its
+    presence mask. The directory appears whole or not at all.
+
+    Args:
+        pair: what to write.
+        directory: must not exist yet, or be empty.
+        format: "dbp15k" keeps everything and the entity ids. "openea" names entities by their uri, so ids change with
+            the next reading, and has no place for translated names.
+
+    Returns:
+        What the layout could not hold, one sentence each.
+
+    Raises:
+        DataError: the directory is in use, the layout cannot be written or cannot hold this pair, or the disk
+            refuses; nothing is left behind.
+    """
+    entry = get_format(format)
+    if entry.write is None:
+        raise DataError(f"the layout {format!r} can be read but not written; use dbp15k or openea")
+    target = Path(directory)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise DataError(f"{target} exists already; choose another directory or remove it")
+    scratch: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        lost = entry.write(pair, scratch)
+        written = entry.read(scratch, ReadOptions(max_repeated_links=1.0))
+        order = _same_entities(pair, written)
+        for modality, feature in pair.features.items():
+            if modality not in _REBUILT:
+                _write_feature(feature, order, scratch / f"features_{modality}.safetensors")
+        scratch.chmod(0o755)
+        scratch.replace(target)
+    except OSError as error:
+        raise DataError(
+            f"{target} cannot be written ({error.strerror or error}); nothing was left there"
+        ) from None
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return lost
+
+
+def _same_entities(pair: AlignmentPair, written: AlignmentPair) -> torch.Tensor:
+    """For every entity id of ``written`` the id it has in ``pair``: the two layouts may number differently."""
+    order = torch.empty(pair.num_entities, dtype=torch.int64)
+    sides = ((pair.left_entities, written.left_entities), (pair.right_entities, written.right_entities))
+    if pair.uris == written.uris:
+        return torch.arange(pair.num_entities)
+    for before, after in sides:
+        by_uri = {pair.uris[entity]: entity for entity in before.tolist()}
+        order[after] = torch.tensor([by_uri[written.uris[entity]] for entity in after.tolist()])
+    return order
+
+
+def _write_feature(feature: Feature, order: torch.Tensor, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    values = feature.values.cpu()
+    if feature.is_sparse:
+        crow, columns, entries = values.crow_indices(), values.col_indices(), values.values()
+        lengths = crow.diff()[order]
+        indptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        # Entry k of a new row is entry k of the old row that stands in its place.
+        take = torch.arange(len(entries)) + torch.repeat_interleave(crow[:-1][order] - indptr[:-1], lengths)
+        tensors = {
+            "indptr": indptr,
+            "indices": columns[take],
+            "data": entries[take],
+            "shape": torch.tensor(values.shape),
+        }
+    else:
+        tensors = {"features": values[order].contiguous(), "present": feature.present.cpu()[order]}
+    save_file(tensors, path, metadata={"description": feature.description})
