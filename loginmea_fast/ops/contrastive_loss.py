@@ -17,6 +17,8 @@ from loginmea_fast.reference import contrastive_loss as reference
 
 __all__ = ["contrastive_loss"]
 
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor]  # the loss; its gradients to left, right and extra keys
+
 
 def contrastive_loss(
     left: Tensor,
@@ -88,10 +90,32 @@ def _contrastive_loss(
     bidirectional: bool,
     with_gradient: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> Gradients:
     """Loss and, `with_gradient`, its gradients to left, right and extra keys; else three empty tensors."""
-    _launch.choose_backend("contrastive_loss", backend, {})
-    return _reference(left, right, extra_keys, temperature, bidirectional, with_gradient)
+    chosen = _launch.choose_backend(
+        "contrastive_loss",
+        backend,
+        {"triton": lambda: _launch.triton_reason(left) or _only_narrow_floats(left)},
+    )
+    serve = {"reference": _reference, "triton": _triton}[chosen]
+    return serve(left, right, extra_keys, temperature, bidirectional, with_gradient)
+
+
+def _only_narrow_floats(left: Tensor) -> str | None:
+    return "its products are float32 or bfloat16, not float64" if left.dtype == torch.float64 else None
+
+
+def _triton(
+    left: Tensor,
+    right: Tensor,
+    extra_keys: Tensor | None,
+    temperature: float,
+    bidirectional: bool,
+    with_gradient: bool,
+) -> Gradients:
+    from loginmea_fast.kernels import contrastive_loss as kernels
+
+    return kernels.contrastive_loss(left, right, extra_keys, temperature, bidirectional, with_gradient)
 
 
 def _reference(
@@ -101,7 +125,7 @@ def _reference(
     temperature: float,
     bidirectional: bool,
     with_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> Gradients:
     """Answer by the plain formula."""
     if with_gradient:
         return reference.contrastive_loss_gradient(left, right, temperature, bidirectional, extra_keys)

@@ -58,7 +58,7 @@ def _truth(rows: list[Tensor | None], *options, **named):
 
 
 def _assert_loss(actual: Tensor, expected: Tensor, temperature: float) -> None:
-    """Compare losses on the scale of the logits, up to 1 / temperature, of whose rounding a small loss is made."""
+    """Compare losses on the scale of the logits, 1 / temperature: a small loss is made of their rounding."""
     assert_close(
         actual.double() + 1 / temperature, expected.double() + 1 / temperature, "loss", dtype=actual.dtype
     )
