@@ -15,7 +15,7 @@ from loginmea_fast.native.cache import Tree
 from loginmea_fast.native.sources import Sources
 from loginmea_fast.native.toolchain import Toolchain, jobs
 
-__all__ = ["compile_library"]
+__all__ = ["compile_library", "configure"]
 
 _ERRORS = (  # the most telling first: a compiler's or linker's own line before what cmake makes of it
     re.compile(r"^.*(?:\b(?:fatal )?error\s*:|undefined reference to|^ptxas fatal).*$", re.MULTILINE),
@@ -63,7 +63,7 @@ def compile_library(module: str, sources: Sources, tools: Toolchain, tree: Tree,
     code = 0
     with open(log, "wb") as out:
         for command in (
-            _configure(tools, source, build),
+            configure(tools, source, build),
             [tools.ninja, "-C", str(build), f"-j{workers}", module],
         ):
             code = subprocess.run(
@@ -90,7 +90,8 @@ def _told(tools: Toolchain) -> str:
     return Path(shlex.split(tools.cxx)[-1]).name + (f" -march={tools.march}" if tools.march else "")
 
 
-def _configure(tools: Toolchain, source: Path, build: Path) -> list[str]:
+def configure(tools: Toolchain, source: Path, build: Path) -> list[str]:
+    """The command that prepares `build` to compile `source` with `tools`."""
     import pybind11
 
     *launcher, compiler = shlex.split(tools.cxx)

@@ -130,8 +130,9 @@ class Tree:
             record = json.loads(handle.read())
         except ValueError:  # never written, or its writer was killed
             record = {}
-        self.path = parent / record.get("tree", "none")
-        if record.get("state") == "idle" and self.path.is_dir():
+        self.path = Path(record.get("tree", ""))
+        # A tree holds its own path, so one that was copied or moved with its cache is of no use.
+        if record.get("state") == "idle" and self.path.parent == parent and self.path.is_dir():
             return
         for abandoned in parent.glob(f"{stem}-*"):
             shutil.rmtree(abandoned, ignore_errors=True)
@@ -142,7 +143,7 @@ class Tree:
         """Writes the state, "building" or "idle", where the lock's next owner reads it."""
         self._handle.seek(0)
         self._handle.truncate()
-        self._handle.write(json.dumps({"tree": self.path.name, "state": state}))
+        self._handle.write(json.dumps({"tree": str(self.path), "state": state}))
         self._handle.flush()
 
 

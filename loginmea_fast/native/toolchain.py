@@ -146,10 +146,16 @@ def jobs() -> int:
     named = os.environ.get("MAX_JOBS", "")
     if named.isdigit() and int(named) > 0:
         return int(named)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_cores(), _free_gib() // 2))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _free_gib() -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) // 2**20
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) // 2**20
     except (OSError, StopIteration):
-        return cores
-    return max(1, min(cores, free // 2))
+        return 2 * _cores()

@@ -1,0 +1,69 @@
+"""What a user without a compiler, or with a broken source, gets to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loginmea_fast.native import toolchain
+
+from .conftest import Workshop
+
+TWICE = """
+for _ in range(2):
+    try:
+        loader.load("cpu")
+    except Exception as error:
+        print(type(error).__name__, error)
+print(loader.unavailable("cpu"))
+"""
+
+
+def test_a_broken_source_is_named_once_with_the_compilers_first_error(workshop: Workshop) -> None:
+    broken = workshop.set_answer("no_such_name")
+    out, err = workshop.run(TWICE)
+    first, second, reason = out.splitlines()
+    assert first == second == f"BuildError {reason}"
+    assert f"{broken}:2:" in reason
+    assert "error:" in reason
+    assert "no_such_name" in reason
+    assert err.count("compiling") == 1, "a build that failed is not tried again by the same process"
+    log = reason.rsplit("the whole log is ", 1)[1]
+    assert "no_such_name" in Path(log).read_text()
+    workshop.set_answer(42)
+    assert workshop.run()[0] == "42"
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"LOGINMEA_MARCH": "abacus"}, "set LOGINMEA_MARCH"),
+        ({"CXX": "/nowhere/c++"}, "the C++ compiler that CXX names (/nowhere/c++) is not there"),
+        ({"PATH": "", "CXX": ""}, "no C++ compiler found; install g++ (or set CXX)"),
+    ],
+)
+def test_the_message_says_what_to_do(workshop: Workshop, environment: dict[str, str], told: str) -> None:
+    out, _ = workshop.run(TWICE, **environment)
+    assert out.splitlines()[0].startswith("BuildError")
+    assert told in out.splitlines()[0]
+
+
+def test_no_nvcc_is_a_reason_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDACXX", "/nowhere/nvcc")
+    reason = toolchain.missing("cuda")
+    assert reason is not None
+    assert "nvcc" in reason
+
+
+def test_jobs_are_what_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_JOBS", "7")
+    assert toolchain.jobs() == 7
+
+
+@pytest.mark.parametrize(("free_gib", "expected"), [(64, 8), (5, 2), (1, 1)])
+def test_jobs_mind_the_memory(monkeypatch: pytest.MonkeyPatch, free_gib: int, expected: int) -> None:
+    monkeypatch.delenv("MAX_JOBS", raising=False)
+    monkeypatch.setattr(toolchain, "_cores", lambda: 8)
+    monkeypatch.setattr(toolchain, "_free_gib", lambda: free_gib)
+    assert toolchain.jobs() == expected
