@@ -1,0 +1,84 @@
+# Every verb works in a fresh clone: it makes the environment it needs. `make` alone lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints-dev.txt
+NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format typecheck native compile-cuda compile-triton clean \
+        bench bench-attention bench-fusion bench-loss bench-search bench-step bench-gpu
+
+help:
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
+
+# Each stamp is one set of packages in the environment, renewed when its description changes.
+$(VENV)/.package: pyproject.toml constraints-dev.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing loginmea-fast into $(VENV) ..."
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.package
+	@echo "installing what the tests and checks need ..."
+	@$(PIP) --editable '.[test,lint]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	@$(PIP) --editable '.[bench]'
+	@touch $@
+
+demo: $(VENV)/.package ## align two real knowledge graphs, with progress, in minutes
+	@$(BIN)/loginmea-fast demo
+
+test: $(VENV)/.test ## the test suite; tests on real data skip where ../shared/data is absent
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test ## ruff, clang-format and mypy; changes nothing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE_SOURCES)
+	$(BIN)/mypy
+
+format: $(VENV)/.test ## rewrite Python, C++ and CUDA in the house format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(NATIVE_SOURCES)
+
+typecheck: $(VENV)/.test ## mypy alone
+	$(BIN)/mypy
+
+native: $(VENV)/.package ## build the CPU library ahead of time, into the package
+	$(BIN)/cmake -S . -B build/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/pybind11-config --cmakedir)
+	$(BIN)/cmake --build build/native
+	$(BIN)/cmake --install build/native --prefix loginmea_fast/native/lib
+
+compile-cuda: $(VENV)/.package ## every .cu with nvcc for sm_80 and sm_90; no GPU needed; build/cuda-report.txt
+	$(BIN)/python scripts/compile_cuda.py
+
+compile-triton: $(VENV)/.test ## every Triton kernel for sm_80 and sm_90; no GPU needed
+	$(BIN)/python scripts/compile_triton.py
+
+bench: bench-attention bench-fusion bench-loss bench-search bench-step ## all benchmarks of this machine
+
+bench-attention: $(VENV)/.bench ## relation_reflection_attention against its plain forms
+	$(BIN)/python bench/relation_reflection_attention.py
+
+bench-fusion: $(VENV)/.bench ## low_rank_fusion
+	$(BIN)/python bench/low_rank_fusion.py
+
+bench-loss: $(VENV)/.bench ## contrastive_loss
+	$(BIN)/python bench/contrastive_loss.py
+
+bench-search: $(VENV)/.bench ## alignment_search
+	$(BIN)/python bench/alignment_search.py
+
+bench-step: $(VENV)/.bench ## a whole training step
+	$(BIN)/python bench/training_step.py
+
+bench-gpu: $(VENV)/.bench ## every operator on a CUDA device
+	$(BIN)/python bench/gpu.py
+
+clean: ## remove the environment and everything built here
+	rm -rf $(VENV) build dist *.egg-info loginmea_fast/native/lib
