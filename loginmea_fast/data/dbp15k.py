@@ -265,11 +265,12 @@ def write_dbp15k(pair: AlignmentPair, directory: Path) -> list[str]:
 
 
 def _attribute_lines(pair: AlignmentPair, attributes: AttributeTable, entities: torch.Tensor) -> list[str]:
-    own: dict[int, list[str]] = {entity: [] for entity in entities.tolist()}
-    for entity, kind in zip(attributes.entity.tolist(), attributes.kind.tolist(), strict=True):
-        if entity in own:
-            own[entity].append(attributes.types[kind])
-    return ["\t".join([pair.uris[entity], *kinds]) for entity, kinds in own.items() if kinds]
+    """A line an entity, in the order of the table: the order decides ties between types in the attribute bag."""
+    keep = torch.isin(attributes.entity, entities)
+    own: dict[int, list[str]] = {}
+    for entity, kind in zip(attributes.entity[keep].tolist(), attributes.kind[keep].tolist(), strict=True):
+        own.setdefault(entity, []).append(attributes.types[kind])
+    return ["\t".join([pair.uris[entity], *kinds]) for entity, kinds in own.items()]
 
 
 def _write_table(path: Path, rows: torch.Tensor) -> None:

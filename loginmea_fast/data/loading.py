@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -102,7 +103,7 @@ def load(
 
 
 def load_embedded(modalities: Sequence[str] | None = None) -> AlignmentPair:
-    """The real pair that ships inside the package: GeoNames against REST Countries.
+    """The real pair that ships inside the package: GeoNames against countryinfo, which has REST Countries' fields.
 
     Countries, capitals, currencies, languages and time zones of both sources are linked; features are relations,
     attributes and vectors of flags. ``embedded/README.md`` beside the files names sources, versions and licences.
@@ -113,7 +114,8 @@ def load_embedded(modalities: Sequence[str] | None = None) -> AlignmentPair:
     Returns:
         The pair.
     """
-    return load(Path(__file__).with_name("embedded"), "dbp15k", modalities)
+    pair = load(Path(__file__).with_name("embedded"), "dbp15k", modalities)
+    return replace(pair, name="GeoNames - countryinfo")
 
 
 def _vector_files(directory: Path) -> dict[str, Path]:

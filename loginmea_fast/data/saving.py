@@ -97,3 +97,4 @@ def _write_feature(feature: Feature, order: torch.Tensor, path: Path) -> None:
     else:
         tensors = {"features": values[order].contiguous(), "present": feature.present.cpu()[order]}
     save_file(tensors, path, metadata={"description": feature.description})
+    path.chmod(0o644)  # safetensors leaves it to its owner alone
