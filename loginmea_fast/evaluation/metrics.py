@@ -1,7 +1,7 @@
 """Alignment metrics: Hits@k, mean reciprocal rank and mean rank, both ways, with CSLS and without, and by group.
 
-Everything is a function of ranks, and ranks come from `ops.alignment_ranks` block by block (DESIGN 2.10): no matrix of all
-similarities exists at any time.
+Everything is a function of ranks, and ranks come from `ops.alignment_ranks` block by block (DESIGN 2.10): no matrix
+of all similarities exists at any time.
 """
 
 from __future__ import annotations

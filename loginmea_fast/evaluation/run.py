@@ -10,7 +10,6 @@ from loginmea_fast.data import AlignmentPair
 from loginmea_fast.evaluation.links import evaluate_links
 from loginmea_fast.nn import LoginMEA
 from loginmea_fast.training.assembly import Problem, assemble, build_model, load_pair
-from loginmea_fast.training.checkpoint import fingerprint
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.run_directory import RunDirectory
 
@@ -55,7 +54,7 @@ def load_run(path: str | os.PathLike[str], pair: AlignmentPair | None = None, **
     pair = load_pair(config) if pair is None else pair
     problem = assemble(pair, config, run.load_split(pair.num_entities))
     model = build_model(problem, config)
-    checkpoint.check_model(fingerprint(model, problem.identity), run.path)
+    checkpoint.check_model(problem.fingerprint(model), run.path)
     model.load_state_dict(checkpoint.part("model"))
     return LoadedRun(run, config, problem, model, checkpoint.state["epoch"])
 

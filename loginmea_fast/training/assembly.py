@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from loginmea_fast.data import AlignmentPair, Split
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.nn import LoginMEA
-from loginmea_fast.training.checkpoint import graph_hash
+from loginmea_fast.training.checkpoint import fingerprint
 from loginmea_fast.training.config import Config
 
 __all__ = ["Problem", "assemble", "build_model", "choose_device", "load_pair"]
@@ -38,10 +39,10 @@ class Problem:
     split: Split
     device: torch.device
 
-    @property
-    def identity(self) -> str:
-        """Tells this graph from another in a checkpoint's fingerprint."""
-        return graph_hash(self.graph.index)
+    def fingerprint(self, model: LoginMEA) -> dict[str, Any]:
+        """What a checkpoint of `model`, trained on this graph and these features, must agree with."""
+        data = {f"feature {name}": _parts(feature) for name, feature in self.features.items()}
+        return fingerprint(model, graph=self.graph.index, **data)
 
 
 def load_pair(config: Config) -> AlignmentPair:
@@ -100,6 +101,12 @@ def build_model(problem: Problem, config: Config) -> LoginMEA:
             compute_dtype=getattr(torch, config.dtype),
         )
     return model.to(problem.device)
+
+
+def _parts(feature: Tensor) -> list[Tensor]:
+    if feature.layout == torch.sparse_csr:
+        return [feature.crow_indices(), feature.col_indices(), feature.values()]
+    return [feature]
 
 
 def choose_device(name: str) -> torch.device:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -49,7 +49,7 @@ class Checkpoint:
     Attributes:
         tensors: by dotted name, `model.*` the parameters, `optimizer.*` and `links.*` what only a resumed run needs.
         state: JSON-ready scalars (epoch, best score, ...).
-        fingerprint: names and shapes of the model's parameters; see `fingerprint`.
+        fingerprint: of the model and its data; see the function of this name.
     """
 
     tensors: dict[str, Tensor]
@@ -71,7 +71,7 @@ class Checkpoint:
         }
 
     def check_model(self, expected: Mapping[str, Any], path: Path) -> None:
-        """Raise `CheckpointError` naming the first parameter, or fact of the graph, in which the models differ."""
+        """Raise `CheckpointError` naming the first parameter, or the data, in which the models differ."""
         if self.fingerprint == expected:
             return
         mine, theirs = dict(expected), dict(self.fingerprint)
@@ -83,18 +83,27 @@ class Checkpoint:
                 )
 
 
-def fingerprint(model: torch.nn.Module, graph_hash: str) -> dict[str, Any]:
-    """What must agree before a checkpoint is loaded: the graph, and name and shape of every parameter and buffer."""
+def fingerprint(model: torch.nn.Module, **data: Iterable[Tensor]) -> dict[str, Any]:
+    """What must agree before a checkpoint is loaded: name and shape of every parameter, and the data behind the model.
+
+    Args:
+        model: its parameters are named in the result.
+        data: name -> tensors, each of which becomes 16 hexadecimal digits.
+    """
     shapes = {name: list(t.shape) for name, t in model.state_dict().items()}
-    return {"graph": graph_hash, **shapes}
+    return {**shapes, **{name: _digest(tensors) for name, tensors in data.items()}}
 
 
-def graph_hash(index: list[Tensor]) -> str:
-    """16 hexadecimal digits that tell graphs apart."""
+def _digest(tensors: Iterable[Tensor]) -> str:
     digest = hashlib.sha256()
-    for tensor in index:
-        digest.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
+    for tensor in tensors:
+        digest.update(_bytes(tensor))
     return digest.hexdigest()[:16]
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The memory of `tensor`, where it is on the CPU and contiguous without a copy."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -137,13 +146,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> 
     def write(file: BinaryIO) -> None:
         file.write(struct.pack("<Q", len(text)) + text)
         for _, tensor in ordered:
-            flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            file.write(memoryview(flat.numpy()))
+            file.write(_bytes(tensor))
 
     atomic_write(path, write, 8 + len(text) + offset)
 
 
-def atomic_write(path: Path, write: Any, size: int) -> None:
+def atomic_write(path: Path, write: Callable[[BinaryIO], object], size: int) -> None:
     """Call `write(file)` on a temporary neighbour of `path`, bring it to the disk, then rename it over `path`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The configuration of a run: one flat dataclass, TOML in sections, `key=value` overrides, errors that name the near key."""
+"""The configuration of a run: a flat dataclass, TOML in sections, `key=value` overrides, and errors with a hint."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """`fit`: one step an epoch over all training links, bootstrapping, validation, checkpoints, and going on after a stop.
 
-Nothing here keeps a random state: the order of links is a function of (seed, epoch), the learning rate of the epoch. A
-resumed run therefore needs the parameters, the optimiser's moments and the links that joined, and continues bit for bit.
+Nothing here keeps a random state: the order of links is a function of (seed, epoch), the learning rate of the epoch.
+A resumed run therefore needs the parameters, the optimiser's moments and the links that joined, and continues bit for
+bit.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from loginmea_fast.evaluation.metrics import rank_metrics
 from loginmea_fast.nn import LoginMEA
 from loginmea_fast.training.assembly import Problem, assemble, build_model
 from loginmea_fast.training.bootstrapping import Bootstrapping, without
-from loginmea_fast.training.checkpoint import Checkpoint, fingerprint, load_checkpoint
+from loginmea_fast.training.checkpoint import Checkpoint, load_checkpoint
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.interrupt import StopOnSignal, TrainingInterrupted
 from loginmea_fast.training.memory import measure_peak_memory
@@ -98,6 +99,8 @@ def fit(
             Config.build(overrides) if config is None else config.override(**overrides)
         )
         run, split = None, None
+        if out is not None:
+            RunDirectory.check_new(out)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     problem = assemble(pair, config, split)
@@ -136,34 +139,31 @@ class Standing:
     stopped_early: bool = False
 
 
-@dataclass
 class Trainer:
-    """One run: parameters, optimiser, links and how far it is.
+    """One run: parameters, optimiser, links and how far it is."""
 
-    Attributes:
-        problem: what is trained on.
-        config: how.
-        run: where records and checkpoints go; None keeps the best parameters in memory.
-    """
+    def __init__(self, problem: Problem, config: Config, run: RunDirectory | None = None) -> None:
+        """Stand at epoch 0.
 
-    problem: Problem
-    config: Config
-    run: RunDirectory | None = None
-    standing: Standing = field(default_factory=Standing)
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.model = build_model(self.problem, self.config)
-        self.forward: nn.Module = (
-            torch.compile(self.model, dynamic=True) if self.config.compile else self.model
-        )
+        Args:
+            problem: what is trained on.
+            config: how.
+            run: where records and checkpoints go; None keeps the best parameters in memory.
+        """
+        self.problem = problem
+        self.config = config
+        self.run = run
+        self.standing = Standing()
+        self.history: list[dict[str, Any]] = []
+        self.model = build_model(problem, config)
+        self.forward: Any = torch.compile(self.model, dynamic=True) if config.compile else self.model
         self.optimizer = self._new_optimizer()
-        pair = self.problem.pair
+        pair = problem.pair
         self.bootstrapping = Bootstrapping(
-            self.config, pair.left_entities, pair.right_entities, self.problem.split.train
+            config, pair.left_entities, pair.right_entities, problem.split.train
         )
-        self.fingerprint = fingerprint(self.model, self.problem.identity)
-        self.best_parameters: dict[str, Tensor] | None = None
+        self.fingerprint = problem.fingerprint(self.model)
+        self.best_parameters: dict[str, Tensor] = {}
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         return torch.optim.AdamW(
@@ -389,7 +389,7 @@ class Trainer:
         )
 
     def _validation_metrics(self) -> dict[str, float]:
-        """Both directions together, among all entities without a training link: a few links tell epochs apart better so."""
+        """Both ways together, among all entities without a training link: so few links tell epochs apart better."""
         split, pair = self.problem.split, self.problem.pair
         links = split.valid
         others = [
@@ -408,19 +408,17 @@ class Trainer:
         return rank_metrics(torch.cat([ranks[0], ranks[1]]))
 
     def _keep_best(self) -> None:
-        parameters = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        parameters = self.model.state_dict()
         if self.run is None:
             self.best_parameters = {name: t.detach().clone() for name, t in parameters.items()}
-        else:
-            Checkpoint(parameters, dict(vars(self.standing)), self.fingerprint).save(self.run.best_file)
+            return
+        tensors = {f"model.{name}": t for name, t in parameters.items()}
+        Checkpoint(tensors, dict(vars(self.standing)), self.fingerprint).save(self.run.best_file)
 
     def finish(self) -> FitResult:
         """Take the best parameters and measure the test links."""
-        if self.run is None:
-            best = Checkpoint(self.best_parameters or {}, {}, self.fingerprint)
-        else:
-            best = self.run.load_best()
-        self.model.load_state_dict(best.part("model"))
+        best = self.best_parameters if self.run is None else self.run.load_best().part("model")
+        self.model.load_state_dict(best)
         metrics = self._test_metrics(breakdown=True)
         self._record("final", best_epoch=self.standing.best_epoch, metrics=metrics)
         return FitResult(

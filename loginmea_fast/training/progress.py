@@ -14,7 +14,7 @@ _LINE_SECONDS = 10.0
 
 
 class Progress:
-    """Counts epochs on stderr: a tqdm bar on a terminal, else at most one line in ten seconds and one for each event."""
+    """Counts epochs on stderr: a tqdm bar on a terminal, else a line in ten seconds and one for each event."""
 
     def __init__(
         self, total: int, done: int, enabled: bool | None = None, stream: TextIO | None = None

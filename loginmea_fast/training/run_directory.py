@@ -37,6 +37,15 @@ class RunDirectory:
         self.path = path
         self.config = config
 
+    @staticmethod
+    def check_new(path: str | os.PathLike[str]) -> None:
+        """Raise `ConfigError` where `path` holds something already; worth asking before data is read."""
+        directory = Path(path)
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise ConfigError(
+                f"{directory} exists already; go on with the run in it by --resume, or choose another directory"
+            )
+
     @classmethod
     def create(cls, path: str | os.PathLike[str], config: Config) -> RunDirectory:
         """Make a new directory with its config.toml.
@@ -44,11 +53,8 @@ class RunDirectory:
         Raises:
             ConfigError: it exists and is not empty, or cannot be made.
         """
+        cls.check_new(path)
         directory = Path(path)
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise ConfigError(
-                f"{directory} exists already; go on with the run in it by --resume, or choose another directory"
-            )
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
