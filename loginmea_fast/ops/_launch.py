@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from loginmea_fast.errors import BackendError, InputError
 __all__ = [
     "BACKENDS",
     "FLOATS",
+    "Choice",
     "check_backend_name",
     "check_float",
     "check_same_device",
@@ -27,6 +30,7 @@ __all__ = [
     "choose_backend",
     "native_reason",
     "triton_reason",
+    "watch_choices",
 ]
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
@@ -34,6 +38,28 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16)
 
 _log = logging.getLogger("loginmea_fast")
 _said: set[tuple[str, ...]] = set()
+
+
+class Choice(NamedTuple):
+    """Which backend answered a call of `op`, and by name why the faster ones did not."""
+
+    op: str
+    backend: str
+    passed_over: dict[str, str]
+
+
+_watchers: list[list[Choice]] = []
+
+
+@contextmanager
+def watch_choices() -> Iterator[list[Choice]]:
+    """Collect every choice made while the block runs; `loginmea-fast doctor` reports them."""
+    choices: list[Choice] = []
+    _watchers.append(choices)
+    try:
+        yield choices
+    finally:
+        _watchers[:] = [other for other in _watchers if other is not choices]
 
 
 def check_backend_name(backend: str) -> None:
@@ -62,25 +88,32 @@ def choose_backend(
         requested = os.environ.get("LOGINMEA_BACKEND", "auto")
     check_backend_name(requested)
     if requested == "reference":
-        return "reference"
+        return _chosen(op, "reference", {})
     if requested != "auto":
         reason = candidates[requested]() if requested in candidates else "the operator has no such backend"
         if reason is not None:
             raise BackendError(f"{op}: backend {requested!r} cannot serve this call: {reason}")
-        return requested
-    passed_over: list[tuple[str, str]] = []
+        return _chosen(op, requested, {})
+    passed_over: dict[str, str] = {}
     for name, reason_of in candidates.items():
         reason = reason_of()
         if reason is None:
-            _say_once(op, name, passed_over)
-            return name
-        passed_over.append((name, reason))
-    _say_once(op, "reference", passed_over)
-    return "reference"
+            break
+        passed_over[name] = reason
+    else:
+        name = "reference"
+    _say_once(op, name, passed_over)
+    return _chosen(op, name, passed_over)
 
 
-def _say_once(op: str, chosen: str, passed_over: Sequence[tuple[str, str]]) -> None:
-    why = "; ".join(f"{name}: {reason}" for name, reason in passed_over)
+def _chosen(op: str, name: str, passed_over: dict[str, str]) -> str:
+    for choices in _watchers:
+        choices.append(Choice(op, name, passed_over))
+    return name
+
+
+def _say_once(op: str, chosen: str, passed_over: Mapping[str, str]) -> None:
+    why = "; ".join(f"{name}: {reason}" for name, reason in passed_over.items())
     if (op, chosen, why) in _said:
         return
     _said.add((op, chosen, why))
