@@ -1,6 +1,7 @@
 // The CPU library's one face to Python: a line a function.
 #include "common/bind.h"
 #include "common/cpu_features.h"
+#include "cpu/contrastive_loss.h"
 #include "cpu/measure.h"
 
 PYBIND11_MODULE(loginmea_cpu, m) {
@@ -9,6 +10,7 @@ PYBIND11_MODULE(loginmea_cpu, m) {
     throw pybind11::import_error(std::string("it was built for a processor with ") + feature +
                                  ", which this one lacks");
   }
+  bind(m, "contrastive_loss", &contrastive_loss);
   bind(m, "measure_copy", &measure_copy);
   bind(m, "measure_fma", &measure_fma);
   bind(m, "measure_gather", &measure_gather);

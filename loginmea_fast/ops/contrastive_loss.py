@@ -17,6 +17,8 @@ from loginmea_fast.reference import contrastive_loss as reference
 
 __all__ = ["contrastive_loss"]
 
+PRECISIONS = ("ieee", "tf32", "bfloat16")
+
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor]  # the loss; its gradients to left, right and extra keys
 
 
@@ -27,6 +29,8 @@ def contrastive_loss(
     bidirectional: bool = False,
     extra_keys: Tensor | None = None,
     backend: str = "auto",
+    *,
+    precision: str | None = None,
 ) -> Tensor:
     """Mean cross entropy of cosine similarities against the diagonal (InfoNCE).
 
@@ -48,6 +52,10 @@ def contrastive_loss(
         bidirectional: average with the same loss of right rows against left rows, without `extra_keys`.
         extra_keys: [X, D] further negatives, dtype and device of `left`; None for none.
         backend: "auto", "reference", "cpu", "triton" or "cuda".
+        precision: what products of float32 rows may be rounded to: "ieee" (not at all), "tf32" or
+            "bfloat16"; logits and sums are float32 always, and a device that has no such arithmetic takes
+            the next more exact one. None follows `torch.get_float32_matmul_precision()` on CUDA and is
+            "ieee" elsewhere.
 
     Returns:
         A scalar: float64 for float64 rows, else float32. It can be differentiated once. A row no
@@ -59,6 +67,8 @@ def contrastive_loss(
         BackendError: the backend asked for by name cannot serve.
     """
     _launch.check_backend_name(backend)
+    if precision is not None and precision not in PRECISIONS:
+        raise InputError(f"precision must be None or one of {', '.join(PRECISIONS)}; got {precision!r}")
     for name, tensor in (("left", left), ("right", right), ("extra_keys", extra_keys)):
         if tensor is not None:
             _launch.check_float(name, tensor)
@@ -72,13 +82,30 @@ def contrastive_loss(
         raise InputError(f"left and right need at least one row and one column; got {list(left.shape)}")
     if not 0.0 < temperature < float("inf"):
         raise InputError(f"temperature must be positive and finite; got {temperature}")
+    if torch.is_autocast_enabled(left.device.type) and left.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(left.device.type)
+        left, right = left.to(dtype), right.to(dtype)
+        extra_keys = None if extra_keys is None else extra_keys.to(dtype)
     needs_gradient = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (left, right, extra_keys)
     )
     loss, _, _, _ = _contrastive_loss(
-        left, right, extra_keys, float(temperature), bool(bidirectional), needs_gradient, backend
+        left,
+        right,
+        extra_keys,
+        float(temperature),
+        bool(bidirectional),
+        precision or _default_precision(left.device),
+        needs_gradient,
+        backend,
     )
     return loss
+
+
+def _default_precision(device: torch.device) -> str:
+    if device.type != "cuda":
+        return "ieee"
+    return {"highest": "ieee", "high": "tf32", "medium": "bfloat16"}[torch.get_float32_matmul_precision()]
 
 
 @torch.library.custom_op("loginmea_fast::contrastive_loss", mutates_args=())
@@ -88,6 +115,7 @@ def _contrastive_loss(
     extra_keys: Tensor | None,
     temperature: float,
     bidirectional: bool,
+    precision: str,
     with_gradient: bool,
     backend: str,
 ) -> Gradients:
@@ -95,14 +123,49 @@ def _contrastive_loss(
     chosen = _launch.choose_backend(
         "contrastive_loss",
         backend,
-        {"triton": lambda: _launch.triton_reason(left) or _only_narrow_floats(left)},
+        {
+            "cpu": lambda: _launch.native_reason(left, "cpu"),
+            "triton": lambda: _launch.triton_reason(left) or _only_narrow_floats(left),
+        },
     )
-    serve = {"reference": _reference, "triton": _triton}[chosen]
-    return serve(left, right, extra_keys, temperature, bidirectional, with_gradient)
+    serve = {"reference": _reference, "cpu": _cpu, "triton": _triton}[chosen]
+    return serve(left, right, extra_keys, temperature, bidirectional, precision, with_gradient)
 
 
 def _only_narrow_floats(left: Tensor) -> str | None:
     return "its products are float32 or bfloat16, not float64" if left.dtype == torch.float64 else None
+
+
+def _cpu(
+    left: Tensor,
+    right: Tensor,
+    extra_keys: Tensor | None,
+    temperature: float,
+    bidirectional: bool,
+    precision: str,
+    with_gradient: bool,
+) -> Gradients:
+    from loginmea_fast import native
+
+    left, right, extra = (
+        _with_dense_rows(t) for t in (left, right, left[:0] if extra_keys is None else extra_keys)
+    )
+    gradients = [t.new_empty(t.shape if with_gradient else (0, t.shape[1])) for t in (left, right, extra)]
+    loss = native.load("cpu").contrastive_loss(
+        native.dtype_code(left.dtype),
+        left.data_ptr(), left.stride(0),
+        right.data_ptr(), right.stride(0),
+        extra.data_ptr(), extra.stride(0),
+        len(left), len(extra), left.shape[1],
+        temperature, bidirectional, precision == "bfloat16",
+        *(g.data_ptr() for g in gradients),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return left.new_tensor(loss, dtype=reference.accumulation_dtype(left.dtype)), *gradients
+
+
+def _with_dense_rows(rows: Tensor) -> Tensor:
+    return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()
 
 
 def _triton(
@@ -111,11 +174,14 @@ def _triton(
     extra_keys: Tensor | None,
     temperature: float,
     bidirectional: bool,
+    precision: str,
     with_gradient: bool,
 ) -> Gradients:
     from loginmea_fast.kernels import contrastive_loss as kernels
 
-    return kernels.contrastive_loss(left, right, extra_keys, temperature, bidirectional, with_gradient)
+    return kernels.contrastive_loss(
+        left, right, extra_keys, temperature, bidirectional, precision, with_gradient
+    )
 
 
 def _reference(
@@ -124,9 +190,10 @@ def _reference(
     extra_keys: Tensor | None,
     temperature: float,
     bidirectional: bool,
+    precision: str,
     with_gradient: bool,
 ) -> Gradients:
-    """Answer by the plain formula."""
+    """Answer by the plain formula, whose products are those of the rows' dtype whatever the precision."""
     if with_gradient:
         return reference.contrastive_loss_gradient(left, right, temperature, bidirectional, extra_keys)
     loss = reference.contrastive_loss(left, right, temperature, bidirectional, extra_keys)
@@ -142,7 +209,7 @@ def _no_gradients(left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @_contrastive_loss.register_fake
-def _fake(left, right, extra_keys, temperature, bidirectional, with_gradient, backend):  # type: ignore
+def _fake(left, right, extra_keys, temperature, bidirectional, precision, with_gradient, backend):  # type: ignore
     loss = left.new_empty((), dtype=reference.accumulation_dtype(left.dtype))
     if not with_gradient:
         return loss, *_no_gradients(left)
@@ -168,9 +235,7 @@ def _backward(ctx, loss_gradient, *_):  # type: ignore[no-untyped-def]
         loss_gradient * saved if needed and loss_gradient is not None else None
         for saved, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
     )
-    return left, right, extra_keys, None, None, None, None
+    return left, right, extra_keys, *(None,) * 5
 
 
 _contrastive_loss.register_autograd(_backward, setup_context=_setup_context)
-for _device_type in ("cpu", "cuda"):
-    _contrastive_loss.register_autocast(_device_type, torch.bfloat16)

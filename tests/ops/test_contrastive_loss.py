@@ -219,7 +219,7 @@ def test_opcheck(backend, extra, with_gradient) -> None:
     rows = _rows(6, 4, extra, torch.float32, _device(backend))
     if with_gradient:
         rows = [None if t is None else t.requires_grad_() for t in rows]
-    torch.library.opcheck(_contrastive_loss, (*rows, 0.1, True, with_gradient, backend))
+    torch.library.opcheck(_contrastive_loss, (*rows, 0.1, True, "ieee", with_gradient, backend))
 
 
 def test_torch_compile_sees_one_operator() -> None:
