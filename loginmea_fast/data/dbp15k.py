@@ -159,11 +159,11 @@ def _links(
 
 def _attributes(directory: Path, lists: list[dict[int, tuple[int, str]]]) -> AttributeTable | None:
     paths = [directory / f"training_attrs_{graph}" for graph in (1, 2)]
-    if not any(path.is_file() for path in paths):
-        return None
     types: dict[str, int] = {}
     owners, counts, kinds = [], [], []
     for path, entities in zip(paths, lists, strict=True):
+        if not path.is_file():
+            continue
         by_uri = {uri: entity for entity, (_, uri) in entities.items()}
         for _, (uri, *own) in read_fields(path, 1, None, "uri, attribute type..."):
             entity = by_uri.get(uri)
@@ -172,6 +172,8 @@ def _attributes(directory: Path, lists: list[dict[int, tuple[int, str]]]) -> Att
             owners.append(entity)
             counts.append(len(own))
             kinds += [types.setdefault(kind, len(types)) for kind in own]
+    if not kinds:
+        return None
     owner = np.repeat(np.array(owners, dtype=np.int64), np.array(counts, dtype=np.int64))
     return AttributeTable(torch.from_numpy(owner), torch.tensor(kinds, dtype=torch.int64), list(types))
 
@@ -241,13 +243,11 @@ def write_dbp15k(pair: AlignmentPair, directory: Path) -> list[str]:
             directory / f"ent_ids_{graph}", (f"{entity}\t{pair.uris[entity]}" for entity in entities.tolist())
         )
         _write_table(directory / f"triples_{graph}", triples[graph - 1])
-        if pair.relation_names is not None:
+        if pair.relation_names is not None and len(triples[graph - 1]):
             used = triples[graph - 1][:, 1].unique().tolist()
             write_lines(directory / f"rel_ids_{graph}", (f"{r}\t{pair.relation_names[r]}" for r in used))
-        if pair.attributes is not None:
-            write_lines(
-                directory / f"training_attrs_{graph}", _attribute_lines(pair, pair.attributes, entities)
-            )
+        if pair.attributes is not None and (lines := _attribute_lines(pair, pair.attributes, entities)):
+            write_lines(directory / f"training_attrs_{graph}", lines)
         if pair.has_image is not None:
             own = entities[pair.has_image[entities]]
             if len(own):
@@ -259,7 +259,7 @@ def write_dbp15k(pair: AlignmentPair, directory: Path) -> list[str]:
             if len(part):
                 _write_table(directory / name, part)
     if pair.words is not None:
-        text = json.dumps([[entity, own] for entity, own in pair.words.items()], ensure_ascii=False)
+        text = json.dumps([[entity, own] for entity, own in pair.words.items()])
         (directory / "translated_names.json").write_text(text, encoding="utf-8")
     return []
 

@@ -26,7 +26,7 @@ _FIELD_PICKLE = "_id_img_feature_dict.pkl"
 def load(
     directory: str | os.PathLike[str],
     format: str = "auto",
-    modalities: Sequence[str] | None = None,
+    modalities: Sequence[str] | str | None = None,
     *,
     vectors: Mapping[str, str | os.PathLike[str]] | None = None,
     compat: Literal["authors"] | None = None,
@@ -47,8 +47,9 @@ def load(
     Args:
         directory: holds the files of both graphs.
         format: "dbp15k", "openea", another registered layout, or "auto" to go by the file names.
-        modalities: which features to build, in this order. None takes those with a file of vectors, then
-            ``relation``, then ``attribute`` where there are attributes: the order of the authors' model.
+        modalities: which features to build, in this order, as a sequence or as "relation,attribute". None takes those
+            with a file of vectors, then ``relation``, then ``attribute`` where there are attributes: the order of the
+            authors' model.
         vectors: modality -> file of vectors; see :func:`loginmea_fast.data.vectors.vector_feature`.
         compat: "authors" gives bags their fixed width and fills missing images as their code does.
         bag_size: how many relations and attribute types the bags keep.
@@ -65,15 +66,20 @@ def load(
     Raises:
         DataError: one sentence with file, line and remedy.
     """
+    if compat not in (None, "authors") or bag_size < 1:
+        raise DataError(
+            f"compat={compat!r}, bag_size={bag_size}: compat is None or 'authors', bag_size at least 1"
+        )
     directory = Path(directory)
-    known = detect_format(directory)
-    entry = known if format == "auto" else get_format(format)
+    entry = detect_format(directory) if format == "auto" else get_format(format)
     pair = entry.read(directory, ReadOptions(fold=fold, max_repeated_links=max_repeated_links))
     files = _vector_files(directory) | {name: Path(path) for name, path in (vectors or {}).items()}
     if modalities is None:
         modalities = [*files, *(name for name in ("relation", "attribute") if name not in files)]
         if pair.attributes is None and "attribute" not in files:
             modalities.remove("attribute")
+    elif isinstance(modalities, str):
+        modalities = [name.strip() for name in modalities.split(",")]
     width = bag_size if compat == "authors" else None
     features: dict[str, Feature] = {}
     for modality in modalities:
@@ -102,7 +108,7 @@ def load(
     return pair.with_features(features)
 
 
-def load_embedded(modalities: Sequence[str] | None = None) -> AlignmentPair:
+def load_embedded(modalities: Sequence[str] | str | None = None) -> AlignmentPair:
     """The real pair that ships inside the package: GeoNames against countryinfo, which has REST Countries' fields.
 
     Countries, capitals, currencies, languages and time zones of both sources are linked; features are relations,

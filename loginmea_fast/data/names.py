@@ -81,7 +81,11 @@ def _token_bag(tokens: Iterable[list[str]], buckets: int | None, description: st
             known = columns.get(token)
             if known is None:
                 # crc32 and not hash(): the latter changes from process to process.
-                known = len(columns) if buckets is None else zlib.crc32(token.encode()) % buckets
+                known = (
+                    len(columns)
+                    if buckets is None
+                    else zlib.crc32(token.encode("utf-8", "surrogatepass")) % buckets
+                )
                 columns[token] = known
             column.append(known)
     width = max(len(columns), 1) if buckets is None else buckets

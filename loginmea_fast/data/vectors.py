@@ -67,7 +67,7 @@ def vector_feature(
     """
     vectors = _read(path)
     count = pair.num_entities
-    values = vectors.values
+    values = vectors.values if vectors.values.dtype in _FLOATS else vectors.values.to(torch.float32)
     if values.layout == torch.sparse_csr or vectors.present is not None:
         _check_rows(path, values, count)
         present = values.crow_indices().diff() > 0 if vectors.present is None else vectors.present
@@ -86,8 +86,6 @@ def vector_feature(
     else:
         ids = _check_ids(path, vectors.ids, values, count)
     _check_finite(path, values, ids, pair)
-    if values.dtype not in _FLOATS:
-        values = values.to(torch.float32)
     some = (values != 0).any(dim=1)
     present = torch.zeros(count, dtype=torch.bool)
     present[ids[some]] = True
@@ -232,7 +230,7 @@ def _from_arrays(arrays: dict[str, Tensor], description: str = "") -> _Vectors:
     values = arrays["features"]
     present = arrays.get("present")
     return _Vectors(
-        values if values.is_floating_point() else values.to(torch.float32),
+        values,
         arrays.get("ids"),
         None if present is None else present.to(torch.bool),
         description,
