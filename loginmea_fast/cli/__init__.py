@@ -1,0 +1,5 @@
+"""The command line, one file a command: `loginmea-fast demo | train | evaluate | doctor`."""
+
+from loginmea_fast.cli.app import main
+
+__all__ = ["main"]

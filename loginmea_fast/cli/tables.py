@@ -1,0 +1,61 @@
+"""Metrics as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["COLUMNS", "describe_metrics", "metrics_row", "table"]
+
+COLUMNS = {
+    "hits@1": "Hits@1",
+    "hits@5": "Hits@5",
+    "hits@10": "Hits@10",
+    "hits@50": "Hits@50",
+    "mrr": "MRR",
+    "mr": "MR",
+}
+_DIRECTIONS = {"left_to_right": "left to right", "right_to_left": "right to left"}
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lines with aligned columns: the first to the left, the others to the right."""
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
+        ).rstrip()
+        for line in lines
+    )
+
+
+def metrics_row(
+    label: str, metrics: Mapping[str, float], columns: Sequence[str] = tuple(COLUMNS)
+) -> list[str]:
+    """A row of `table`: Hits@k and MRR with three decimals, the mean rank with one."""
+    return [label, *(f"{metrics[c]:,.1f}" if c == "mr" else f"{metrics[c]:.3f}" for c in columns)]
+
+
+def describe_metrics(metrics: Mapping[str, Any]) -> str:
+    """All that `evaluation.evaluate_links` returns, as text."""
+    score = f"CSLS-{metrics['csls_k']}"
+    rows = [
+        metrics_row(f"{name}, {way}", metrics[key][direction])
+        for key, name in (("csls", score), ("cosine", "cosine"), ("random", "random ranking"))
+        if key in metrics
+        for direction, way in _DIRECTIONS.items()
+    ]
+    among = "the test targets" if metrics["protocol"] == "test" else "all entities of the other graph"
+    counts = " and ".join(f"{n:,}" for n in dict.fromkeys(metrics["candidates"].values()))
+    parts = [
+        f"{metrics['pairs']:,} test pairs, ranked among {among} ({counts})",
+        table(["", *COLUMNS.values()], rows),
+    ]
+    for key, groups in metrics.items():
+        if key.startswith("by_"):
+            what = "degree of the less connected entity" if key == "by_degree" else f"who has {key[3:]}"
+            used = score if "csls" in metrics else "cosine"
+            grouped = [metrics_row(f"{group['label']} ({group['pairs']:,})", group) for group in groups]
+            parts.append(table([f"by {what} (pairs), {used}, both ways", *COLUMNS.values()], grouped))
+    return "\n\n".join(parts)
