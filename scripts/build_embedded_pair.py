@@ -96,9 +96,10 @@ def buckets(name: str, value: float | None, per_decade: int = 2) -> list[str]:
 
 
 def cells(latitude: float, longitude: float) -> list[str]:
-    """A place as tokens of two interleaved grids of 10 degrees."""
+    """A place as tokens of bands of 10 degrees, latitude and longitude apart, each on two interleaved grids."""
     return [
-        f"place {letter}{math.floor(latitude / 10 + shift)},{math.floor(longitude / 10 + shift)}"
+        f"{axis} {letter}{math.floor(degrees / 10 + shift)}"
+        for axis, degrees in (("latitude", latitude), ("longitude", longitude))
         for letter, shift in (("a", 0.0), ("b", 0.5))
     ]
 

@@ -19,6 +19,7 @@ from loginmea_fast.errors import DataError
 
 __all__ = ["load", "load_embedded"]
 
+EMBEDDED = Path(__file__).with_name("embedded")
 _BUILT = ("relation", "attribute", "name", "word", "sentence")
 _FIELD_PICKLE = "_id_img_feature_dict.pkl"
 
@@ -120,7 +121,7 @@ def load_embedded(modalities: Sequence[str] | str | None = None) -> AlignmentPai
     Returns:
         The pair.
     """
-    pair = load(Path(__file__).with_name("embedded"), "dbp15k", modalities)
+    pair = load(EMBEDDED, "dbp15k", modalities)
     return replace(pair, name="GeoNames - countryinfo")
 
 

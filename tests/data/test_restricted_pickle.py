@@ -1,0 +1,137 @@
+import collections
+import datetime
+import os
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loginmea_fast.data.restricted_pickle import load_restricted_pickle
+from loginmea_fast.errors import DataError
+
+# The names under which numpy 1 pickles arrays; numpy 2 writes numpy._core. The bytes differ in nothing else.
+CORES = ["numpy.core", "numpy._core"]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "|u1", "<i8", "?"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_every_protocol(tmp_path, protocol, dtype, order):
+    array = np.asarray(np.arange(6).reshape(2, 3) % 2, dtype=dtype, order=order)
+    path = tmp_path / "array.pkl"
+    path.write_bytes(pickle.dumps(array, protocol))
+    loaded = np.asarray(load_restricted_pickle(path))
+    # Some protocols turn the byte order of other machines into this one's, some leave it.
+    assert loaded.dtype.newbyteorder("=") == array.dtype.newbyteorder("=")
+    assert np.array_equal(loaded, array)
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("protocol", [0, 2, 3])
+def test_arrays_of_numpy_1_and_2(tmp_path, core, protocol):
+    content = pickle.dumps({np.int64(7): np.arange(3.0), 8: np.float32(0.5)}, protocol)
+    for own in CORES:
+        content = content.replace(f"{own}.multiarray".encode(), b"CORE.multiarray")
+    path = tmp_path / "array.pkl"
+    path.write_bytes(content.replace(b"CORE", core.encode()))
+    loaded = load_restricted_pickle(path)
+    assert loaded[7].tolist() == [0, 1, 2]
+    assert loaded[8] == 0.5
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_containers(tmp_path, protocol):
+    content = {
+        "a": [1, (2.5, None, True)],
+        3: {4, 5},
+        (6,): frozenset({b"7"}),
+        "d": {"e": "é"},
+        "f": bytearray(b"8"),
+    }
+    path = tmp_path / "containers.pkl"
+    path.write_bytes(pickle.dumps(content, protocol))
+    assert load_restricted_pickle(path) == content
+
+
+class Evil:
+    """Runs what it is told when it is unpickled by an ordinary unpickler."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call[0], self.call[1:]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (Evil(os.system, "touch TARGET"), "system"),
+        (Evil(eval, "open('TARGET', 'w')"), "eval"),
+        (Evil(getattr, {}, "clear"), "getattr"),
+        (Evil(np.fromfile, "x"), "fromfile"),
+        (datetime.date(2020, 1, 1), "date"),
+        (collections.OrderedDict(a=1), "OrderedDict"),
+        (np.array([object()]), "'O8'"),
+        (np.array(["text"]), "'U4'"),
+        (np.zeros(2, dtype=[("a", int)]), "'V8'"),
+    ],
+)
+def test_anything_else_is_refused_by_name_and_not_run(tmp_path, monkeypatch, content, named, protocol):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "features.pkl"
+    path.write_bytes(pickle.dumps({0: content}, protocol))
+    with pytest.raises(DataError, match="only numpy arrays and builtin containers") as error:
+        load_restricted_pickle(path)
+    assert named in str(error.value)
+    assert not (tmp_path / "TARGET").exists()
+
+
+def test_a_number_type_may_not_be_changed_into_one_of_pointers(tmp_path):
+    # The eighth item of a dtype's state are its flags; 63 says "objects live here", and numpy would believe it.
+    state = b"J\xff\xff\xff\xff" * 2 + b"K%ct"
+    content = pickle.dumps(np.arange(3), 2)
+    path = tmp_path / "flags.pkl"
+    path.write_bytes(content.replace(state % 0, state % 63))
+    assert path.read_bytes() != content
+    with pytest.raises(DataError, match="compound type"):
+        load_restricted_pickle(path)
+
+
+def test_codecs_other_than_latin1(tmp_path):
+    path = tmp_path / "codec.pkl"
+    path.write_bytes(pickle.dumps(b"\xff", 2).replace(b"latin1", b"rot_13"))
+    with pytest.raises(DataError, match="codec 'rot_13'"):
+        load_restricted_pickle(path)
+
+
+def test_missing_and_cut_short(tmp_path):
+    with pytest.raises(DataError, match="is missing"):
+        load_restricted_pickle(tmp_path / "none.pkl")
+    content = pickle.dumps({0: np.arange(100.0)})
+    path = tmp_path / "cut.pkl"
+    for length in range(0, len(content) - 1, 7):
+        path.write_bytes(content[:length])
+        with pytest.raises(DataError, match="no valid pickle"):
+            load_restricted_pickle(path)
+
+
+VALID = pickle.dumps({0: np.arange(3.0), 1: [np.float32(1), {2}]}, 2)
+
+
+@given(st.data())
+def test_damaged_pickles_raise_nothing_else(tmp_path_factory, data):
+    content = bytearray(VALID)
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged.pkl"
+    path.write_bytes(content)
+    said = ""
+    try:
+        load_restricted_pickle(path)
+    except DataError as error:
+        said = str(error)
+    assert "\n" not in said
