@@ -1,6 +1,7 @@
 // The CPU library's one face to Python: a line a function.
 #include "common/bind.h"
 #include "common/cpu_features.h"
+#include "cpu/alignment_search.h"
 #include "cpu/contrastive_loss.h"
 #include "cpu/measure.h"
 
@@ -14,4 +15,10 @@ PYBIND11_MODULE(loginmea_cpu, m) {
   bind(m, "measure_copy", &measure_copy);
   bind(m, "measure_fma", &measure_fma);
   bind(m, "measure_gather", &measure_gather);
+  bind(m, "search_cosines", &search_cosines);
+  bind(m, "search_counts", &search_counts);
+  bind(m, "search_lists", &search_lists);
+  bind(m, "search_norms", &search_norms);
+  bind(m, "search_pack", &search_pack);
+  bind(m, "search_packed_bytes", &search_packed_bytes);
 }

@@ -17,12 +17,15 @@ from torch import Tensor
 
 from loginmea_fast.errors import InputError
 from loginmea_fast.ops import _launch
+from loginmea_fast.ops import _search_exact as exact
 from loginmea_fast.reference import alignment_search as reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import numpy as np
+
+    from loginmea_fast.ops._search_exact import Passes, Side
 
     Rows = Tensor | np.ndarray
 
@@ -125,7 +128,7 @@ def alignment_topk(
 ) -> tuple[Tensor, Tensor]:
     """The k best keys of every query, by cosine or CSLS.
 
-    Scores are those of `alignment_ranks`. Larger scores come first; scores that agree to a multiple of 2^-33
+    Scores are those of `alignment_ranks`. Larger scores come first; scores that differ by at most 2^-33
     stand by index. The cosine of a zero row with anything is 0.
 
     Args:
@@ -166,7 +169,7 @@ def mutual_nearest(
 ) -> Tensor:
     """Pairs of rows each of which is the other's best match, by cosine or CSLS.
 
-    Scores are those of `alignment_ranks`; of equally good matches (to a multiple of 2^-33) the first counts.
+    Scores are those of `alignment_ranks`; of equally good matches (to 2^-33) the first counts.
 
     Args:
         left: [N, D] rows, float32, float64, bfloat16 or float16; a tensor or a numpy array,
@@ -266,6 +269,24 @@ def _check_finite(**sides: Tensor | None) -> None:
                 )
 
 
+def _passes(op: str, rows: Tensor, screen: str | None, backend: str) -> Passes | None:
+    """Choose the backend; None stands for the reference."""
+    chosen = _launch.choose_backend(op, backend, {"cpu": lambda: _launch.native_reason(rows, "cpu")})
+    if chosen == "cpu":
+        from loginmea_fast.ops._search_cpu import CpuPasses
+
+        return CpuPasses(narrow=screen is not None)
+    return None
+
+
+def _side(passes: Passes, **matrices: Tensor | None) -> Side:
+    """Prepare a side; raises `InputError` at a row that is not finite."""
+    side = passes.side([rows for rows in matrices.values() if rows is not None])
+    if bool(side.inverse.isnan().any()):
+        _check_finite(**matrices)
+    return side
+
+
 @torch.library.custom_op("loginmea_fast::alignment_ranks", mutates_args=())
 def _alignment_ranks(
     left: Tensor,
@@ -278,26 +299,27 @@ def _alignment_ranks(
     progress: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ranks both ways, ties both ways."""
-    _check_finite(left=left, right=right, left_extra=left_extra, right_extra=right_extra)
-    left_side = [rows for rows in (left, left_extra) if rows is not None]
-    right_side = [rows for rows in (right, right_extra) if rows is not None]
-    _launch.choose_backend("alignment_ranks", backend, {})
-    scores = reference.length(left_side) * reference.length(right_side)
+    passes = _passes("alignment_ranks", left, screen, backend)
+    scores = _count(left, left_extra) * _count(right, right_extra)
     with _bar("alignment_ranks", scores, 2 if csls_k else 1, progress) as tick:
-        ranks_lr, ranks_rl, *ties = reference.alignment_ranks(left_side, right_side, csls_k, tick)
-    ranks_lr, ranks_rl = (
-        ranks_lr.to(_rank_dtype(right, right_extra)),
-        ranks_rl.to(_rank_dtype(left, left_extra)),
-    )
-    return ranks_lr, ranks_rl, ties[0], ties[1]
+        if passes is not None:
+            left_side = _side(passes, left=left, left_extra=left_extra)
+            right_side = _side(passes, right=right, right_extra=right_extra)
+            results = exact.alignment_ranks(passes, left_side, right_side, len(left), csls_k, tick)
+        else:
+            _check_finite(left=left, right=right, left_extra=left_extra, right_extra=right_extra)
+            lefts = [rows for rows in (left, left_extra) if rows is not None]
+            rights = [rows for rows in (right, right_extra) if rows is not None]
+            results = reference.alignment_ranks(lefts, rights, csls_k, tick)
+    ranks_lr, ranks_rl, ties_lr, ties_rl = results
+    ranks_lr = ranks_lr.to(_rank_dtype(right, right_extra))
+    return ranks_lr, ranks_rl.to(_rank_dtype(left, left_extra)), ties_lr, ties_rl
 
 
 @_alignment_ranks.register_fake
 def _(left, right, left_extra, right_extra, csls_k, screen, backend, progress):  # type: ignore[no-untyped-def]
-    ranks = (
-        left.new_empty(len(left), dtype=_rank_dtype(*s)) for s in ((right, right_extra), (left, left_extra))
-    )
-    return *ranks, *(left.new_empty(len(left), dtype=torch.int64) for _ in range(2))
+    dtypes = _rank_dtype(right, right_extra), _rank_dtype(left, left_extra), torch.int64, torch.int64
+    return tuple(left.new_empty(len(left), dtype=dtype) for dtype in dtypes)
 
 
 @torch.library.custom_op("loginmea_fast::alignment_topk", mutates_args=())
@@ -305,10 +327,14 @@ def _alignment_topk(
     queries: Tensor, keys: Tensor, k: int, csls_k: int, screen: str | None, backend: str, progress: bool
 ) -> tuple[Tensor, Tensor]:
     """Scores and index."""
-    _check_finite(queries=queries, keys=keys)
-    _launch.choose_backend("alignment_topk", backend, {})
+    passes = _passes("alignment_topk", queries, screen, backend)
     with _bar("alignment_topk", len(queries) * len(keys), 2 if csls_k else 1, progress) as tick:
-        scores, index = reference.alignment_topk([queries], [keys], k, csls_k, tick)
+        if passes is not None:
+            sides = _side(passes, queries=queries), _side(passes, keys=keys)
+            scores, index = exact.alignment_topk(passes, *sides, k, csls_k, tick)
+        else:
+            _check_finite(queries=queries, keys=keys)
+            scores, index = reference.alignment_topk([queries], [keys], k, csls_k, tick)
     return scores.to(_score_dtype(queries)), index
 
 
@@ -323,9 +349,12 @@ def _mutual_nearest(
     left: Tensor, right: Tensor, csls_k: int, screen: str | None, backend: str, progress: bool
 ) -> Tensor:
     """Pairs."""
-    _check_finite(left=left, right=right)
-    _launch.choose_backend("mutual_nearest", backend, {})
+    passes = _passes("mutual_nearest", left, screen, backend)
     with _bar("mutual_nearest", len(left) * len(right), 2 if csls_k else 1, progress) as tick:
+        if passes is not None:
+            sides = _side(passes, left=left), _side(passes, right=right)
+            return exact.mutual_nearest(passes, *sides, csls_k, tick)
+        _check_finite(left=left, right=right)
         return reference.mutual_nearest([left], [right], csls_k, tick)
 
 

@@ -10,8 +10,7 @@ Left rows `x_i` [D], i < n, and right rows `y_j` [D], j < m (CSLS: Conneau et al
 
 Two scores are *equal* when they differ by no more than `TIE` = 2^-33 (1.2e-10): far below what float32 rows
 determine, far above what float64 sums lose. So a tie does not depend on the order in which a machine adds.
-Where order matters (top k, nearest), scores are taken to a multiple of `TIE`, larger first, and equal ones
-stand by index.
+Where order matters (top k, nearest), equal scores stand by index.
 
 There is no gradient: a rank is piecewise constant.
 
@@ -28,7 +27,6 @@ import torch
 from torch import Tensor
 
 TIE = 2.0**-33
-LAST = torch.iinfo(torch.int64).min
 ROWS, COLUMNS = 1024, 4096  # one block of scores, 32 MiB in float64
 
 Side = Sequence[Tensor]
@@ -42,20 +40,24 @@ def unit_rows(rows: Tensor) -> Tensor:
     return rows / torch.where(norm > 0, norm, 1)
 
 
-def on_grid(scores: Tensor) -> Tensor:
-    """Scores as int64 multiples of `TIE`."""
-    return torch.round(scores / TIE).to(torch.int64)
+def best_first(scores: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best of each row, larger scores first, equal ones by index; scores and index are [rows, candidates]."""
+    bound = int(index.max()) + 1
+    above = scores - scores.topk(k, dim=1).values[:, -1:]
+    tier = (above > TIE).to(torch.int64) - (above < -TIE).to(torch.int64)  # 0: equal to the k-th
+    chosen = (tier * bound - index).topk(k, dim=1).indices
+    scores, order = scores.gather(1, chosen).sort(dim=1, descending=True)
+    index = index.gather(1, chosen).gather(1, order)
+    drops = torch.zeros_like(index)
+    drops[:, 1:] = (scores[:, :-1] - scores[:, 1:] > TIE).cumsum(1)
+    order = (drops * bound + index).argsort(dim=1)
+    return scores.gather(1, order), index.gather(1, order)
 
 
-def order_keys(scores: Tensor, index: Tensor, bound: int) -> Tensor:
-    """One int64 a score: it orders by score, then by smaller index; indices are below `bound`."""
-    # |score| <= 4 takes 35 bits and leaves 28 for the index.
-    return on_grid(scores) * bound + (bound - 1 - index)
-
-
-def index_of(keys: Tensor, bound: int) -> Tensor:
-    """The index that `order_keys` put into its keys."""
-    return bound - 1 - keys.remainder(bound)
+def first_best(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest score of each row and the first place that equals it."""
+    largest = scores.amax(1)
+    return largest, (scores >= largest[:, None] - TIE).to(torch.uint8).argmax(1)
 
 
 def dense_scores(left: Tensor, right: Tensor, csls_k: int = 0) -> Tensor:
@@ -82,16 +84,12 @@ def dense_ranks(scores: Tensor, pairs: int) -> tuple[Tensor, Tensor, Tensor, Ten
 
 def dense_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best of each row, larger first, equal scores by index."""
-    columns = torch.arange(scores.shape[1], device=scores.device)
-    index = order_keys(scores, columns, len(columns)).topk(k, dim=1).indices
-    return scores.gather(1, index), index
+    return best_first(scores, torch.arange(scores.shape[1], device=scores.device).expand_as(scores), k)
 
 
 def dense_mutual_nearest(scores: Tensor) -> Tensor:
     """Pairs [P, 2] each of which is the other's best."""
-    to_right = dense_topk(scores, 1)[1][:, 0]
-    to_left = dense_topk(scores.T, 1)[1][:, 0]
-    return mutual(to_right, to_left)
+    return mutual(first_best(scores)[1], first_best(scores.T)[1])
 
 
 def mutual(to_right: Tensor, to_left: Tensor) -> Tensor:
@@ -185,16 +183,15 @@ def topk_rows(
     queries: Side, keys: Side, k: int, scale: float, mean_queries: Tensor, mean_keys: Tensor, tick: Tick
 ) -> tuple[Tensor, Tensor]:
     """The k best keys of each query under given means: scores float64 [Q, k], index int64 [Q, k]."""
-    total, bound, device = length(queries), length(keys), queries[0].device
-    values = torch.full((total, k), -torch.inf, dtype=torch.float64, device=device)
-    order = torch.full((total, k), LAST, device=device)
+    shape, device = (length(queries), k), queries[0].device
+    values = torch.full(shape, -torch.inf, dtype=torch.float64, device=device)
+    index = torch.zeros(shape, dtype=torch.int64, device=device)
     for rows, columns, cosine in tiles(queries, keys, tick):
         scores = scale * cosine - mean_queries[rows, None] - mean_keys[columns]
-        places = torch.arange(columns.start, columns.stop, device=device)
-        best = torch.cat([order[rows], order_keys(scores, places, bound)], 1).topk(k, dim=1)
-        order[rows] = best.values
-        values[rows] = torch.cat([values[rows], scores], 1).gather(1, best.indices)
-    return values, index_of(order, bound)
+        places = torch.arange(columns.start, columns.stop, device=device).expand_as(scores)
+        merged = torch.cat([values[rows], scores], 1), torch.cat([index[rows], places], 1)
+        values[rows], index[rows] = best_first(*merged, k)
+    return values, index
 
 
 def alignment_topk(queries: Side, keys: Side, k: int, csls_k: int, tick: Tick) -> tuple[Tensor, Tensor]:
@@ -205,12 +202,16 @@ def alignment_topk(queries: Side, keys: Side, k: int, csls_k: int, tick: Tick) -
 def mutual_nearest(left: Side, right: Side, csls_k: int, tick: Tick) -> Tensor:
     """Pairs [P, 2] each of which is the other's best."""
     scale, mean_left, mean_right = csls_means(left, right, csls_k, tick)
-    n, m, device = length(left), length(right), left[0].device
-    to_right, to_left = torch.full((n,), LAST, device=device), torch.full((m,), LAST, device=device)
+    device = left[0].device
+    best = [
+        torch.full((length(side),), -torch.inf, dtype=torch.float64, device=device) for side in (left, right)
+    ]
+    nearest = [torch.zeros(length(side), dtype=torch.int64, device=device) for side in (left, right)]
     for rows, columns, cosine in tiles(left, right, tick):
         scores = scale * cosine - mean_left[rows, None] - mean_right[columns]
-        left_places = torch.arange(rows.start, rows.stop, device=device)
-        right_places = torch.arange(columns.start, columns.stop, device=device)
-        to_right[rows] = torch.maximum(to_right[rows], order_keys(scores, right_places, m).amax(1))
-        to_left[columns] = torch.maximum(to_left[columns], order_keys(scores.T, left_places, n).amax(1))
-    return mutual(index_of(to_right, m), index_of(to_left, n))
+        for way, (places, others, matrix) in enumerate(((rows, columns, scores), (columns, rows, scores.T))):
+            largest, place = first_best(matrix)
+            better = largest > best[way][places] + TIE  # an equal one further on does not displace the first
+            best[way][places] = torch.where(better, largest, best[way][places])
+            nearest[way][places] = torch.where(better, others.start + place, nearest[way][places])
+    return mutual(*nearest)

@@ -1,0 +1,240 @@
+"""Exact answers from approximate passes: what the fast backends of alignment_search share.
+
+A pass gives scores with a proven bound on their error. A list of the best approximate scores is settled by scoring
+its entries again in float64: it holds the true best k if the k-th of them lies above whatever the list turned away,
+which is at most the list's smallest value plus the bound. The few rows for which it does not are done again, first
+by passes with a smaller bound, then by the reference. Counts come exact from the passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from loginmea_fast.reference import alignment_search as reference
+from loginmea_fast.reference.alignment_search import TIE, Tick
+
+ROUNDING = 4e-6  # passes add and compare in float32, on numbers up to 10
+LIST_BYTES = 2**27
+AGAIN_ROWS = 4096
+
+Best = tuple[Tensor, Tensor]  # scores float64 [rows, k] and index int64 [rows, k]
+
+
+@dataclass
+class Side:
+    """Matrices one below the other, as a backend's passes take them.
+
+    Attributes:
+        parts: the matrices; elements of a row are adjacent.
+        inverse: 1 / |row|, 0 for a zero row; float64 [rows].
+        slack: a row's share in the bound on the error of its cosines; float32 [rows].
+    """
+
+    parts: list[Tensor]
+    inverse: Tensor
+    slack: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inverse)
+
+    def blocks(self, step: int) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of at most `step` rows, about equal, none across two parts: where they are, and the rows."""
+        first = 0
+        for part in self.parts:
+            for rows in part.tensor_split(-(-len(part) // step)) if len(part) else ():
+                yield slice(first, first + len(rows)), rows
+                first += len(rows)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Copies of the rows at an ascending index."""
+        chosen, first = [], 0
+        for part in self.parts:
+            inside = index[(index >= first) & (index < first + len(part))] - first
+            chosen.append(part[inside])
+            first += len(part)
+        return torch.cat(chosen)
+
+
+@dataclass
+class Scoring:
+    """The scores c_ij = scale s_ij - left_i - right_j; means float64 [rows], zeros without CSLS."""
+
+    scale: float
+    left: Tensor
+    right: Tensor
+
+    def swapped(self) -> Scoring:
+        """The same scores, seen from the right."""
+        return Scoring(self.scale, self.right, self.left)
+
+
+@dataclass
+class Lists:
+    """The best approximate `scale s'_ij - mean_j` of some rows and the j; -infinity and -1 fill a list up."""
+
+    values: Tensor  # float32 [rows, capacity]
+    index: Tensor  # int32 [rows, capacity]
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], device: torch.device) -> Lists:
+        """Lists to which nothing has been offered."""
+        return cls(
+            torch.full(shape, -torch.inf, device=device),
+            torch.full(shape, -1, dtype=torch.int32, device=device),
+        )
+
+
+class Passes(Protocol):
+    """What a backend provides."""
+
+    narrow: bool  # bfloat16 products
+
+    def wide(self) -> Passes:
+        """The same backend with the smallest bound it has."""
+
+    def side(self, parts: list[Tensor]) -> Side:
+        """Norms and slack of matrices; a norm is NaN where a row is not finite."""
+
+    def best(
+        self,
+        left: Side,
+        right: Side,
+        scoring: Scoring,
+        row_capacity: int,
+        columns: Lists | None,
+        tick: Tick,
+    ) -> Iterator[tuple[slice, Lists]]:
+        """Lists of left rows, a block at a time; those of right rows grow in `columns` until the last block."""
+
+    def counts(
+        self, left: Side, right: Side, scoring: Scoring, own: Tensor, tick: Tick
+    ) -> tuple[Tensor, int]:
+        """Exact counts and how many scores were computed again.
+
+        Counts are int64 [4, pairs]: above and equal in the row, above and equal in the column of each pair.
+        """
+
+    def cosines(self, left: Side, rows: slice, right: Side, index: Tensor) -> Tensor:
+        """Float64 cosines of left rows and right rows `index` (int32 [rows, count]); -infinity where negative."""
+
+
+def best(
+    passes: Passes, left: Side, right: Side, k: int, scoring: Scoring, both: bool, tick: Tick
+) -> tuple[Best, Best | None]:
+    """The k best right rows of every left row and, with `both`, the k best left rows of every right row."""
+    row_capacity, column_capacity = (_capacity(passes, k, len(side)) for side in (right, left))
+    if both and 8 * len(right) * column_capacity > LIST_BYTES:
+        to_right, _ = best(passes, left, right, k, scoring, False, tick)
+        to_left, _ = best(passes, right, left, k, scoring.swapped(), False, lambda done: None)
+        return to_right, to_left
+    device = left.inverse.device
+    columns = Lists.empty((len(right), column_capacity), device) if both else None
+    to_right = _unsettled(len(left), k, device)
+    for rows, lists in passes.best(left, right, scoring, row_capacity, columns, tick):
+        _settle(passes, left, rows, right, lists, scoring, to_right)
+    to_right = _again(passes, left, right, scoring, to_right)
+    if columns is None:
+        return to_right, None
+    to_left = _unsettled(len(right), k, device)
+    for rows, _ in right.blocks(AGAIN_ROWS):
+        lists = Lists(columns.values[rows], columns.index[rows])
+        _settle(passes, right, rows, left, lists, scoring.swapped(), to_left)
+    return to_right, _again(passes, right, left, scoring.swapped(), to_left)
+
+
+def csls(passes: Passes, left: Side, right: Side, csls_k: int, tick: Tick) -> Scoring:
+    """Means of the `csls_k` best cosines of every row, exact to float64."""
+    zeros = [
+        torch.zeros(len(side), dtype=torch.float64, device=side.inverse.device) for side in (left, right)
+    ]
+    scoring = Scoring(1.0, *zeros)
+    if csls_k == 0:
+        return scoring
+    to_right, to_left = best(passes, left, right, csls_k, scoring, True, tick)
+    assert to_left is not None
+    return Scoring(2.0, to_right[0].mean(1), to_left[0].mean(1))
+
+
+def alignment_ranks(
+    passes: Passes, left: Side, right: Side, pairs: int, csls_k: int, tick: Tick
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ranks both ways, float64 [pairs], and ties both ways, int64 [pairs]."""
+    scoring = csls(passes, left, right, csls_k, tick)
+    partner = torch.arange(pairs, dtype=torch.int32, device=left.inverse.device)[:, None]
+    own = scoring.scale * passes.cosines(left, slice(0, pairs), right, partner)[:, 0]
+    own = own - scoring.left[:pairs] - scoring.right[:pairs]
+    (above_lr, ties_lr, above_rl, ties_rl), _ = passes.counts(left, right, scoring, own, tick)
+    return 1 + above_lr + ties_lr / 2, 1 + above_rl + ties_rl / 2, ties_lr.clone(), ties_rl.clone()
+
+
+def alignment_topk(passes: Passes, queries: Side, keys: Side, k: int, csls_k: int, tick: Tick) -> Best:
+    """Scores float64 [Q, k] and index int64 [Q, k]."""
+    scoring = csls(passes, queries, keys, csls_k, tick)
+    return best(passes, queries, keys, k, scoring, False, tick)[0]
+
+
+def mutual_nearest(passes: Passes, left: Side, right: Side, csls_k: int, tick: Tick) -> Tensor:
+    """Pairs [P, 2]."""
+    to_right, to_left = best(
+        passes, left, right, 1, csls(passes, left, right, csls_k, tick), both=True, tick=tick
+    )
+    assert to_left is not None
+    return reference.mutual(to_right[1][:, 0], to_left[1][:, 0])
+
+
+def _capacity(passes: Passes, k: int, candidates: int) -> int:
+    """Room for the k best and for those that the bound cannot tell from them."""
+    return min(candidates, 2 * k + 12 if passes.narrow else k + 6)
+
+
+def _unsettled(rows: int, k: int, device: torch.device) -> Best:
+    """Room for results; index -1 says that a row is not settled."""
+    scores = torch.empty(rows, k, dtype=torch.float64, device=device)
+    return scores, torch.full((rows, k), -1, device=device)
+
+
+def _settle(
+    passes: Passes, queries: Side, rows: slice, keys: Side, lists: Lists, scoring: Scoring, out: Best
+) -> None:
+    """Write the exact best of those rows whose lists prove it."""
+    k = out[0].shape[1]
+    bound = scoring.scale * (queries.slack[rows] + keys.slack.max()) + ROUNDING
+    floor = (
+        lists.values.amin(1) + bound
+    )  # nothing that the list turned away scores more; -infinity: it took all
+    hopeful = lists.values >= (lists.values.topk(k).values[:, -1] - 2 * bound)[:, None]
+    index = torch.where(hopeful, lists.index, -1)
+    mean = scoring.left[rows, None]
+    scores = scoring.scale * passes.cosines(queries, rows, keys, index) - mean
+    index = index.to(torch.int64)
+    scores -= scoring.right[index.clamp_min(0)]
+    scores, index = reference.best_first(scores, index, k)
+    settled = scores.amin(1) + mean[:, 0] - TIE > floor
+    out[0][rows] = scores
+    out[1][rows] = torch.where(settled[:, None], index, -1)
+
+
+def _again(passes: Passes, queries: Side, keys: Side, scoring: Scoring, out: Best) -> Best:
+    """Do the rows again that are not settled."""
+    open_rows = (out[1][:, 0] < 0).nonzero()[:, 0]
+    if len(open_rows) == 0:
+        return out
+    k = out[0].shape[1]
+    wide = passes.wide()
+    wide_keys = wide.side(keys.parts) if passes.narrow else None
+    for chosen in open_rows.split(AGAIN_ROWS):
+        rows = queries.rows(chosen)
+        means = Scoring(scoring.scale, scoring.left[chosen], scoring.right)
+        if wide_keys is not None:
+            scores, index = best(wide, wide.side([rows]), wide_keys, k, means, False, lambda done: None)[0]
+        else:
+            scores, index = reference.topk_rows(
+                [rows], keys.parts, k, means.scale, means.left, means.right, lambda done: None
+            )
+        out[0][chosen], out[1][chosen] = scores, index
+    return out
