@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import os
 import platform
 import shlex
@@ -86,6 +87,8 @@ def missing(device: str) -> str | None:
     for name in ("cmake", "ninja"):
         if _tool(name) is None:
             return f"{name} not found; pip install {name}"
+    if importlib.util.find_spec("pybind11") is None:
+        return "pybind11 not found; pip install pybind11"
     return None
 
 

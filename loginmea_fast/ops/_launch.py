@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from loginmea_fast.errors import BackendError, InputError
+from loginmea_fast.errors import BackendError, BuildError, InputError
 
 __all__ = [
     "BACKENDS",
@@ -121,16 +121,21 @@ def _say_once(op: str, chosen: str, passed_over: Mapping[str, str]) -> None:
 
 
 def native_reason(tensor: Tensor, device_type: str) -> str | None:
-    """Why the native library of `device_type` ("cpu" or "cuda") cannot serve `tensor`, or None. Builds nothing.
+    """Why the native library of `device_type` ("cpu" or "cuda") cannot serve `tensor`, or None. Builds it on first use.
 
-    A missing compiler is worth one warning a process, because the plain formula that answers instead is much slower.
+    A library that cannot be had is worth one warning a process, because the plain formula that answers instead is much
+    slower.
     """
     if tensor.device.type != device_type:
         return f"needs tensors on {device_type}, these are on {tensor.device}"
     from loginmea_fast import native
 
-    reason = native.unavailable(device_type)
-    if reason is not None and ("native", device_type) not in _said:
+    try:
+        native.load(device_type)
+        return None
+    except BuildError as error:
+        reason = str(error)
+    if ("native", device_type) not in _said:
         _said.add(("native", device_type))
         warnings.warn(
             f"loginmea_fast: no native {device_type} library ({reason}); the plain PyTorch formula answers instead, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,11 @@ def test_the_message_says_what_to_do(workshop: Workshop, environment: dict[str, 
     assert told in out.splitlines()[0]
 
 
+def test_a_missing_pybind11_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pybind11", None)
+    assert toolchain.missing("cpu") == "pybind11 not found; pip install pybind11"
+
+
 def test_no_nvcc_is_a_reason_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDACXX", "/nowhere/nvcc")
     reason = toolchain.missing("cuda")
@@ -67,3 +73,33 @@ def test_jobs_mind_the_memory(monkeypatch: pytest.MonkeyPatch, free_gib: int, ex
     monkeypatch.setattr(toolchain, "_cores", lambda: 8)
     monkeypatch.setattr(toolchain, "_free_gib", lambda: free_gib)
     assert toolchain.jobs() == expected
+
+
+SERVE = """
+import torch
+from loginmea_fast import ops, reference
+left, right = torch.randn(8, 5), torch.randn(8, 5)
+losses = [ops.contrastive_loss(left, right, 0.1) for _ in range(3)]
+assert torch.equal(losses[0], ops.contrastive_loss(left, right, 0.1, backend="reference"))
+assert losses[0] == losses[1] == losses[2]
+try:
+    ops.contrastive_loss(left, right, 0.1, backend="cpu")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [({"PATH": "", "CXX": ""}, "install g++"), ({"CXXFLAGS": "-DBROKEN"}, "broken on purpose")],
+    ids=["no compiler", "failing build"],
+)
+def test_without_a_library_the_formula_answers_and_one_warning_says_so(
+    workshop: Workshop, environment: dict[str, str], told: str
+) -> None:
+    workshop.set_answer("1;\n}\n#ifdef BROKEN\n#error broken on purpose\n#endif\nint more() { return 0")
+    out, err = workshop.run(SERVE, **environment)
+    assert out.startswith("BackendError contrastive_loss: backend 'cpu' cannot serve this call:")
+    assert told in out
+    assert err.count("RuntimeWarning") == 1
+    assert told in err
