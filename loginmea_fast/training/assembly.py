@@ -56,7 +56,19 @@ def load_pair(config: Config) -> AlignmentPair:
         raise ConfigError(
             "the configuration names no data set; set path to a directory, or pass the pair itself"
         )
-    return data.load(config.path, config.format, config.modalities, compat=config.compat)
+    if config.path == "embedded":
+        return data.load_embedded(config.modalities)
+    vectors = dict(entry.split("=", 1) for entry in config.vectors or ())
+    return data.load(
+        config.path,
+        config.format,
+        config.modalities,
+        vectors=vectors,
+        compat=config.compat,
+        bag_size=config.bag_size,
+        fold=config.fold,
+        seed=config.seed,
+    )
 
 
 def assemble(pair: AlignmentPair, config: Config, split: Split | None = None) -> Problem:

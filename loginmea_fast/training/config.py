@@ -64,6 +64,11 @@ class Config:
     modalities: tuple[str, ...] | None = _option(
         "data", None, "modalities to use; unset: all that the data has"
     )
+    vectors: tuple[str, ...] | None = _option(
+        "data", None, "files of vectors, each as 'modality=file', beside those in the directory"
+    )
+    bag_size: int = _option("data", 1000, "relations and attribute types that bags keep", 1)
+    fold: int = _option("data", 1, "which of OpenEA's prepared splits is the official one", 1)
     seed_ratio: float | None = _option(
         "data",
         None,
@@ -124,6 +129,9 @@ class Config:
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
         if self.modalities is not None and len(set(self.modalities)) != len(self.modalities):
             raise ConfigError(f"modalities names one twice: {', '.join(self.modalities)}; name each once")
+        for entry in self.vectors or ():
+            if not all(entry.partition("=")):
+                raise ConfigError(f"vectors must be entries 'modality=file'; got {entry!r}")
         if self.compat == "authors" and self.valid_ratio:
             raise ConfigError(
                 "compat='authors' trains on every seed link and needs valid_ratio=0; "

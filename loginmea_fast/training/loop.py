@@ -91,11 +91,11 @@ def fit(
         if out is None:
             raise ConfigError("resume needs the run directory; give it as out")
         run = RunDirectory.open(out)
-        _check_same(run.config, _with_absolute_path((config or run.config).override(**overrides)))
+        _check_same(run.config, _with_absolute_paths((config or run.config).override(**overrides)))
         config = run.config
         split = run.load_split(pair.num_entities) if run.split_file.is_file() else None
     else:
-        config = _with_absolute_path(
+        config = _with_absolute_paths(
             Config.build(overrides) if config is None else config.override(**overrides)
         )
         run, split = None, None
@@ -434,11 +434,15 @@ def batches(links: int, size: int, equal: bool) -> list[tuple[int, int]]:
     return [(links * b // count, links * (b + 1) // count) for b in range(count)]
 
 
-def _with_absolute_path(config: Config) -> Config:
+def _with_absolute_paths(config: Config) -> Config:
     """The configuration as a run directory keeps it: evaluation may be called from elsewhere."""
-    if config.path is None or not os.path.exists(config.path):
-        return config
-    return config.override(path=os.path.abspath(config.path))
+    values: dict[str, Any] = {}
+    if config.path is not None and os.path.exists(config.path):
+        values["path"] = os.path.abspath(config.path)
+    if config.vectors is not None:
+        entries = [entry.split("=", 1) for entry in config.vectors]
+        values["vectors"] = [f"{modality}={os.path.abspath(file)}" for modality, file in entries]
+    return config.override(**values)
 
 
 def _check_same(stored: Config, wanted: Config) -> None:

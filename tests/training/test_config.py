@@ -13,6 +13,9 @@ OTHER = Config(
     path='data "zh"\t\\en\x7f é',
     format="dbp15k",
     modalities=("relation", "image"),
+    vectors=("image=a=b.npy", "voice=../c.npz"),
+    bag_size=5,
+    fold=3,
     seed_ratio=0.123456789012345,
     valid_ratio=0.0,
     hidden_dim=64,
@@ -126,6 +129,8 @@ def test_overrides_take_the_type_of_the_key():
         ({"modalities": "relation"}, "a list of names"),
         ({"modalities": []}, "a list of names"),
         ({"modalities": ["image", "image"]}, "names one twice"),
+        ({"vectors": ["image"]}, "entries 'modality=file'; got 'image'"),
+        ({"vectors": ["=image.npy"]}, "entries 'modality=file'"),
         ({"compat": "authors", "valid_ratio": 0.1}, "needs valid_ratio=0"),
     ],
 )
