@@ -1,0 +1,192 @@
+"""Compiles every Triton kernel for real GPUs on a machine that has none, and reports registers and shared memory.
+
+Each operator is called through its public function, forward and backward, with CPU tensors and `backend="triton"`,
+while a stand-in for the driver names an architecture: what a launch would compile is compiled, with the same
+specialisations, and nothing runs. One process an architecture, because Triton keeps one target a process. Exits 1 where
+a kernel does not compile, wants more shared memory than the architecture has, or was never reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import loginmea_fast as lf
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}  # CUDA C++ Programming Guide, shared memory a block can have
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def _random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(*shape).to(dtype).requires_grad_()
+
+
+def _graph(num_entities: int = 64, num_relations: int = 5) -> lf.AlignmentGraph:
+    triples = torch.stack(
+        [torch.randint(high, (300,)) for high in (num_entities, num_relations, num_entities)], 1
+    )
+    return lf.AlignmentGraph.from_triples(triples, num_entities, num_relations)
+
+
+def relation_reflection_attention(dtype: torch.dtype) -> None:
+    """Both modes, both epilogues, narrow, odd and usual widths."""
+    graph = _graph()
+    for width in (63, 128, 300):
+        for triple_mode in (False, True):
+            x, reflectors = (
+                _random(64, width, dtype=dtype),
+                _random(graph.num_relation_sets, width, dtype=dtype),
+            )
+            logits = _random(graph.num_relation_sets, dtype=dtype)
+            neighbor = _random(width, dtype=dtype) if triple_mode else None
+            for activation in (None, "tanh"):
+                y = lf.ops.relation_reflection_attention(
+                    x, reflectors, logits, graph, neighbor, activation=activation, backend="triton"
+                )
+                y.sum().backward()
+
+
+def low_rank_fusion(dtype: torch.dtype) -> None:
+    """One to four modalities, with and without row scales."""
+    for widths in ((300,), (300, 300), (300, 300, 300), (63, 128, 300, 1)):
+        inputs = [_random(96, width, dtype=dtype) for width in widths]
+        factors = [_random(8, width + 1, 300, dtype=dtype) for width in widths]
+        weights, bias = _random(1, 8, dtype=dtype), _random(1, 300, dtype=dtype)
+        for scale in (None, _random(96, len(widths), dtype=dtype)):
+            lf.ops.low_rank_fusion(
+                inputs, factors, weights, bias, row_scale=scale, backend="triton"
+            ).sum().backward()
+
+
+def contrastive_loss(dtype: torch.dtype) -> None:
+    """One way and both ways, with and without further negatives, each product precision."""
+    left, right, extra = (_random(rows, 300, dtype=dtype) for rows in (192, 192, 70))
+    for precision in ("ieee", "tf32", "bfloat16"):
+        for bidirectional, keys in ((False, None), (True, None), (False, extra)):
+            loss = lf.ops.contrastive_loss(
+                left, right, 0.1, bidirectional, keys, backend="triton", precision=precision
+            )
+            loss.backward()
+
+
+def alignment_search(dtype: torch.dtype) -> None:
+    """Ranks, the best k and mutual neighbours, with and without CSLS and screening."""
+    left, right = (_random(192, 300, dtype=dtype).detach() for _ in range(2))
+    for csls_k in (0, 10):
+        for screen in (None, "bfloat16"):
+            lf.ops.alignment_ranks(left, right, csls_k=csls_k, screen=screen, backend="triton")
+            lf.ops.alignment_topk(left, right, 10, csls_k=csls_k, screen=screen, backend="triton")
+
+
+CALLS: tuple[Callable[[torch.dtype], None], ...] = (
+    relation_reflection_attention,
+    low_rank_fusion,
+    contrastive_loss,
+    alignment_search,
+)
+
+
+def _compile_for(capability: int) -> int:
+    """Compiles for one architecture in this process, which must not have used Triton before."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    class Driver:
+        """What Triton asks of a driver before it compiles; it never gets as far as a launch."""
+
+        def get_current_device(self) -> int:
+            return 0
+
+        def get_current_stream(self, device: int) -> int:
+            return 0
+
+        def get_current_target(self) -> GPUTarget:
+            return GPUTarget("cuda", capability, 32)
+
+    triton.runtime.driver.set_active(Driver())
+    launch = triton.runtime.jit.JITFunction.run
+    compiled: dict[str, triton.compiler.CompiledKernel] = {}
+    reached = set()
+
+    def compile_only(self, *args, grid, warmup, **kwargs):  # type: ignore[no-untyped-def]
+        kernel = launch(self, *args, grid=grid, warmup=True, **kwargs)
+        compiled[kernel.hash] = kernel
+        reached.add(f"{self.__module__.rsplit('.', 1)[-1]}.{self.__name__}")
+        return kernel
+
+    triton.runtime.jit.JITFunction.run = compile_only
+    lf.ops._launch.triton_reason = lambda tensor: None
+    for call in CALLS:
+        for dtype in DTYPES:
+            call(dtype)
+    limit = SHARED_BYTES[capability]
+    too_much = 0
+    for line, shared in sorted((_line(kernel), kernel.metadata.shared) for kernel in compiled.values()):
+        too_much += shared > limit
+        print(f"sm_{capability}  {line}{'  MORE SHARED MEMORY THAN THERE IS' if shared > limit else ''}")
+    never = _launched_by_python() - reached
+    print(f"sm_{capability}: {len(reached)} kernels compiled in {len(compiled)} specialisations")
+    if never:
+        print(f"sm_{capability}: never reached: {', '.join(sorted(never))}")
+    return 1 if too_much or never else 0
+
+
+def _line(kernel) -> str:  # type: ignore[no-untyped-def]
+    """A kernel's name, what the assembler says it uses, its element types and its compile-time choices."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(kernel.asm["cubin"])
+        cubin.flush()
+        told = subprocess.run(
+            [tool, "-res-usage", cubin.name], capture_output=True, text=True, check=True
+        ).stdout
+    registers, stack = (int(re.search(rf"{what}:(\d+)", told)[1]) for what in ("REG", "STACK"))  # type: ignore[index]
+    name, warps, shared = kernel.metadata.name, kernel.metadata.num_warps, kernel.metadata.shared
+    arguments = kernel.src.fn.arg_names
+    choices = " ".join(f"{arguments[path[0]]}={value}" for path, value in kernel.src.constants.items())
+    pointers = " ".join(
+        dict.fromkeys(kind[1:] for kind in kernel.src.signature.values() if kind.startswith("*"))
+    )
+    used = f"{warps:2} warps  {registers:3} registers  {stack:4} B local  {shared:6} B shared"
+    return f"{name:28} {used}  {pointers}  {choices}"
+
+
+def _launched_by_python() -> set[str]:
+    """Every kernel in kernels/ that is launched with a grid, not only called by another."""
+    found = set()
+    for path in sorted((ROOT / "kernels").glob("*.py")):
+        importlib.import_module(f"loginmea_fast.kernels.{path.stem}".removesuffix(".__init__"))
+        text = path.read_text()
+        for name in re.findall(r"@triton\.jit[^\n]*\n(?:@[^\n]*\n)*def (\w+)", text):
+            if re.search(rf"\b{name}\[", text):
+                found.add(f"{path.stem}.{name}")
+    return found
+
+
+def main() -> int:
+    """Compiles for the architectures asked for, each in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--only", type=int, choices=sorted(SHARED_BYTES), help="one architecture, in this process"
+    )
+    only = parser.parse_args().only
+    if only:
+        return _compile_for(only)
+    return max(
+        subprocess.run([sys.executable, __file__, "--only", str(arch)]).returncode for arch in SHARED_BYTES
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
