@@ -168,7 +168,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object], size: int) -> 
     except OSError as error:
         temporary.unlink(missing_ok=True)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        remedy = f"free {size / 2**20:.0f} MiB there" if full else "check the directory and its permissions"
+        remedy = f"free {-(-size >> 20)} MiB there" if full else "check the directory and its permissions"
         kept = "; the earlier file is intact" if path.exists() else ""
         raise CheckpointError(
             f"cannot write {path}: {error.strerror}{kept}; {remedy} and go on with --resume"

@@ -150,6 +150,8 @@ class RunDirectory:
         except BlockingIOError:
             os.close(descriptor)
             raise ConfigError(f"another process is training in {self.path}; wait for it or stop it") from None
+        except OSError:
+            pass  # a network file system without locks: go on as careful as the user is
         try:
             yield
         finally:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -341,6 +342,29 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path):
     with run.hold(), pytest.raises(ConfigError, match="another process is training in"):
         fit(synthetic_pair(), out=tmp_path / "run", resume=True)
     fit(synthetic_pair(), out=tmp_path / "run", resume=True, progress=False)
+
+
+def test_a_disk_that_fills_up_costs_nothing_but_the_epochs_since(tmp_path, monkeypatch):
+    whole = quiet_fit(out=tmp_path / "whole")
+    save, limits = Trainer._save, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save_on_a_full_disk(self):
+        if self.standing.epoch > 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        save(self)
+
+    monkeypatch.setattr(Trainer, "_save", save_on_a_full_disk)
+    try:
+        with pytest.raises(CheckpointError, match=r"last\.safetensors: .*; the earlier file is intact; free 1 MiB"):
+            quiet_fit(out=tmp_path / "full")
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl: .*; the last checkpoint is intact"):
+            RunDirectory.open(tmp_path / "full").append_metrics({"event": "x" * 1000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    monkeypatch.undo()
+    resumed = fit(synthetic_pair(), out=tmp_path / "full", resume=True, progress=False)
+    assert losses(resumed.run.metrics()) == losses(whole.history)
+    assert resumed.metrics == whole.metrics
 
 
 @pytest.mark.parametrize("part", ["last.safetensors", "best.safetensors", "split.safetensors"])
