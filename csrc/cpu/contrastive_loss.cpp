@@ -14,7 +14,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/elementwise.h"
@@ -34,8 +36,15 @@ constexpr double kShortestRow = 1e-12;
 constexpr int64_t kPanelRows = 504;                 // a multiple of kRows; the depth of the keys' gradient product
 constexpr int64_t kPanelBytes = int64_t{64} << 20;  // beyond which a panel has fewer rows, but not below kFewestRows
 constexpr int64_t kFewestRows = 96;
-constexpr int64_t kKeyChunk = 96;     // keys whose weights a thread transposes at a time: 16 tiles, 200 KB
-constexpr int64_t kDepthSteps = 256;  // of a right panel that stays in cache while all row tiles pass over it
+constexpr int64_t kKeyChunk = 96;  // keys whose weights a thread transposes at a time: 16 tiles, 200 KB
+constexpr int64_t kGroup = 128;    // columns, and
+constexpr int64_t kDepth = 1024;   // depth, of a right operand that stays in L2 while all row tiles pass over it
+
+// Pieces of equal depth, at most kDepth: a short last one would spend itself on loading and storing its sums.
+int64_t even_piece(int64_t depth) {
+  const int64_t pieces = (depth + kDepth - 1) / kDepth;
+  return pieces == 0 ? kDepth : round_up((depth + pieces - 1) / pieces, 16);
+}
 
 // Rows are stored as S, multiplied as T, summed as A.
 template <class S, class T>
@@ -91,15 +100,14 @@ class Loss {
       std::fill_n(column_largest_.get(), batch, -std::numeric_limits<A>::infinity());
       std::fill_n(column_total_.get(), batch, A(0));
     }
-    int64_t scratch = gemm::right_size<T>(width, kColumns<T>);
+    int64_t scratch = gemm::right_size<T>(kDepth, kGroup);
     if (wants_gradient()) {
       left_columns_ = aligned_buffer<T>(gemm::right_size<T>(panel_rows_, sum_stride_));
       row_sums_ = aligned_buffer<A>(panel_rows_ * sum_stride_);
       for (Keys& keys : keys_) {
         if (!std::is_same_v<S, A>) keys.sums = aligned_buffer<A>(keys.count * width);
       }
-      scratch = std::max({scratch, gemm::right_size<T>(kDepthSteps * kStep<T>, kColumns<T>),
-                          kKeyChunk * round_up(panel_rows_, kStep<T>)});
+      scratch = std::max(scratch, kKeyChunk * round_up(panel_rows_, kStep<T>));
     }
     for (int t = 0; t < num_threads; ++t) scratch_.emplace_back(scratch);
   }
@@ -191,12 +199,15 @@ class Loss {
     }
     for (const Keys& keys : keys_) {
 #pragma omp for schedule(dynamic) nowait
-      for (int64_t j = 0; j < keys.count; j += kColumns<T>) {
-        const int64_t count = std::min<int64_t>(kColumns<T>, keys.count - j);
-        T* packed = scratch();
-        gemm::pack_right_transposed<S, T>(keys.rows + j * keys.stride, keys.stride, count, width_, nullptr, packed);
-        multiply({left_rows_.get(), stride, kStep<T>, kRows * stride}, packed, rows, count, width_,
-                 panel_.get() + keys.first + j, panel_stride_, false);
+      for (int64_t j = 0; j < keys.count; j += kGroup) {
+        const int64_t count = std::min(kGroup, keys.count - j);
+        for (int64_t d = 0, piece = even_piece(width_); d < width_; d += piece) {
+          const int64_t depth = std::min(piece, width_ - d);
+          gemm::pack_right_transposed<S, T>(keys.rows + j * keys.stride + d, keys.stride, count, depth, nullptr,
+                                            scratch());
+          multiply({left_rows_.get() + d, stride, kStep<T>, kRows * stride}, scratch(), rows, count, depth,
+                   panel_.get() + keys.first + j, panel_stride_, d > 0);
+        }
       }
     }
 #pragma omp barrier
@@ -258,7 +269,7 @@ class Loss {
 #pragma omp for
     for (int64_t r = 0; r < rows; ++r) weigh_row(first, r);
 #pragma omp for schedule(dynamic) nowait
-    for (int64_t d = 0; d < width_; d += kColumns<T>) sum_left(rows, d);
+    for (int64_t d = 0; d < width_; d += kGroup) sum_left(rows, d);
     for (const Keys& keys : keys_) {
 #pragma omp for schedule(dynamic) nowait
       for (int64_t j = 0; j < keys.count; j += kKeyChunk) sum_keys(keys, j, rows, first > 0);
@@ -293,13 +304,13 @@ class Loss {
     if constexpr (!std::is_same_v<T, A>) gemm::detail::convert(s, whole, A(1), weight_row(r));
   }
 
-  // row_sums = w' k for a panel of columns.
+  // row_sums = w' k for a group of columns.
   void sum_left(int64_t rows, int64_t d) {
-    const int64_t count = std::min<int64_t>(kColumns<T>, width_ - d), chunk = kDepthSteps * kStep<T>;
+    const int64_t count = std::min(kGroup, width_ - d);
     bool add = false;
     for (const Keys& keys : keys_) {
-      for (int64_t j = 0; j < keys.count; j += chunk) {
-        const int64_t depth = std::min(chunk, keys.count - j);
+      for (int64_t j = 0, piece = even_piece(keys.count); j < keys.count; j += piece) {
+        const int64_t depth = std::min(piece, keys.count - j);
         gemm::pack_right<S, T>(keys.rows + j * keys.stride + d, keys.stride, depth, count, A(1), scratch());
         multiply({weight_row(0) + keys.first + j, weight_stride(), kStep<T>, kRows * weight_stride()}, scratch(), rows,
                  count, depth, row_sums_.get() + d, sum_stride_, add);
@@ -313,11 +324,19 @@ class Loss {
     constexpr int64_t kTileStep = kRows * kStep<T>;
     const int64_t count = std::min(kKeyChunk, keys.count - j), tile = kRows * round_up(rows, kStep<T>);
     T* transposed = scratch();  // [tiles of keys][steps of left rows][kRows keys][kStep left rows]
-    for (int64_t r = 0; r < round_up(rows, kStep<T>); ++r) {
-      T* step = transposed + r / kStep<T> * kTileStep + r % kStep<T>;
+    for (int64_t r = 0; r < rows; r += kStep<T>) {
+      T* step = transposed + r / kStep<T> * kTileStep;
       const T* weights = weight_row(r) + keys.first + j;
-      for (int64_t c = 0; c < round_up(count, kRows); ++c) {
-        step[c / kRows * tile + c % kRows * kStep<T>] = r < rows && c < count ? weights[c] : T(0);
+      const T* next = weights + weight_stride();
+      for (int64_t c = 0; c < count; c += kRows, step += tile) {
+        if (kStep<T> == 1 && c + kRows <= count) {
+          std::memcpy(step, weights + c, kTileStep * sizeof(T));
+          continue;
+        }
+        for (int64_t i = 0; i < kRows; ++i) {
+          step[i * kStep<T>] = c + i < count ? weights[c + i] : T(0);
+          if (kStep<T> == 2) step[i * kStep<T> + 1] = c + i < count && r + 1 < rows ? next[c + i] : T(0);
+        }
       }
     }
     for (int64_t d = 0; d < width_; d += kColumns<T>) {
@@ -351,32 +370,36 @@ class Loss {
     int64_t row_stride, step, tile;
   };
 
-  // out[rows, count] (+)= left right, where right is one packed panel of `count` columns.
-  void multiply(LeftOperand left, const T* right, int64_t rows, int64_t count, int64_t depth, A* out,
+  // out[rows, columns] (+)= left right, where right is packed.
+  void multiply(LeftOperand left, const T* right, int64_t rows, int64_t columns, int64_t depth, A* out,
                 int64_t out_stride, bool add) const {
-    const int vectors = gemm::panel_vectors<T>(count, 0);
-    const int64_t width = vectors * gemm::kLanes<T>, steps = round_up(depth, kStep<T>) / kStep<T>;
-    const int64_t pieces = (steps + kDepthSteps - 1) / kDepthSteps, piece = (steps + pieces - 1) / pieces;
-    for (int64_t begin = 0; begin < steps; begin += piece) {
-      const int64_t length = std::min(piece, steps - begin);
-      const T* panel = right + begin * width * kStep<T>;
-      for (int64_t row = 0; row < rows; row += kRows) {
-        const T* operand = left.data + row / kRows * left.tile + begin * left.step;
-        A* place = out + row * out_stride;
-        const bool adds = add || begin > 0;
-        const int64_t height = std::min<int64_t>(kRows, rows - row);
+    const int64_t steps = round_up(depth, kStep<T>) / kStep<T>;
+    for (int64_t row = 0; row < rows; row += kRows) {
+      const T* operand = left.data + row / kRows * left.tile;
+      const int64_t height = std::min<int64_t>(kRows, rows - row);
+      for (int64_t column = 0; column < columns; column += kColumns<T>) {
+        const int vectors = gemm::panel_vectors<T>(columns, column);
+        const int64_t width = vectors * gemm::kLanes<T>, count = std::min(width, columns - column);
+        const T* panel = right + gemm::panel_offset<T>(depth, column);
+        A* place = out + row * out_stride + column;
         if (height == kRows && count == width) {
-          gemm::multiply_tile<T>(vectors, operand, left.row_stride, left.step, panel, width * kStep<T>, length, place,
-                                 out_stride, adds);
+          // Sums of the keys' gradient come from memory: they arrive while the tile is multiplied.
+          for (int64_t r = 0; add && r < kRows; ++r) {
+            for (int64_t c = 0; c < width; c += 64 / static_cast<int64_t>(sizeof(A))) {
+              __builtin_prefetch(place + r * out_stride + c, 1);
+            }
+          }
+          gemm::multiply_tile<T>(vectors, operand, left.row_stride, left.step, panel, width * kStep<T>, steps, place,
+                                 out_stride, add);
           continue;
         }
         // A tile that reaches over an edge must not write there.
         alignas(64) A tile[kRows * kColumns<T>];
-        gemm::multiply_tile<T>(vectors, operand, left.row_stride, left.step, panel, width * kStep<T>, length, tile,
+        gemm::multiply_tile<T>(vectors, operand, left.row_stride, left.step, panel, width * kStep<T>, steps, tile,
                                width);
         for (int64_t r = 0; r < height; ++r) {
           for (int64_t c = 0; c < count; ++c) {
-            place[r * out_stride + c] = tile[r * width + c] + (adds ? place[r * out_stride + c] : A(0));
+            place[r * out_stride + c] = tile[r * width + c] + (add ? place[r * out_stride + c] : A(0));
           }
         }
       }

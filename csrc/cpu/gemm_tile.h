@@ -238,6 +238,31 @@ template <class S, class T>
   }
 }
 
+// Pairs for bf16: to[2c] = even[c] * scale and to[2c + 1] = odd[c] * scale, sixteen at a time; returns how many were
+// made.
+template <class S>
+inline std::int64_t interleave(const S* even, const S* odd, std::int64_t n, accumulator_t<S> scale, bf16* to) {
+  std::int64_t c = 0;
+#if defined(__AVX512BF16__)
+  const auto halves = [scale](const S* from) {  // sixteen bf16, each in the low half of 32 bits
+    if constexpr (std::is_same_v<S, float>) {
+      const __m512 x = _mm512_mul_ps(_mm512_loadu_ps(from), _mm512_set1_ps(scale));
+      return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
+    } else {
+      return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    }
+  };
+  if constexpr (!std::is_same_v<S, double>) {
+    for (; (std::is_same_v<S, float> || scale == 1) && c + 16 <= n; c += 16) {
+      _mm512_storeu_si512(to + 2 * c, _mm512_or_si512(halves(even + c), _mm512_slli_epi32(halves(odd + c), 16)));
+    }
+  }
+#else
+  (void)even, (void)odd, (void)n, (void)scale, (void)to;
+#endif
+  return c;
+}
+
 // to[c * to_stride + r] = from[r * from_stride + c] for 32-bit units, r and c below 16.
 inline void transpose_16x16(const std::uint32_t* from, std::int64_t from_stride, std::uint32_t* to,
                             std::int64_t to_stride) {
@@ -308,6 +333,10 @@ void pack_right(const S* from, std::int64_t from_stride, std::int64_t depth, std
         detail::convert(from + d * from_stride + column, count, scale, to);
         std::fill(to + count, to + width, T(0));
       } else {
+        if (d + 1 < depth && count == width) {
+          const S* row = from + d * from_stride + column;
+          if (detail::interleave(row, row + from_stride, width, scale, to) == width) continue;
+        }
         T even[kColumns<T>], odd[kColumns<T>];
         std::fill(odd, odd + width, T(0));
         detail::convert(from + d * from_stride + column, count, scale, even);
@@ -345,6 +374,7 @@ void pack_right_transposed(const S* from, std::int64_t from_stride, std::int64_t
           }
           const auto scale = row_scale ? row_scale[source] : accumulator_t<S>{1};
           const S* start = from + source * from_stride + first;
+          __builtin_prefetch(start + 256 / sizeof(S));  // sixteen streams a row apart are too many for the hardware
           if (length == kPiece) {
             detail::convert(start, kPiece, scale, row);  // a length known to the compiler: a few instructions
           } else {
