@@ -13,6 +13,8 @@ __all__ = ["add_json", "add_keys", "add_set", "build_config"]
 _FLAGS = {
     "modalities": ("LIST", "modalities to use, by commas, for example relation,attribute,image"),
     "format": ("NAME", "layout of DIR: dbp15k or openea; recognised by its files if not given"),
+    "vectors": ("LIST", "files of vectors, by commas, for example image=pictures.npz"),
+    "fold": ("N", "which of OpenEA's prepared splits to use"),
     "seed_ratio": ("SHARE", "share of the links that is known; default: the official split, else 0.3"),
     "epochs": ("N", "epochs to train"),
     "batch_size": ("N", "links that are told apart from each other in the loss"),

@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", metavar="RUN", help="go on with the run in this directory")
     add_set(parser)
-    add_keys(parser, "modalities", "format", "seed_ratio", "epochs", "batch_size", "lr", "hidden_dim", "rank")
-    add_keys(parser, "depth", "bootstrap", "patience", "compat", "csls_k", "candidates")
+    add_keys(parser, "modalities", "vectors", "format", "fold", "seed_ratio", "epochs", "batch_size", "lr")
+    add_keys(parser, "hidden_dim", "rank", "depth", "bootstrap", "patience", "compat", "csls_k", "candidates")
     add_keys(parser, "seed", "device", "dtype", "backend", "threads", "compile")
     parser.add_argument(
         "--print-config", action="store_true", help="print the configuration as TOML and stop"

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from loginmea_fast.cli import options
+from loginmea_fast.training import Config
+
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+
+
+def test_every_flag_is_a_configuration_key() -> None:
+    keys = {field.name for field in dataclasses.fields(Config)}
+    assert set(options._FLAGS) | set(options._SWITCHES) <= keys
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["--set", "lrr=1"], ["'lrr'", "did you mean 'lr'?"]),
+        (["--set", "bach_size=1"], ["'bach_size'", "did you mean 'batch_size'?"]),
+        (["--set", "lr"], ["'lr' is not key=value"]),
+        (["--set", "model.lr=1"], ["'lr' belongs to [training]"]),
+        (["--epochs", "ten"], ["'epochs' must be a whole number; got 'ten'"]),
+        (["--epochs", "0"], ["'epochs' must be at least 1; got 0"]),
+        (["--seed-ratio", "1"], ["'seed_ratio' must be strictly between 0 and 1; got 1"]),
+        (["--dtype", "float8"], ["'dtype' must be one of 'float32', 'bfloat16'; got 'float8'"]),
+        (["--modalities", "image,image"], ["modalities names one twice"]),
+        (["--device", "cuda:99"], ["cuda:99"]),
+        (["--modalities", "relation,imag"], ["imag"]),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_line(
+    call, data_dir, tmp_path, argv: list[str], parts: list[str]
+) -> None:
+    call("train", data_dir, "--out", tmp_path / "run", "--quiet", *argv).check_error(*parts)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("[training]\nlrr = 1", ["'lrr'", "did you mean 'lr'?"]),
+        ("[trainig]\nlr = 1", ["[trainig]", "did you mean [training]?"]),
+        ("lr = 'fast'", ["'lr' must be a number; got 'fast'"]),
+        ("lr = = 1", ["not valid TOML", "line 1"]),
+    ],
+)
+def test_a_wrong_file_is_named(call, data_dir, tmp_path, text: str, parts: list[str]) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    call("train", data_dir, "--config", file, "--out", tmp_path / "run", "--quiet").check_error(*parts)
+
+
+def test_a_missing_file_is_named(call, data_dir, tmp_path) -> None:
+    call("train", data_dir, "--config", tmp_path / "no.toml").check_error(
+        "no.toml", "no such configuration file"
+    )
+
+
+def test_the_last_of_flags_and_set_wins_over_the_file(call, tmp_path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("[training]\nepochs = 1\nlr = 0.25\n[model]\nrank = 3")
+    argv = [
+        "--config",
+        file,
+        "--set",
+        "epochs=2",
+        "--epochs",
+        "3",
+        "--set",
+        "training.epochs=4",
+        "--bootstrap",
+    ]
+    printed = call("train", "somewhere", *argv, "--print-config")
+    written = tmp_path / "printed.toml"
+    written.write_text(printed.out)
+    assert Config.load(written) == Config(path="somewhere", epochs=4, lr=0.25, rank=3, bootstrap=True)
+
+
+def test_the_authors_procedure_comes_with_their_values(call, tmp_path) -> None:
+    written = tmp_path / "printed.toml"
+    written.write_text(call("train", "x", "--compat", "authors", "--epochs", "7", "--print-config").out)
+    config = Config.load(written)
+    assert (config.compat, config.epochs, config.lr, config.bidirectional) == ("authors", 7, 5e-4, False)

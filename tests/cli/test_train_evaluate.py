@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import TINY
+
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+
+
+def test_train_then_evaluate_agree(call, data_dir: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained = call("train", data_dir, "--epochs", 3, "--out", run, "--json", *TINY)
+    assert trained.status == 0
+    answer = trained.json
+    assert answer["run"] == str(run)
+    assert answer["epochs"] == 3
+    assert answer["peak_memory"] > answer["step_memory"] >= 0
+    assert "epoch 3/3" in trained.err
+    measured = call("evaluate", run, "--json")
+    assert measured.status == 0
+    assert measured.err == ""
+    found = measured.json
+    assert found["epoch"] == answer["best_epoch"]
+    assert {key: found[key] for key in answer["metrics"]} == answer["metrics"]
+    assert 0 <= found["csls"]["left_to_right"]["hits@1"] <= 1
+
+
+def test_text_for_people(call, trained_run: Path) -> None:
+    done = call("evaluate", trained_run)
+    lines = done.out.splitlines()
+    assert lines[0].startswith(f"{trained_run}: epoch ")
+    assert "28 test pairs, ranked among the test targets (28)" in lines[1]
+    assert any(line.split() == ["Hits@1", "Hits@5", "Hits@10", "Hits@50", "MRR", "MR"] for line in lines)
+    assert sum(line.startswith("CSLS-10, ") for line in lines) == 2
+    assert any(line.startswith("by who has image (pairs), CSLS-10, both ways") for line in lines)
+
+
+def test_candidates_and_csls_can_be_chosen_afterwards(call, trained_run: Path) -> None:
+    found = call("evaluate", trained_run, "--candidates", "all", "--csls-k", 0, "--json").json
+    assert found["protocol"] == "all"
+    assert found["candidates"] == {"left_to_right": 40, "right_to_left": 40}
+    assert "csls" not in found
+
+
+def test_data_that_has_moved_is_named(call, trained_run: Path, data_dir: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(data_dir, moved)
+    assert (
+        call("evaluate", trained_run, "--data", moved, "--json").json
+        == call("evaluate", trained_run, "--json").json
+    )
+    call("evaluate", trained_run, "--data", tmp_path / "gone").check_error("gone", "does not exist")
+
+
+def test_quiet_leaves_stderr_empty(call, data_dir: Path, tmp_path: Path) -> None:
+    done = call("train", data_dir, "--epochs", 1, "--out", tmp_path / "run", "--quiet", *TINY)
+    assert (done.status, done.err) == (0, "")
+    assert "peak memory" in done.out
+    assert f"loginmea-fast evaluate {tmp_path / 'run'}" in done.out
+
+
+def test_without_out_the_run_directory_is_new_each_time(
+    call, data_dir: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = [call("train", data_dir, "--epochs", 1, "--json", *TINY).json["run"] for _ in range(2)]
+    assert runs[0] != runs[1]
+    for run in runs:
+        assert Path(run).parent == Path("runs")
+        assert (tmp_path / run / "best.safetensors").is_file()
+
+
+def test_a_directory_in_use_is_left_alone(call, trained_run: Path, data_dir: Path) -> None:
+    before = {path.name: path.read_bytes() for path in trained_run.iterdir()}
+    call("train", data_dir, "--out", trained_run, "--quiet", *TINY).check_error("exists already", "--resume")
+    assert {path.name: path.read_bytes() for path in trained_run.iterdir()} == before
+
+
+def test_train_without_data_says_what_to_name(call) -> None:
+    call("train").check_error("data set", "embedded")
+
+
+def test_a_missing_data_set_is_named(call, tmp_path: Path) -> None:
+    call("train", tmp_path / "nothing", "--out", tmp_path / "run").check_error("nothing", "does not exist")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("argv", [["DIR"], ["--out", "RUN"], ["--config", "run.toml"]])
+def test_resume_takes_everything_from_the_run(call, trained_run: Path, argv: list[str]) -> None:
+    call("train", *argv, "--resume", trained_run).check_error("--resume takes the data and the configuration")
+
+
+def test_resume_refuses_another_configuration(call, trained_run: Path) -> None:
+    call("train", "--resume", trained_run, "--epochs", 99, "--quiet").check_error("epochs would change")
+
+
+def test_resume_of_what_is_no_run(call, tmp_path: Path) -> None:
+    call("train", "--resume", tmp_path).check_error("not a run directory")
+
+
+def test_a_stopped_run_resumes_to_the_same_metrics(call, data_dir: Path, tmp_path: Path) -> None:
+    options = ["--epochs", "150", "--set", "eval_every=50", *TINY]
+    whole = call("train", data_dir, "--out", tmp_path / "whole", "--quiet", "--json", *options).json
+    run = tmp_path / "stopped"
+    command = [sys.executable, "-m", "loginmea_fast", "train", data_dir, "--out", run, "--quiet", "--json"]
+    process = subprocess.Popen(
+        [*map(str, command), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text().count("epoch") < 8:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.startswith("loginmea-fast: error: stopped after epoch ")
+    assert err.count("\n") == 1
+    assert "--resume" in err
+    resumed = call("train", "--resume", run, "--quiet", "--json").json
+    assert resumed["metrics"] == whole["metrics"]
+    assert json.loads(json.dumps(resumed["best_epoch"])) == whole["best_epoch"]
