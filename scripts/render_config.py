@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from pathlib import Path
 
@@ -33,18 +34,19 @@ def config_table() -> str:
 
 def values(hint: object, limits: typing.Mapping[str, typing.Any]) -> str:
     """What a key may hold, in words."""
-    kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not type(None)]
-    if typing.get_origin(hint) is typing.Literal or typing.get_origin(kinds[0]) is typing.Literal:
-        choices = typing.get_args(hint if typing.get_origin(hint) is typing.Literal else kinds[0])
-        return ", ".join(f"`{choice}`" for choice in choices)
-    if typing.get_origin(kinds[0]) is tuple or typing.get_origin(hint) is tuple:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kind = next(k for k in typing.get_args(hint) if k is not type(None)) if union else hint
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(f"`{choice}`" for choice in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
         return "list of names"
-    name = {bool: "true, false", str: "text", int: "whole number", float: "number"}[kinds[0]]
+    name = {bool: "true, false", str: "text", int: "whole number", float: "number"}[kind]
     low, high = limits["low"], limits["high"]
     if low is None:
         return name
-    below, above = ("above", "below") if limits["open"] else ("from", "to")
-    return f"{name} {below} {low}" + ("" if high is None else f" {above} {high}")
+    if high is None:
+        return f"{name} {'above' if limits['open'] else 'from'} {low}"
+    return f"{name} between {low} and {high}" if limits["open"] else f"{name} from {low} to {high}"
 
 
 def show(value: object) -> str:

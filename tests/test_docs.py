@@ -37,7 +37,7 @@ def test_commands_in_documents_are_understood(document: Path) -> None:
             if line.startswith("loginmea-fast "):
                 words = shlex.split(line, comments=True)
                 args = app._parse(words[1 : words.index("|") if "|" in words else None])
-                Config.build(parse_overrides(args.overrides or []))
+                Config.build(parse_overrides(getattr(args, "overrides", None) or []))
                 assert args.command in words
                 assert getattr(args, "format", None) in (None, "auto", *format_names())
 
@@ -61,3 +61,14 @@ def test_rendering_leaves_the_rest_of_a_document_alone(scripts: None, tmp_path: 
     assert not render_into(document, "results", "new \\1")
     with pytest.raises(ValueError, match="no markers <!-- config -->"):
         render_into(document, "config", "x")
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert code
+    assert code[1].count("epochs=20") == 1
+    exec(compile(code[1].replace("epochs=20", "epochs=1"), "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert "Hits@1 0." in out
+    assert out.count(" -> ") == 5
