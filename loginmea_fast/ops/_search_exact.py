@@ -51,13 +51,14 @@ class Side:
                 first += len(rows)
 
     def rows(self, index: Tensor) -> Tensor:
-        """Copies of the rows at an ascending index."""
-        chosen, first = [], 0
+        """Copies of the rows at an index."""
+        rows = self.parts[0].new_empty(len(index), self.parts[0].shape[1])
+        first = 0
         for part in self.parts:
-            inside = index[(index >= first) & (index < first + len(part))] - first
-            chosen.append(part[inside])
+            inside = (index >= first) & (index < first + len(part))
+            rows[inside] = part[index[inside] - first]
             first += len(part)
-        return torch.cat(chosen)
+        return rows
 
 
 @dataclass
@@ -97,6 +98,9 @@ class Passes(Protocol):
     def wide(self) -> Passes:
         """The same backend with the smallest bound it has."""
 
+    def capacity(self, k: int, candidates: int) -> int:
+        """Length of a list: room for the k best and for those that the bound cannot tell from them."""
+
     def side(self, parts: list[Tensor]) -> Side:
         """Norms and slack of matrices; a norm is NaN where a row is not finite."""
 
@@ -127,7 +131,7 @@ def best(
     passes: Passes, left: Side, right: Side, k: int, scoring: Scoring, both: bool, tick: Tick
 ) -> tuple[Best, Best | None]:
     """The k best right rows of every left row and, with `both`, the k best left rows of every right row."""
-    row_capacity, column_capacity = (_capacity(passes, k, len(side)) for side in (right, left))
+    row_capacity, column_capacity = (passes.capacity(k, len(side)) for side in (right, left))
     if both and 8 * len(right) * column_capacity > LIST_BYTES:
         to_right, _ = best(passes, left, right, k, scoring, False, tick)
         to_left, _ = best(passes, right, left, k, scoring.swapped(), False, lambda done: None)
@@ -187,11 +191,6 @@ def mutual_nearest(passes: Passes, left: Side, right: Side, csls_k: int, tick: T
     return reference.mutual(to_right[1][:, 0], to_left[1][:, 0])
 
 
-def _capacity(passes: Passes, k: int, candidates: int) -> int:
-    """Room for the k best and for those that the bound cannot tell from them."""
-    return min(candidates, 2 * k + 12 if passes.narrow else k + 6)
-
-
 def _unsettled(rows: int, k: int, device: torch.device) -> Best:
     """Room for results; index -1 says that a row is not settled."""
     scores = torch.empty(rows, k, dtype=torch.float64, device=device)
@@ -221,6 +220,12 @@ def _settle(
 
 def _again(passes: Passes, queries: Side, keys: Side, scoring: Scoring, out: Best) -> Best:
     """Do the rows again that are not settled."""
+    zero = (queries.inverse == 0).nonzero()[:, 0]  # all their cosines are 0, so one answer serves them all
+    if len(zero):
+        shifts = scoring.right.new_zeros(1, len(keys)) - scoring.right
+        places = torch.arange(len(keys), device=shifts.device)[None]
+        scores, index = reference.best_first(shifts, places, out[0].shape[1])
+        out[0][zero], out[1][zero] = scores - scoring.left[zero, None], index
     open_rows = (out[1][:, 0] < 0).nonzero()[:, 0]
     if len(open_rows) == 0:
         return out

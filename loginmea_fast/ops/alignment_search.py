@@ -75,7 +75,7 @@ def alignment_ranks(
     Row b of `left` and row b of `right` are a pair. Left rows are ranked against all right rows and the other
     way round; `*_extra` are further candidates without a counterpart (evaluation among all target entities).
     With s the cosine, r the mean of the `csls_k` best cosines on the other side (extra rows take part) and
-    TIE = 2^-33:
+    TIE = 2^-46:
 
         c_ij = 2 s_ij - r_i - r_j        (CSLS: Conneau et al., ICLR 2018; c = s where csls_k = 0)
         rank_b = 1 + #{j : c_bj > c_bb + TIE} + 1/2 #{j != b : |c_bj - c_bb| <= TIE}
@@ -128,7 +128,7 @@ def alignment_topk(
 ) -> tuple[Tensor, Tensor]:
     """The k best keys of every query, by cosine or CSLS.
 
-    Scores are those of `alignment_ranks`. Larger scores come first; scores that differ by at most 2^-33
+    Scores are those of `alignment_ranks`. Larger scores come first; scores that differ by at most 2^-46
     stand by index. The cosine of a zero row with anything is 0.
 
     Args:
@@ -169,7 +169,7 @@ def mutual_nearest(
 ) -> Tensor:
     """Pairs of rows each of which is the other's best match, by cosine or CSLS.
 
-    Scores are those of `alignment_ranks`; of equally good matches (to 2^-33) the first counts.
+    Scores are those of `alignment_ranks`; of equally good matches (to 2^-46) the first counts.
 
     Args:
         left: [N, D] rows, float32, float64, bfloat16 or float16; a tensor or a numpy array,
@@ -271,11 +271,23 @@ def _check_finite(**sides: Tensor | None) -> None:
 
 def _passes(op: str, rows: Tensor, screen: str | None, backend: str) -> Passes | None:
     """Choose the backend; None stands for the reference."""
-    chosen = _launch.choose_backend(op, backend, {"cpu": lambda: _launch.native_reason(rows, "cpu")})
+    chosen = _launch.choose_backend(
+        op,
+        backend,
+        {
+            "cpu": lambda: _launch.native_reason(rows, "cpu"),
+            "triton": lambda: _launch.triton_reason(rows[:0].float()),  # kernels see packed rows only
+        },
+    )
+    narrow = screen is not None
     if chosen == "cpu":
         from loginmea_fast.ops._search_cpu import CpuPasses
 
-        return CpuPasses(narrow=screen is not None)
+        return CpuPasses(narrow)
+    if chosen == "triton":
+        from loginmea_fast.ops._search_device import TritonPasses
+
+        return TritonPasses(narrow)
     return None
 
 

@@ -8,8 +8,8 @@ Left rows `x_i` [D], i < n, and right rows `y_j` [D], j < m (CSLS: Conneau et al
 
     rank_b = 1 + #{j : c_bj > c_bb} + 1/2 #{j != b : c_bj = c_bb}       and the same down the columns
 
-Two scores are *equal* when they differ by no more than `TIE` = 2^-33 (1.2e-10): far below what float32 rows
-determine, far above what float64 sums lose. So a tie does not depend on the order in which a machine adds.
+Two scores are *equal* when they differ by no more than `TIE` = 2^-46 (1.4e-14): some ten times what float64 sums
+of a few thousand terms lose. So a tie does not depend on the order in which a machine adds.
 Where order matters (top k, nearest), equal scores stand by index.
 
 There is no gradient: a rank is piecewise constant.
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-TIE = 2.0**-33
+TIE = 2.0**-46
 ROWS, COLUMNS = 1024, 4096  # one block of scores, 32 MiB in float64
 
 Side = Sequence[Tensor]

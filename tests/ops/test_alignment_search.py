@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from loginmea_fast.errors import BackendError, InputError
+from loginmea_fast.ops import _search_exact as exact
+from loginmea_fast.ops import alignment_search as ops
+from loginmea_fast.ops.alignment_search import alignment_ranks, alignment_topk, mutual_nearest
+from loginmea_fast.reference import alignment_search as reference
+
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+SCREENS = (None, "bfloat16")
+# pairs, further left, further right, width, neighbours of CSLS; the last ones exceed a block of every backend
+SHAPES = (
+    (1, 0, 0, 1, 0),
+    (1, 0, 0, 7, 1),
+    (7, 3, 0, 1, 2),
+    (60, 0, 41, 63, 0),
+    (60, 17, 41, 300, 10),
+    (300, 0, 0, 301, 5),
+    (500, 300, 130, 40, 25),
+)
+KINDS = ("random", "clustered", "ties", "zero rows")
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every backend that can serve here; the others skip with the reason that users would read."""
+    name: str = request.param
+    try:
+        mutual_nearest(
+            torch.ones(1, 1, device=_device(name)), torch.ones(1, 1, device=_device(name)), backend=name
+        )
+    except BackendError as error:
+        pytest.skip(str(error))
+    return name
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks of the reference where the data are small."""
+    monkeypatch.setattr(reference, "ROWS", 64)
+    monkeypatch.setattr(reference, "COLUMNS", 96)
+
+
+def _device(backend: str) -> str:
+    return "cuda" if backend in ("cuda", "triton") and torch.cuda.is_available() else "cpu"
+
+
+def _sides(kind: str, pairs: int, more_left: int, more_right: int, width: int) -> tuple[Tensor, Tensor]:
+    """Left and right candidates, pairs first, float32, that try a search in different ways."""
+    g = torch.Generator().manual_seed(pairs + width)
+    n, m = pairs + more_left, pairs + more_right
+    left, right = torch.randn(n, width, generator=g), torch.randn(m, width, generator=g)
+    if kind == "ties":  # few distinct cosines, equal rows, and copies of other lengths
+        left, right = left.sign() * (left.abs() > 0.7), right.sign() * (right.abs() > 0.7)
+        right[: pairs // 2] = right[torch.randint(0, 1 + pairs // 10, (pairs // 2,), generator=g)]
+        left *= torch.tensor([0.3, 1, 7])[torch.randint(0, 3, (n, 1), generator=g)]
+    else:
+        right[:pairs] = left[:pairs] + 0.7 * right[:pairs]
+    if kind == "clustered":  # cosines that differ in the seventh digit
+        left, right = 1 + 3e-4 * left, 1 + 3e-4 * right
+    if kind == "zero rows":
+        left[::5], right[2::7] = 0, 0
+    return left, right
+
+
+def _halves(side: Tensor, pairs: int) -> tuple[Tensor, Tensor | None]:
+    return side[:pairs], side[pairs:] if len(side) > pairs else None
+
+
+def _brute_force_ranks(left: Tensor, right: Tensor, pairs: int, csls_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks by the definition, one pair after the other, sharing no code with the package."""
+    a, b = left.double().numpy(), right.double().numpy()
+    a, b = (x / np.where((norm := np.linalg.norm(x, axis=1)) > 0, norm, 1)[:, None] for x in (a, b))
+    scores = a @ b.T
+    if csls_k:
+        row = np.sort(scores, axis=1)[:, -csls_k:].mean(1)
+        column = np.sort(scores, axis=0)[-csls_k:].mean(0)
+        scores = 2 * scores - row[:, None] - column[None, :]
+
+    def rank(candidates: np.ndarray, own: int) -> float:
+        difference = np.delete(candidates, own) - candidates[own]
+        return 1 + (difference > 2**-46).sum() + 0.5 * (np.abs(difference) <= 2**-46).sum()
+
+    there = np.array([rank(scores[p], p) for p in range(pairs)])
+    back = np.array([rank(scores[:, p], p) for p in range(pairs)])
+    return there, back
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.usefixtures("small_blocks")
+def test_ranks_equal_a_brute_force(
+    backend: str, shape: tuple[int, ...], kind: str, screen: str | None
+) -> None:
+    pairs, more_left, more_right, width, csls_k = shape
+    left, right = _sides(kind, pairs, more_left, more_right, width)
+    (a, more_a), (b, more_b) = _halves(left, pairs), _halves(right, pairs)
+    device = _device(backend)
+    arguments = [None if t is None else t.to(device) for t in (a, b, more_a, more_b)]
+
+    ranks = alignment_ranks(*arguments[:2], csls_k, *arguments[2:], screen=screen, backend=backend)
+
+    there, back = _brute_force_ranks(left, right, pairs, csls_k)
+    ranks_lr, ranks_rl = ranks
+    assert ranks_lr.dtype == ranks_rl.dtype == torch.float32
+    assert np.array_equal(ranks_lr.cpu().numpy(), there)
+    assert np.array_equal(ranks_rl.cpu().numpy(), back)
+    expected = reference.dense_ranks(reference.dense_scores(left, right, csls_k), pairs)
+    for ties, expected_ties in zip(ranks.ties, expected[2:], strict=True):
+        assert torch.equal(ties.cpu(), expected_ties)
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.usefixtures("small_blocks")
+def test_topk_and_mutual_pairs_equal_the_dense_ones(
+    backend: str, shape: tuple[int, ...], kind: str, screen: str | None
+) -> None:
+    left, right = _sides(kind, *shape[:4])
+    csls_k, device = shape[4], _device(backend)
+    scores = reference.dense_scores(left, right, csls_k)
+    options = {"csls_k": csls_k, "screen": screen, "backend": backend}
+
+    for k in {1, min(12, len(right)), len(right)}:
+        values, index = alignment_topk(left.to(device), right.to(device), k, **options)
+        expected_values, expected_index = reference.dense_topk(scores, k)
+        assert torch.equal(index.cpu(), expected_index)
+        assert torch.allclose(values.cpu().double(), expected_values, rtol=0, atol=1e-6)
+    pairs = mutual_nearest(left.to(device), right.to(device), **options)
+    assert torch.equal(pairs.cpu(), reference.dense_mutual_nearest(scores))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("screen", SCREENS)
+def test_other_dtypes(backend: str, dtype: torch.dtype, screen: str | None) -> None:
+    left, right = (side.to(dtype) for side in _sides("random", 150, 0, 20, 64))
+    try:
+        ranks = alignment_ranks(
+            *(t.to(_device(backend)) for t in (left, right[:150])),
+            5,
+            right_extra=right[150:].to(_device(backend)),
+            screen=screen,
+            backend=backend,
+        )
+    except BackendError as error:
+        pytest.skip(str(error))
+    there, back = _brute_force_ranks(left, right, 150, 5)
+    assert np.array_equal(ranks[0].cpu().numpy(), there)
+    assert np.array_equal(ranks[1].cpu().numpy(), back)
+    scores, _ = alignment_topk(left.to(_device(backend)), right.to(_device(backend)), 2, backend=backend)
+    assert scores.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_layouts_lengths_and_thread_counts_do_not_matter(backend: str, screen: str | None) -> None:
+    left, right = (side.to(_device(backend)) for side in _sides("random", 300, 0, 0, 33))
+    expected = alignment_ranks(left, right, 5, backend="reference")
+    columns = torch.stack([left, left], 2)[:, :, 0]  # elements of a row are not adjacent
+    wide = torch.cat([right, right], 1)[:, :33]  # rows are
+    lengths = torch.logspace(-12, 12, 300, device=left.device)[:, None]
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            for a, b in ((columns, wide), (left * lengths, right / lengths)):
+                ranks = alignment_ranks(a, b, 5, screen=screen, backend=backend)
+                assert torch.equal(ranks[0], expected[0])
+                assert torch.equal(ranks[1], expected[1])
+    finally:
+        torch.set_num_threads(threads)
+    same = alignment_ranks(left, left[:1].expand(300, -1), backend=backend)  # stride 0
+    assert (same.ties[0] == 299).all()
+    assert (same.left_to_right == 150.5).all()
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_lengths_at_the_ends_of_float32(backend: str, screen: str | None) -> None:
+    left, right = (side.to(_device(backend)) for side in _sides("random", 80, 0, 0, 16))
+    left[3] *= 1e-38
+    right[5] *= 2e37
+    left[7] *= 1e-43
+    ranks = alignment_ranks(left, right, 3, screen=screen, backend=backend)
+    there, back = _brute_force_ranks(left.cpu(), right.cpu(), 80, 3)
+    assert np.array_equal(ranks[0].cpu().numpy(), there)
+    assert np.array_equal(ranks[1].cpu().numpy(), back)
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("kind", [*KINDS, "wild"])
+@pytest.mark.parametrize("width", [1, 64, 1500])
+def test_approximate_scores_keep_their_bound(backend: str, kind: str, width: int, narrow: bool) -> None:
+    if backend == "reference":
+        pytest.skip("the reference does not approximate")
+    if kind == "wild":  # one large element a row and the rest far below it
+        left, right = (torch.randn(90, width) ** 9 for _ in range(2))
+    else:
+        left, right = _sides(kind, 80, 0, 10, width)
+    passes = ops._passes("test", left.to(_device(backend)), "bfloat16" if narrow else None, backend)
+    assert passes is not None
+    a, b = passes.side([left.to(_device(backend))]), passes.side([right.to(_device(backend))])
+    zeros = [torch.zeros(len(side), dtype=torch.float64, device=side.inverse.device) for side in (a, b)]
+    columns = exact.Lists.empty((len(b), len(a)), a.inverse.device)
+    truth = reference.dense_scores(left, right)
+    bound = (a.slack[:, None] + b.slack[None, :]).cpu()
+    for places, lists in passes.best(a, b, exact.Scoring(1.0, *zeros), len(b), columns, lambda done: None):
+        error = (lists.values.cpu() - truth[places].gather(1, lists.index.cpu().long())).abs()
+        assert (error <= bound[places].gather(1, lists.index.cpu().long())).all()
+    error = (columns.values.cpu() - truth.T.gather(1, columns.index.cpu().long())).abs()
+    assert (error <= bound.T.gather(1, columns.index.cpu().long())).all()
+    assert torch.equal(columns.index.cpu().sort(1).values, torch.arange(len(a)).int().expand(len(b), -1))
+
+
+class _LargestTensor(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that any operation returns."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, Tensor):
+                self.largest = max(self.largest, value.numel())
+        return result
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("kind", ["random", "ties"])
+def test_no_matrix_of_scores(backend: str, kind: str) -> None:
+    n = 3000
+    left, right = (side.to(_device(backend)) for side in _sides(kind, n, 0, 0, 16))
+    for search in (
+        lambda: alignment_ranks(left, right, 10, backend=backend),
+        lambda: alignment_topk(left, right, 5, 3, backend=backend),
+        lambda: mutual_nearest(left, right, 3, backend=backend),
+    ):
+        with _LargestTensor() as seen:
+            search()
+        assert seen.largest < n * n / 8
+
+
+def test_memory_mapped_files(backend: str, tmp_path: Path) -> None:
+    left, right = _sides("random", 120, 0, 0, 24)
+    mapped = []
+    for name, side in (("left", left), ("right", right)):
+        np.save(tmp_path / f"{name}.npy", side.numpy())
+        mapped.append(np.load(tmp_path / f"{name}.npy", mmap_mode="r"))
+    if _device(backend) != "cpu":
+        pytest.skip("files map into host memory")
+    expected = alignment_ranks(left, right, 5, backend="reference")
+    ranks = alignment_ranks(*mapped, 5, backend=backend)
+    assert torch.equal(ranks[0], expected[0])
+    assert torch.equal(
+        mutual_nearest(*mapped, backend=backend), mutual_nearest(left, right, backend="reference")
+    )
+
+
+def test_zero_rows_tie_with_everything(backend: str) -> None:
+    left, right = (side.to(_device(backend)) for side in _sides("random", 9, 0, 0, 8))
+    left[4] = 0
+    ranks = alignment_ranks(left, right, backend=backend)
+    assert ranks.left_to_right[4] == 5  # the middle of 1 to 9
+    assert ranks.ties[0][4] == 8
+    zeros = torch.zeros_like(left)
+    scores, index = alignment_topk(zeros, right, 3, backend=backend)
+    assert (scores == 0).all()
+    assert index.tolist() == [[0, 1, 2]] * 9
+    assert mutual_nearest(zeros, right, backend=backend).tolist() == [[0, 0]]
+
+
+def test_results_are_a_pair_with_ties() -> None:
+    left, right = _sides("ties", 30, 0, 0, 4)
+    ranks = alignment_ranks(left, right)
+    ranks_lr, ranks_rl = ranks
+    assert ranks_lr is ranks.left_to_right
+    assert ranks_rl is ranks.right_to_left
+    assert ranks.ties[0].sum() > 0
+    assert torch.equal((2 * ranks_lr).remainder(2).bool(), ranks.ties[0].remainder(2).bool())
+
+
+def test_gradients_are_no_business_of_a_search(backend: str) -> None:
+    left, right = (side.to(_device(backend)).requires_grad_() for side in _sides("random", 20, 0, 0, 4))
+    assert not alignment_ranks(left, right, backend=backend).left_to_right.requires_grad
+    assert not alignment_topk(left, right, 2, backend=backend)[0].requires_grad
+
+
+@pytest.mark.parametrize("csls_k", [0, 3])
+def test_progress_reaches_its_end(backend: str, csls_k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tqdm
+
+    bars = []
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, *args, **named):
+            super().__init__(*args, **named)
+            bars.append(self)
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    left, right = (side.to(_device(backend)) for side in _sides("random", 70, 0, 0, 8))
+    alignment_ranks(left, right, csls_k, backend=backend, progress=True)
+    alignment_topk(left, right, 3, csls_k, backend=backend, progress=True)
+    mutual_nearest(left, right, csls_k, backend=backend, progress=True)
+    assert len(bars) == 3
+    for bar in bars:
+        assert bar.n == bar.total == 70 * 70 * (2 if csls_k else 1)
+
+
+def test_empty_sides() -> None:
+    rows, none = torch.ones(3, 4), torch.empty(0, 4)
+    assert mutual_nearest(none, rows, 10).shape == (0, 2)
+    assert mutual_nearest(rows, none).shape == (0, 2)
+    scores, index = alignment_topk(none, rows, 2, csls_k=1)
+    assert scores.shape == index.shape == (0, 2)
+    with pytest.raises(InputError, match="no pairs"):
+        alignment_ranks(none, none)
+    with pytest.raises(InputError, match="k must be an integer from 1 to 0"):
+        alignment_topk(rows, none, 1)
+    empty_extra = alignment_ranks(rows, rows, left_extra=none, right_extra=none)
+    assert torch.equal(empty_extra.left_to_right, alignment_ranks(rows, rows).left_to_right)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"right": torch.ones(5, 3)}, r"right must have shape \[any, 4\].*got \[5, 3\]"),
+        ({"right": torch.ones(6, 4)}, r"right must have shape \[5, 4\].*got \[6, 4\]"),
+        ({"right": torch.ones(5)}, r"right must have shape"),
+        ({"right_extra": torch.ones(2, 9)}, r"right_extra must have shape"),
+        ({"right": torch.ones(5, 4).double()}, "one dtype"),
+        ({"right": torch.ones(5, 4).int()}, "right must have dtype float32"),
+        ({"right": [[1.0, 2.0]]}, "right must be a float tensor or numpy array"),
+        ({"left": torch.ones(5, 0), "right": torch.ones(5, 0)}, "at least one column"),
+        ({"csls_k": 6}, "csls_k must be an integer from 0 to 5, the candidates there are; got 6"),
+        ({"csls_k": -1}, "csls_k must be an integer from 0"),
+        ({"csls_k": 2.0}, "csls_k must be an integer"),
+        ({"screen": "int8"}, "screen must be None or 'bfloat16'; got 'int8'"),
+        ({"backend": "gpu"}, "backend must be one of"),
+    ],
+)
+def test_bad_input(arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        alignment_ranks(**({"left": torch.ones(5, 4), "right": torch.ones(5, 4)} | arguments))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_named(backend: str, value: float) -> None:
+    good, bad = (torch.ones(9, 4, device=_device(backend)) for _ in range(2))
+    bad[6, 2] = value
+    for call, name in (
+        (lambda: alignment_ranks(good, bad, backend=backend), "right"),
+        (lambda: alignment_ranks(good, good, left_extra=bad, backend=backend), "left_extra"),
+        (lambda: alignment_topk(bad, good, 1, backend=backend), "queries"),
+        (lambda: mutual_nearest(good, bad, backend=backend), "right"),
+    ):
+        with pytest.raises(InputError, match=f"{name} holds a value that is not finite, in row 6"):
+            call()
+
+
+@pytest.mark.parametrize("k", [0, 6, True, None])
+def test_bad_k(k: object) -> None:
+    with pytest.raises(InputError, match="k must be an integer from 1 to 5"):
+        alignment_topk(torch.ones(3, 4), torch.ones(5, 4), k)
+
+
+def test_opcheck() -> None:
+    left, right = torch.randn(12, 5), torch.randn(12, 5)
+    extra = torch.randn(3, 5)
+    torch.library.opcheck(ops._alignment_ranks, (left, right, None, extra, 2, None, "reference", False))
+    torch.library.opcheck(ops._alignment_topk, (left, right, 3, 2, None, "reference", False))
+    torch.library.opcheck(ops._mutual_nearest, (left, right, 2, None, "reference", False))
