@@ -28,6 +28,10 @@ class CpuPasses:
         """Float32 products."""
         return CpuPasses(narrow=False)
 
+    def capacity(self, k: int, candidates: int) -> int:
+        """Length of a list."""
+        return min(candidates, 2 * k + 12 if self.narrow else k + 8)
+
     def side(self, parts: list[Tensor]) -> Side:
         """Norms and slack of matrices."""
         parts = [rows if rows.stride(1) == 1 else rows.contiguous() for rows in parts]
