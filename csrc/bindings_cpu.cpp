@@ -4,6 +4,8 @@
 #include "cpu/alignment_search.h"
 #include "cpu/contrastive_loss.h"
 #include "cpu/measure.h"
+#include "cpu/memory.h"
+#include "cpu/relation_reflection_attention.h"
 
 PYBIND11_MODULE(loginmea_cpu, m) {
   using namespace loginmea;
@@ -15,6 +17,9 @@ PYBIND11_MODULE(loginmea_cpu, m) {
   bind(m, "measure_copy", &measure_copy);
   bind(m, "measure_fma", &measure_fma);
   bind(m, "measure_gather", &measure_gather);
+  bind(m, "prefer_huge_pages", &prefer_huge_pages);
+  bind(m, "relation_reflection_backward", &relation_reflection_backward);
+  bind(m, "relation_reflection_forward", &relation_reflection_forward);
   bind(m, "search_cosines", &search_cosines);
   bind(m, "search_counts", &search_counts);
   bind(m, "search_lists", &search_lists);

@@ -20,7 +20,16 @@ from loginmea_fast.reference import relation_reflection_attention as reference
 __all__ = ["relation_reflection_attention", "relation_reflection_layers"]
 
 # The graph tensors that the kernels read, in the order in which the custom operators take them.
-_INDEX = ("dst_ptr", "dst_source", "dst_set", "src_ptr", "src_destination", "src_set", "visit_order")
+_INDEX = (
+    "dst_ptr",
+    "dst_source",
+    "dst_set",
+    "src_ptr",
+    "src_destination",
+    "src_set",
+    "src_edge",
+    "visit_order",
+)
 
 
 def relation_reflection_attention(
@@ -159,12 +168,14 @@ def _index_of(graph: AlignmentGraph) -> list[Tensor]:
 
 
 def _backend_for(backend: str, x: Tensor) -> str:
-    return _launch.choose_backend("relation_reflection_attention", backend, {})
+    candidates = {"cpu": lambda: _launch.native_reason(x, "cpu")}
+    return _launch.choose_backend("relation_reflection_attention", backend, candidates)
 
 
 def _row_strided(tensor: Tensor) -> Tensor:
     """Rows may lie apart, the elements of one may not: a stride-0 gradient, say, is written out."""
-    return tensor if tensor.stride(1) == 1 and tensor.stride(0) >= tensor.shape[1] else tensor.contiguous()
+    dense = tensor.stride(1) == 1 or tensor.shape[1] == 1
+    return tensor if dense and tensor.stride(0) >= tensor.shape[1] else tensor.contiguous()
 
 
 def _forward(
@@ -178,15 +189,9 @@ def _forward(
     backend: str,
 ) -> None:
     """Fill z_1 ... z_L and lse, given z_0."""
-    _backend_for(backend, z[0])
-    edges = reference.Edges.from_pointers(*index[:3])
-    for layer, logits in enumerate(set_logits):
-        w = None if neighbor_vectors is None else neighbor_vectors[layer]
-        z_next, lse_next = reference.relation_reflection_forward(
-            z[layer], reflectors, logits, edges, w, activation
-        )
-        z[layer + 1].copy_(z_next)
-        lse[layer].copy_(lse_next)
+    forward = {"reference": _reference_forward, "cpu": _cpu_forward}[_backend_for(backend, z[0])]
+    vectors = None if neighbor_vectors is None else neighbor_vectors.contiguous()
+    forward(z, lse, reflectors.contiguous(), set_logits.contiguous(), vectors, index, activation)
 
 
 def _backward(
@@ -201,7 +206,42 @@ def _backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients dx, du, dc and dw (empty in relation mode) of the chain."""
-    _backend_for(backend, z[0])
+    backward = {"reference": _reference_backward, "cpu": _cpu_backward}[_backend_for(backend, z[0])]
+    vectors = None if neighbor_vectors is None else neighbor_vectors.contiguous()
+    return backward(
+        grads, z, lse, reflectors.contiguous(), set_logits.contiguous(), vectors, index, activation
+    )
+
+
+def _reference_forward(
+    z: Sequence[Tensor],
+    lse: Tensor,
+    reflectors: Tensor,
+    set_logits: Tensor,
+    neighbor_vectors: Tensor | None,
+    index: Sequence[Tensor],
+    activation: str,
+) -> None:
+    edges = reference.Edges.from_pointers(*index[:3])
+    for layer, logits in enumerate(set_logits):
+        w = None if neighbor_vectors is None else neighbor_vectors[layer]
+        output, denominator = reference.relation_reflection_forward(
+            z[layer], reflectors, logits, edges, w, activation
+        )
+        z[layer + 1].copy_(output)
+        lse[layer].copy_(denominator)
+
+
+def _reference_backward(
+    grads: Sequence[Tensor | None],
+    z: Sequence[Tensor],
+    lse: Tensor,
+    reflectors: Tensor,
+    set_logits: Tensor,
+    neighbor_vectors: Tensor | None,
+    index: Sequence[Tensor],
+    activation: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     edges = reference.Edges.from_pointers(*index[:3])
     dx, du, dc, dw = reference.relation_reflection_layers_backward(
         grads, z, lse, reflectors, set_logits, edges, neighbor_vectors, activation
@@ -212,6 +252,65 @@ def _backward(
         dc,
         dc.new_empty(0, z[0].shape[1]) if dw is None else dw,
     )
+
+
+def _cpu_forward(
+    z: Sequence[Tensor],
+    lse: Tensor,
+    reflectors: Tensor,
+    set_logits: Tensor,
+    neighbor_vectors: Tensor | None,
+    index: Sequence[Tensor],
+    activation: str,
+) -> None:
+    from loginmea_fast import native
+
+    native.load("cpu").relation_reflection_forward(
+        native.dtype_code(reflectors.dtype),
+        *_sizes(z[0], reflectors, index),
+        [t.data_ptr() for t in index],
+        [t.data_ptr() for t in z], [t.stride(0) for t in z],
+        reflectors.data_ptr(), set_logits.data_ptr(), _address(neighbor_vectors), activation == "tanh",
+        lse.data_ptr(),
+        torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def _cpu_backward(
+    grads: Sequence[Tensor | None],
+    z: Sequence[Tensor],
+    lse: Tensor,
+    reflectors: Tensor,
+    set_logits: Tensor,
+    neighbor_vectors: Tensor | None,
+    index: Sequence[Tensor],
+    activation: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from loginmea_fast import native
+
+    dx = reflectors.new_empty(z[0].shape)
+    du, dc = torch.empty_like(reflectors), torch.empty_like(set_logits)
+    dw = dc.new_empty(0, dx.shape[1]) if neighbor_vectors is None else torch.empty_like(neighbor_vectors)
+    native.load("cpu").relation_reflection_backward(
+        native.dtype_code(reflectors.dtype),
+        *_sizes(z[0], reflectors, index),
+        [t.data_ptr() for t in index],
+        [_address(t) for t in grads], [0 if t is None else t.stride(0) for t in grads],
+        [t.data_ptr() for t in z], [t.stride(0) for t in z],
+        lse.data_ptr(), reflectors.data_ptr(), set_logits.data_ptr(), _address(neighbor_vectors),
+        activation == "tanh",
+        dx.data_ptr(), du.data_ptr(), dc.data_ptr(), dw.data_ptr(),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return dx, du, dc, dw
+
+
+def _sizes(x: Tensor, reflectors: Tensor, index: Sequence[Tensor]) -> tuple[int, int, int, int]:
+    return x.shape[0], index[1].numel(), reflectors.shape[0], x.shape[1]
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 @torch.library.custom_op("loginmea_fast::relation_reflection_attention", mutates_args=())
@@ -273,6 +372,11 @@ def _layers(
     layers = set_logits.shape[0]
     out = x.new_empty(x.shape[0], (layers + 1) * x.shape[1])
     lse = set_logits.new_empty(layers, x.shape[0])
+    if _backend_for(backend, x) == "cpu":
+        # Before the first write: the pages of a buffer this size are worth asking for in large pieces.
+        from loginmea_fast import native
+
+        native.load("cpu").prefer_huge_pages(out.data_ptr(), out.nbytes)
     z = out.split(x.shape[1], dim=1) if x.shape[1] else [out] * (layers + 1)
     z[0].copy_(x)
     _forward(z, lse, reflectors, set_logits, neighbor_vectors, index, activation, backend)
@@ -300,8 +404,9 @@ def _layers_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients dx, du, dc, dw."""
     width = reflectors.shape[1]
-    grads = _row_strided(grad).split(width, dim=1)
-    z = out.split(width, dim=1)
+    parts = set_logits.shape[0] + 1
+    grads = _row_strided(grad).split(width, dim=1) if width else [grad] * parts
+    z = out.split(width, dim=1) if width else [out] * parts
     return _backward(grads, z, lse, reflectors, set_logits, neighbor_vectors, index, activation, backend)
 
 
