@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from loginmea_fast import native
 from loginmea_fast.ops._search_exact import ROUNDING, Lists, Passes, Scoring, Side
 from loginmea_fast.reference import alignment_search as reference
 from loginmea_fast.reference.alignment_search import TIE, Tick
@@ -21,6 +22,7 @@ from loginmea_fast.reference.alignment_search import TIE, Tick
 PACKED_BYTES = 2**28  # of one side's rows that are packed at a time
 MOST_ROWS = 2**14
 WORKING_BYTES = 2**28  # of rows in float64
+SCORE_BYTES = 2**28  # of scores that are in memory at a time
 UNDECIDED = 2**22
 LARGEST_LIST = 128  # that a kernel keeps; longer ones are sorted by PyTorch
 PLACE_BITS = 14  # of a place in a block, in the codes of undecided scores
@@ -57,7 +59,7 @@ class DevicePasses(ABC):
         rows: Packed,
         columns: Packed,
         scale: float,
-        counts: tuple[Tensor, Tensor],
+        counts: list[Tensor],
         codes: Tensor,
         used: Tensor,
     ) -> None:
@@ -119,10 +121,8 @@ class DevicePasses(ABC):
         again = 0
         for rows in self._blocks(left, scoring.left, scoring.scale, own):
             for keys in self._blocks(right, scoring.right, scoring.scale, own):
-                used = torch.zeros(1, dtype=torch.int64, device=device)
-                above = tuple(
-                    torch.zeros(len(b.rows), dtype=torch.int64, device=device) for b in (rows, keys)
-                )
+                used = torch.zeros(1, dtype=torch.int32, device=device)
+                above = [torch.zeros(len(b.rows), dtype=torch.int32, device=device) for b in (rows, keys)]
                 self.count(rows, keys, scoring.scale, above, codes, used)
                 undecided = int(used)
                 if undecided <= len(codes):
@@ -258,7 +258,7 @@ class TritonPasses(DevicePasses):
         rows: Packed,
         columns: Packed,
         scale: float,
-        counts: tuple[Tensor, Tensor],
+        counts: list[Tensor],
         codes: Tensor,
         used: Tensor,
     ) -> None:
@@ -273,6 +273,75 @@ class TritonPasses(DevicePasses):
                 pair_shift,
                 bool(exchanged),
             )
+
+
+class CudaPasses(DevicePasses):
+    """cuBLAS writes a strip of scores, which native kernels read once for rows and columns alike."""
+
+    def __init__(self, narrow: bool) -> None:
+        super().__init__(narrow)
+        self._native = native.load("cuda")
+
+    def offer(
+        self, rows: Packed, columns: Packed, scale: float, row_lists: Lists, column_lists: Lists | None
+    ) -> None:
+        """Offer the scores of a block to the lists of its rows and of its columns."""
+        for strip, cosines in self._strips(rows, columns):
+            self._native.search_offer(
+                cosines.data_ptr(),
+                *cosines.shape,
+                scale,
+                rows.shift[strip].data_ptr(),
+                columns.shift.data_ptr(),
+                rows.places.start + strip.start,
+                columns.places.start,
+                row_lists.values[strip].data_ptr(),
+                row_lists.index[strip].data_ptr(),
+                row_lists.values.shape[1],
+                column_lists.values.data_ptr() if column_lists else 0,
+                column_lists.index.data_ptr() if column_lists else 0,
+                column_lists.values.shape[1] if column_lists else 0,
+                torch.cuda.current_stream(cosines.device).cuda_stream,
+            )
+
+    def count(
+        self,
+        rows: Packed,
+        columns: Packed,
+        scale: float,
+        counts: list[Tensor],
+        codes: Tensor,
+        used: Tensor,
+    ) -> None:
+        """Count along rows and columns of the same scores."""
+        for strip, cosines in self._strips(rows, columns):
+            self._native.search_count(
+                cosines.data_ptr(),
+                *cosines.shape,
+                scale,
+                *(t[strip].data_ptr() for t in (rows.high, rows.low, rows.above, rows.below)),
+                *(t.data_ptr() for t in (columns.high, columns.low, columns.above, columns.below)),
+                strip.start,
+                rows.places.start - columns.places.start,
+                counts[0][strip].data_ptr(),
+                counts[1].data_ptr(),
+                codes.data_ptr(),
+                len(codes),
+                used.data_ptr(),
+                torch.cuda.current_stream(cosines.device).cuda_stream,
+            )
+
+    def _strips(self, rows: Packed, columns: Packed) -> Iterator[tuple[slice, Tensor]]:
+        """Cosines of a few rows with all columns, float32."""
+        for start, stop in reference.spans(len(rows.rows), _block_rows(len(columns.rows), 4, SCORE_BYTES)):
+            left, right = rows.rows[start:stop], columns.rows.T
+            if not self.narrow:
+                cosines = left @ right
+            elif "dtype" in torch.ops.aten.mm.overloads():  # from torch 2.8 on: bfloat16 in, float32 out
+                cosines = torch.mm(left, right, out_dtype=torch.float32)
+            else:
+                cosines = left.float() @ right.float()
+            yield slice(start, stop), cosines
 
 
 def _block_rows(width: int, bytes_of_element: int, limit: int) -> int:

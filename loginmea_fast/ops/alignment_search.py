@@ -276,6 +276,7 @@ def _passes(op: str, rows: Tensor, screen: str | None, backend: str) -> Passes |
         backend,
         {
             "cpu": lambda: _launch.native_reason(rows, "cpu"),
+            "cuda": lambda: _launch.native_reason(rows, "cuda"),
             "triton": lambda: _launch.triton_reason(rows[:0].float()),  # kernels see packed rows only
         },
     )
@@ -284,10 +285,10 @@ def _passes(op: str, rows: Tensor, screen: str | None, backend: str) -> Passes |
         from loginmea_fast.ops._search_cpu import CpuPasses
 
         return CpuPasses(narrow)
-    if chosen == "triton":
-        from loginmea_fast.ops._search_device import TritonPasses
+    if chosen != "reference":
+        from loginmea_fast.ops import _search_device as device
 
-        return TritonPasses(narrow)
+        return device.TritonPasses(narrow) if chosen == "triton" else device.CudaPasses(narrow)
     return None
 
 
@@ -313,7 +314,7 @@ def _alignment_ranks(
     """Ranks both ways, ties both ways."""
     passes = _passes("alignment_ranks", left, screen, backend)
     scores = _count(left, left_extra) * _count(right, right_extra)
-    with _bar("alignment_ranks", scores, 2 if csls_k else 1, progress) as tick:
+    with _bar("alignment_ranks", scores, 2 if csls_k else 1, progress) as tick, torch.cuda.device_of(left):
         if passes is not None:
             left_side = _side(passes, left=left, left_extra=left_extra)
             right_side = _side(passes, right=right, right_extra=right_extra)
@@ -340,7 +341,10 @@ def _alignment_topk(
 ) -> tuple[Tensor, Tensor]:
     """Scores and index."""
     passes = _passes("alignment_topk", queries, screen, backend)
-    with _bar("alignment_topk", len(queries) * len(keys), 2 if csls_k else 1, progress) as tick:
+    with (
+        _bar("alignment_topk", len(queries) * len(keys), 2 if csls_k else 1, progress) as tick,
+        torch.cuda.device_of(queries),
+    ):
         if passes is not None:
             sides = _side(passes, queries=queries), _side(passes, keys=keys)
             scores, index = exact.alignment_topk(passes, *sides, k, csls_k, tick)
@@ -362,7 +366,10 @@ def _mutual_nearest(
 ) -> Tensor:
     """Pairs."""
     passes = _passes("mutual_nearest", left, screen, backend)
-    with _bar("mutual_nearest", len(left) * len(right), 2 if csls_k else 1, progress) as tick:
+    with (
+        _bar("mutual_nearest", len(left) * len(right), 2 if csls_k else 1, progress) as tick,
+        torch.cuda.device_of(left),
+    ):
         if passes is not None:
             sides = _side(passes, left=left), _side(passes, right=right)
             return exact.mutual_nearest(passes, *sides, csls_k, tick)
