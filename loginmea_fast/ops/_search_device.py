@@ -15,13 +15,20 @@ import torch
 from torch import Tensor
 
 from loginmea_fast import native
-from loginmea_fast.ops._search_exact import ROUNDING, Lists, Passes, Scoring, Side
+from loginmea_fast.ops._search_exact import (
+    ROUNDING,
+    WORKING_BYTES,
+    Lists,
+    Passes,
+    Scoring,
+    Side,
+    pair_cosines,
+)
 from loginmea_fast.reference import alignment_search as reference
 from loginmea_fast.reference.alignment_search import TIE, Tick
 
 PACKED_BYTES = 2**28  # of one side's rows that are packed at a time
 MOST_ROWS = 2**14
-WORKING_BYTES = 2**28  # of rows in float64
 SCORE_BYTES = 2**28  # of scores that are in memory at a time
 UNDECIDED = 2**22
 LARGEST_LIST = 128  # that a kernel keeps; longer ones are sorted by PyTorch
@@ -143,17 +150,8 @@ class DevicePasses(ABC):
         """Float64 cosines of left rows and right rows `index`; -infinity where negative."""
         i = torch.arange(rows.start, rows.stop, device=index.device)[:, None].expand_as(index).reshape(-1)
         j = index.reshape(-1).to(torch.int64)
-        cosines = self._pair_cosines(left, i, right, j.clamp_min(0))
+        cosines = pair_cosines(left, i, right, j.clamp_min(0))
         return cosines.where(j >= 0, -torch.inf).view(index.shape)
-
-    def _pair_cosines(self, left: Side, i: Tensor, right: Side, j: Tensor) -> Tensor:
-        step = _block_rows(left.parts[0].shape[1], 24, WORKING_BYTES)
-        cosines = torch.empty(len(i), dtype=torch.float64, device=i.device)
-        for start, stop in reference.spans(len(i), step):
-            a, b = i[start:stop], j[start:stop]
-            dots = torch.linalg.vecdot(left.rows(a).to(torch.float64), right.rows(b).to(torch.float64))
-            cosines[start:stop] = dots * left.inverse[a] * right.inverse[b]
-        return cosines
 
     def _decide(
         self,
@@ -172,7 +170,7 @@ class DevicePasses(ABC):
             (codes >> PLACE_BITS & mask) + starts[0],
             (codes & mask) + starts[1],
         )
-        scores = scoring.scale * self._pair_cosines(left, i, right, j) - scoring.left[i] - scoring.right[j]
+        scores = scoring.scale * pair_cosines(left, i, right, j) - scoring.left[i] - scoring.right[j]
         pair = torch.where(way == 1, j, i)
         difference = scores - own[pair]
         for row, counted in ((0, difference > TIE), (1, difference.abs() <= TIE)):

@@ -21,6 +21,7 @@ from loginmea_fast.reference.alignment_search import TIE, Tick
 ROUNDING = 4e-6  # passes add and compare in float32, on numbers up to 10
 LIST_BYTES = 2**27
 AGAIN_ROWS = 4096
+WORKING_BYTES = 2**27  # of rows in float64
 
 Best = tuple[Tensor, Tensor]  # scores float64 [rows, k] and index int64 [rows, k]
 
@@ -125,6 +126,16 @@ class Passes(Protocol):
 
     def cosines(self, left: Side, rows: slice, right: Side, index: Tensor) -> Tensor:
         """Float64 cosines of left rows and right rows `index` (int32 [rows, count]); -infinity where negative."""
+
+
+def pair_cosines(left: Side, i: Tensor, right: Side, j: Tensor) -> Tensor:
+    """Float64 cosines of left rows i and right rows j, int64 [pairs] both."""
+    step = max(1, WORKING_BYTES // (24 * left.parts[0].shape[1]))
+    cosines = torch.empty(len(i), dtype=torch.float64, device=i.device)
+    for a, b, out in zip(i.split(step), j.split(step), cosines.split(step), strict=True):
+        dots = torch.linalg.vecdot(left.rows(a).to(torch.float64), right.rows(b).to(torch.float64))
+        out.copy_(dots * left.inverse[a] * right.inverse[b])
+    return cosines
 
 
 def best(

@@ -10,12 +10,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from loginmea_fast.errors import InputError
+from loginmea_fast.errors import BackendError, InputError
 from loginmea_fast.ops import _launch
 from loginmea_fast.ops import _search_exact as exact
 from loginmea_fast.reference import alignment_search as reference
@@ -124,6 +124,7 @@ def alignment_topk(
     screen: str | None = None,
     backend: str = "auto",
     *,
+    approximate: str | None = None,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The k best keys of every query, by cosine or CSLS.
@@ -139,6 +140,8 @@ def alignment_topk(
         csls_k: neighbours in the means of CSLS, taken among these queries and keys; 0 for cosine.
         screen: "bfloat16" makes the first pass in bfloat16; the answer is the same.
         backend: "auto", "reference", "cpu", "triton" or "cuda".
+        approximate: "faiss" has faiss propose candidates, which are then scored exactly. The result is
+            approximate; how many true neighbours a sample found is logged as a warning. Rows on cpu only.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -151,11 +154,12 @@ def alignment_topk(
     """
     a, b = _tensor("queries", queries), _tensor("keys", keys)
     _check({"queries": a, "keys": b}, screen, backend)
+    _check_approximate("alignment_topk", approximate, a)
     _check_k("k", k, len(b), least=1)
     if len(a) == 0:
         return a.new_empty((0, k), dtype=_score_dtype(a)), a.new_empty((0, k), dtype=torch.int64)
     _check_k("csls_k", csls_k, min(len(a), len(b)), least=0)
-    return _alignment_topk(a, b, k, csls_k, screen, backend, progress)
+    return _alignment_topk(a, b, k, csls_k, screen, backend, approximate, progress)
 
 
 def mutual_nearest(
@@ -165,6 +169,7 @@ def mutual_nearest(
     screen: str | None = None,
     backend: str = "auto",
     *,
+    approximate: str | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Pairs of rows each of which is the other's best match, by cosine or CSLS.
@@ -178,6 +183,8 @@ def mutual_nearest(
         csls_k: neighbours in the means of CSLS; 0 for cosine.
         screen: "bfloat16" makes the first pass in bfloat16; the answer is the same.
         backend: "auto", "reference", "cpu", "triton" or "cuda".
+        approximate: "faiss" has faiss propose candidates, which are then scored exactly. The result is
+            approximate; how many true neighbours a sample found is logged as a warning. Rows on cpu only.
         progress: show a progress bar on stderr.
 
     Returns:
@@ -190,10 +197,11 @@ def mutual_nearest(
     """
     a, b = _tensor("left", left), _tensor("right", right)
     _check({"left": a, "right": b}, screen, backend)
+    _check_approximate("mutual_nearest", approximate, a)
     if len(a) == 0 or len(b) == 0:
         return a.new_empty((0, 2), dtype=torch.int64)
     _check_k("csls_k", csls_k, min(len(a), len(b)), least=0)
-    return _mutual_nearest(a, b, csls_k, screen, backend, progress)
+    return _mutual_nearest(a, b, csls_k, screen, backend, approximate, progress)
 
 
 def _tensor(name: str, rows: Rows) -> Tensor:
@@ -223,6 +231,17 @@ def _check(sides: Mapping[str, Tensor | None], screen: str | None, backend: str)
             raise InputError(f"{name} must be at least one column wide; got {list(rows.shape)}")
     _launch.check_same_dtype(**sides)
     _launch.check_same_device(**sides)
+
+
+def _check_approximate(op: str, approximate: str | None, rows: Tensor) -> None:
+    if approximate is None:
+        return
+    if approximate != "faiss":
+        raise InputError(f"approximate must be None or 'faiss'; got {approximate!r}")
+    from loginmea_fast.ops import _search_faiss
+
+    if reason := _search_faiss.unavailable(rows):
+        raise BackendError(f"{op}: approximate='faiss' cannot serve this call: {reason}")
 
 
 def _check_k(name: str, k: int, most: int, least: int) -> None:
@@ -292,9 +311,9 @@ def _passes(op: str, rows: Tensor, screen: str | None, backend: str) -> Passes |
     return None
 
 
-def _side(passes: Passes, **matrices: Tensor | None) -> Side:
+def _side(backend: Any, **matrices: Tensor | None) -> Side:
     """Prepare a side; raises `InputError` at a row that is not finite."""
-    side = passes.side([rows for rows in matrices.values() if rows is not None])
+    side: Side = backend.side([rows for rows in matrices.values() if rows is not None])
     if bool(side.inverse.isnan().any()):
         _check_finite(**matrices)
     return side
@@ -337,15 +356,26 @@ def _(left, right, left_extra, right_extra, csls_k, screen, backend, progress): 
 
 @torch.library.custom_op("loginmea_fast::alignment_topk", mutates_args=())
 def _alignment_topk(
-    queries: Tensor, keys: Tensor, k: int, csls_k: int, screen: str | None, backend: str, progress: bool
+    queries: Tensor,
+    keys: Tensor,
+    k: int,
+    csls_k: int,
+    screen: str | None,
+    backend: str,
+    approximate: str | None,
+    progress: bool,
 ) -> tuple[Tensor, Tensor]:
     """Scores and index."""
-    passes = _passes("alignment_topk", queries, screen, backend)
     with (
         _bar("alignment_topk", len(queries) * len(keys), 2 if csls_k else 1, progress) as tick,
         torch.cuda.device_of(queries),
     ):
-        if passes is not None:
+        if approximate is not None:
+            from loginmea_fast.ops import _search_faiss as faiss
+
+            sides = _side(faiss, queries=queries), _side(faiss, keys=keys)
+            scores, index = faiss.alignment_topk(*sides, k, csls_k, tick)
+        elif (passes := _passes("alignment_topk", queries, screen, backend)) is not None:
             sides = _side(passes, queries=queries), _side(passes, keys=keys)
             scores, index = exact.alignment_topk(passes, *sides, k, csls_k, tick)
         else:
@@ -355,21 +385,31 @@ def _alignment_topk(
 
 
 @_alignment_topk.register_fake
-def _(queries, keys, k, csls_k, screen, backend, progress):  # type: ignore[no-untyped-def]
+def _(queries, keys, k, csls_k, screen, backend, approximate, progress):  # type: ignore[no-untyped-def]
     shape = (len(queries), k)
     return queries.new_empty(shape, dtype=_score_dtype(queries)), queries.new_empty(shape, dtype=torch.int64)
 
 
 @torch.library.custom_op("loginmea_fast::mutual_nearest", mutates_args=())
 def _mutual_nearest(
-    left: Tensor, right: Tensor, csls_k: int, screen: str | None, backend: str, progress: bool
+    left: Tensor,
+    right: Tensor,
+    csls_k: int,
+    screen: str | None,
+    backend: str,
+    approximate: str | None,
+    progress: bool,
 ) -> Tensor:
     """Pairs."""
-    passes = _passes("mutual_nearest", left, screen, backend)
     with (
         _bar("mutual_nearest", len(left) * len(right), 2 if csls_k else 1, progress) as tick,
         torch.cuda.device_of(left),
     ):
+        if approximate is not None:
+            from loginmea_fast.ops import _search_faiss as faiss
+
+            return faiss.mutual_nearest(_side(faiss, left=left), _side(faiss, right=right), csls_k, tick)
+        passes = _passes("mutual_nearest", left, screen, backend)
         if passes is not None:
             sides = _side(passes, left=left), _side(passes, right=right)
             return exact.mutual_nearest(passes, *sides, csls_k, tick)
@@ -378,5 +418,5 @@ def _mutual_nearest(
 
 
 @_mutual_nearest.register_fake
-def _(left, right, csls_k, screen, backend, progress):  # type: ignore[no-untyped-def]
+def _(left, right, csls_k, screen, backend, approximate, progress):  # type: ignore[no-untyped-def]
     return left.new_empty((torch.library.get_ctx().new_dynamic_size(), 2), dtype=torch.int64)

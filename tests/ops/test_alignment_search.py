@@ -371,9 +371,51 @@ def test_bad_k(k: object) -> None:
         alignment_topk(torch.ones(3, 4), torch.ones(5, 4), k)
 
 
+class TestApproximate:
+    """faiss proposes, float64 decides."""
+
+    @pytest.fixture(autouse=True)
+    def _needs_faiss(self) -> None:
+        pytest.importorskip("faiss", reason="faiss is not installed")
+
+    @pytest.mark.parametrize("csls_k", [0, 5])
+    def test_says_so_and_gives_exact_scores(self, csls_k: int, caplog: pytest.LogCaptureFixture) -> None:
+        g = torch.Generator().manual_seed(1)
+        left = torch.randn(700, 12, generator=g)
+        right = left + 0.4 * torch.randn(700, 12, generator=g)
+        scores, index = alignment_topk(left, right, 3, csls_k, approximate="faiss")
+        assert "alignment_topk is approximate" in caplog.text
+        recall = float(caplog.records[0].args[2])
+        expected_scores, expected_index = alignment_topk(left, right, 3, csls_k, backend="reference")
+        same = index == expected_index
+        assert same[:, 0].double().mean() > 0.8
+        assert 0.5 < recall <= 1
+        if csls_k == 0:  # with CSLS the means themselves are approximate
+            assert torch.allclose(scores[same], expected_scores[same], atol=1e-6)
+        found = {tuple(pair) for pair in mutual_nearest(left, right, csls_k, approximate="faiss").tolist()}
+        true = {tuple(pair) for pair in mutual_nearest(left, right, csls_k, backend="reference").tolist()}
+        assert len(found & true) > 0.8 * len(true)
+
+    def test_few_rows_are_searched_in_full(self) -> None:
+        left, right = _sides("random", 30, 0, 20, 8)
+        for k in (1, 50):
+            scores, index = alignment_topk(left, right, k, 3, approximate="faiss")
+            expected = alignment_topk(left, right, k, 3, backend="reference")
+            assert torch.equal(index, expected[1])
+            assert torch.allclose(scores, expected[0], atol=1e-6)
+        with pytest.raises(InputError, match="approximate must be None or 'faiss'; got 'annoy'"):
+            mutual_nearest(left, right, approximate="annoy")
+
+
+def test_approximate_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BackendError, match=r"faiss is not installed; pip install 'loginmea-fast\[faiss\]'"):
+        mutual_nearest(torch.ones(2, 2), torch.ones(2, 2), approximate="faiss")
+
+
 def test_opcheck() -> None:
     left, right = torch.randn(12, 5), torch.randn(12, 5)
     extra = torch.randn(3, 5)
     torch.library.opcheck(ops._alignment_ranks, (left, right, None, extra, 2, None, "reference", False))
-    torch.library.opcheck(ops._alignment_topk, (left, right, 3, 2, None, "reference", False))
-    torch.library.opcheck(ops._mutual_nearest, (left, right, 2, None, "reference", False))
+    torch.library.opcheck(ops._alignment_topk, (left, right, 3, 2, None, "reference", None, False))
+    torch.library.opcheck(ops._mutual_nearest, (left, right, 2, None, "reference", None, False))
