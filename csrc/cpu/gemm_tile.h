@@ -266,14 +266,15 @@ inline std::int64_t interleave(const S* even, const S* odd, std::int64_t n, accu
   const auto halves = [scale](const S* from) {  // sixteen bf16, each in the low half of 32 bits
     if constexpr (std::is_same_v<S, float>) {
       const __m512 x = _mm512_mul_ps(_mm512_loadu_ps(from), _mm512_set1_ps(scale));
-      return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
+      return _mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)_mm512_cvtneps_pbh(x));
     } else {
-      return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+      return _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
     }
   };
   if constexpr (!std::is_same_v<S, double>) {
     for (; (std::is_same_v<S, float> || scale == 1) && c + 16 <= n; c += 16) {
-      _mm512_storeu_si512(to + 2 * c, _mm512_or_si512(halves(even + c), _mm512_slli_epi32(halves(odd + c), 16)));
+      _mm512_storeu_si512(to + 2 * c,
+                          _mm512_or_si512(halves(even + c), _mm512_maskz_slli_epi32(0xffff, halves(odd + c), 16)));
     }
   }
 #else

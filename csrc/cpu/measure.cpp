@@ -48,7 +48,8 @@ double best_seconds(int repeats, Body&& body) {
 }
 
 float fma_chains(std::int64_t steps, float factor) {
-  volatile float seed = 0.5f;  // a start the compiler cannot see: it leaves out a chain whose value it can prove to stay
+  volatile float seed =
+      0.5f;  // a start the compiler cannot see: it leaves out a chain whose value it can prove to stay
   vector chain[kChains];
   for (int c = 0; c < kChains; ++c) chain[c] = vector{} + (seed + static_cast<float>(c));
   const vector a = vector{} + factor, b = vector{} + 1e-3f;
