@@ -1,9 +1,15 @@
 // The CUDA library's one face to Python: a line a function.
 #include "common/bind.h"
+#include "cuda/contrastive_loss.h"
 #include "cuda/alignment_search.h"
 
 PYBIND11_MODULE(loginmea_cuda, m) {
   using namespace loginmea;
+  bind(m, "contrastive_inverse_lengths", &contrastive_inverse_lengths);
+  bind(m, "contrastive_normalise_columns", &contrastive_normalise_columns);
+  bind(m, "contrastive_normalise_rows", &contrastive_normalise_rows);
+  bind(m, "contrastive_through_length", &contrastive_through_length);
+  bind(m, "contrastive_weigh", &contrastive_weigh);
   bind(m, "search_count", &search_count);
   bind(m, "search_offer", &search_offer);
 }

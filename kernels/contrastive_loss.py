@@ -2,7 +2,8 @@
 
 A row of the joint embedding (2,100 wide) is too wide for a flash-attention tile to keep its gradient in registers, so
 the logits of a panel of left rows are written once, stay in L2 where it holds them, and become the weights w of the
-reference in place. Products read rows as they are; 1 / length is applied to logits and weights.
+reference in place. Products read rows as they are: with u_b = 1 / |l_b| and v_j = 1 / |k_j|, logits are scaled by
+u_b v_j and so are weights, and dl_b = g_b - (g_b . l_b) u_b^2 l_b with g_b = sum_j w_bj u_b v_j k_j, alike for keys.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ def _reciprocal_lengths(rows, reciprocal, row_stride, column_stride, width, shor
 
 @triton.jit
 def _product(
-    a, b, c, inner_scale, row_scale, column_scale, scale, m, n, k,
+    a, b, c, row_scale, column_scale, scale, m, n, k,
     a_row, a_inner, b_inner, b_column, c_row,
-    SCALE_INNER: tl.constexpr, SCALE_OUTER: tl.constexpr, ACCUMULATE: tl.constexpr, PRECISION: tl.constexpr,
+    SCALE: tl.constexpr, ADD: tl.constexpr, ROUND: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """c_mn (+)= scale sum_k (a_mk inner_k) b_kn row_m column_n; the operands meet in the dtype of b."""
+    """c_mn (+)= sum_k a_mk b_kn, or with SCALE that times scale row_m column_n; ROUND: operands in bfloat16."""
     # Tiles go in groups of GROUP rows of tiles, so that neighbours in time share operands in L2.
     tiles_m, tiles_n = tl.cdiv(m, BM), tl.cdiv(n, BN)
     first = tl.program_id(0) // (GROUP * tiles_n) * GROUP
@@ -52,16 +53,15 @@ def _product(
         a_mask, b_mask = (im < m)[:, None] & (kk < k)[None, :], (kk < k)[:, None] & (jn < n)[None, :]
         at = tl.load(a + im[:, None] * a_row + kk[None, :] * a_inner, mask=a_mask, other=0.0)  # [BM, BK]
         bt = tl.load(b + kk[:, None] * b_inner + jn[None, :] * b_column, mask=b_mask, other=0.0)  # [BK, BN]
-        if SCALE_INNER:
-            at *= tl.load(inner_scale + kk, mask=kk < k, other=0.0)[None, :]
-        total = tl.dot(at.to(bt.dtype), bt, total, input_precision=PRECISION)
-    total *= scale
-    if SCALE_OUTER:
-        total *= tl.load(row_scale + im, mask=im < m, other=0.0)[:, None]
+        if ROUND:
+            at, bt = at.to(tl.bfloat16), bt.to(tl.bfloat16)
+        total = tl.dot(at, bt, total, input_precision=PRECISION)
+    if SCALE:
+        total *= scale * tl.load(row_scale + im, mask=im < m, other=0.0)[:, None]
         total *= tl.load(column_scale + jn, mask=jn < n, other=0.0)[None, :]
     where = c + im[:, None] * c_row + jn[None, :]
     mask = (im < m)[:, None] & (jn < n)[None, :]
-    if ACCUMULATE:
+    if ADD:
         total += tl.load(where, mask=mask, other=0.0)
     tl.store(where, total, mask=mask)
 
@@ -104,9 +104,10 @@ def _column_softmax(logits, largest, total, rows, batch, columns, BN: tl.constex
 
 @triton.jit
 def _weights(
-    logits, row_lse, column_lse, first_row, batch, columns, factor, BOTH: tl.constexpr, BN: tl.constexpr
-):
-    """s_bj becomes w_bj = factor ( exp(s_bj - lse_b) - [b = j] ), both ways with the columns' softmax added."""
+    logits, row_lse, column_lse, row_scale, key_scale, first_row, batch, columns, factor,
+    BOTH: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """s_bj becomes w'_bj = factor u_b v_j ( exp(s_bj - lse_b) - [b = j] ), both ways with the columns' part added."""
     row = tl.program_id(0).to(tl.int64)
     j = tl.program_id(1).to(tl.int64) * BN + tl.arange(0, BN)
     where = logits + row * columns + j
@@ -116,50 +117,51 @@ def _weights(
     if BOTH:
         back = tl.exp(s - tl.load(column_lse + j, mask=j < batch, other=0.0)) - tl.where(j == own, 1.0, 0.0)
         w = 0.5 * (w + tl.where(j < batch, back, 0.0))
-    tl.store(where, factor * w, mask=j < columns)
+    scale = factor * tl.load(row_scale + own) * tl.load(key_scale + j, mask=j < columns, other=0.0)
+    tl.store(where, scale * w, mask=j < columns)
 
 
 @triton.jit
 def _through_length(gradient, rows, reciprocal, out, row_stride, column_stride, width, BD: tl.constexpr):
-    """Out = ( g - (g . x^) x^ ) / |x|, the gradient to a row of which g is the gradient to its direction x^."""
+    """Dx = g - (g . x) u^2 x, where u = 1 / |x| and g = u times the gradient to the direction of x."""
     row = tl.program_id(0).to(tl.int64)
-    inverse = tl.load(reciprocal + row)
     products = tl.zeros([BD], tl.float32)
     for start in range(0, width, BD):
         d = start + tl.arange(0, BD).to(tl.int64)
         x = tl.load(rows + row * row_stride + d * column_stride, mask=d < width, other=0.0).to(tl.float32)
-        products += tl.load(gradient + row * width + d, mask=d < width, other=0.0) * (x * inverse)
-    along = tl.sum(products)
+        products += tl.load(gradient + row * width + d, mask=d < width, other=0.0) * x
+    inverse = tl.load(reciprocal + row)
+    along = tl.sum(products) * inverse * inverse
     for start in range(0, width, BD):
         d = start + tl.arange(0, BD).to(tl.int64)
         x = tl.load(rows + row * row_stride + d * column_stride, mask=d < width, other=0.0).to(tl.float32)
         g = tl.load(gradient + row * width + d, mask=d < width, other=0.0)
-        tl.store(out + row * width + d, (g - along * (x * inverse)) * inverse, mask=d < width)
+        tl.store(out + row * width + d, g - along * x, mask=d < width)
 
 
-def _precision() -> str:
-    """What float32 products may round to, as torch.backends.cuda.matmul says for torch's own."""
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
-
-
-def _multiply(a, b, c, inner=None, outer=None, scale=1.0, accumulate=False):
-    """C (+)= scale (a inner) b with outer = (row scale, column scale); a [m, k] and b [k, n] of any strides."""
+def _multiply(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    precision: str,
+    scales: tuple[float, Tensor, Tensor] | None = None,
+    add: bool = False,
+) -> None:
+    """Multiply a [m, k] and b [k, n], of any strides, into c [m, n]; scales: scalar, rows' and columns'."""
     (m, k), n = a.shape, b.shape[1]
-    bm, bn, bk = (128, 128, 64) if b.dtype == torch.bfloat16 else (128, 128, 32)
-    row_scale, column_scale = outer if outer is not None else (c, c)
-    _product[(triton.cdiv(m, bm) * triton.cdiv(n, bn),)](
-        a, b, c, c if inner is None else inner, row_scale, column_scale, scale, m, n, k,
+    rounded = precision == "bfloat16" or b.dtype == torch.bfloat16
+    scale, row_scale, column_scale = (1.0, c, c) if scales is None else scales
+    _product[(triton.cdiv(m, 128) * triton.cdiv(n, 128),)](
+        a, b, c, row_scale, column_scale, scale, m, n, k,
         a.stride(0), a.stride(1), b.stride(0), b.stride(1), c.stride(0),
-        SCALE_INNER=inner is not None, SCALE_OUTER=outer is not None, ACCUMULATE=accumulate,
-        PRECISION=_precision(), BM=bm, BN=bn, BK=bk, GROUP=8, num_warps=8, num_stages=3,
+        SCALE=scales is not None, ADD=add, ROUND=rounded, PRECISION="tf32" if precision == "tf32" else "ieee",
+        BM=128, BN=128, BK=64 if a.dtype == b.dtype == torch.bfloat16 else 32, GROUP=8, num_warps=8, num_stages=3,
     )  # fmt: skip
 
 
-def _inverse_lengths(rows: Tensor) -> Tensor:
-    out = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
+def _inverse_lengths(rows: Tensor, out: Tensor) -> None:
     if len(rows):
         _reciprocal_lengths[(len(rows),)](rows, out, *rows.stride(), rows.shape[1], SHORTEST_ROW, BD=1024)
-    return out
 
 
 def _row_gradient(gradient: Tensor, rows: Tensor, reciprocal: Tensor, out: Tensor) -> None:
@@ -173,50 +175,50 @@ def contrastive_loss(
     extra_keys: Tensor | None,
     temperature: float,
     bidirectional: bool,
+    precision: str,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss and, `with_gradient`, its gradients to the rows; arguments and results as the operator's body has them."""
     batch, width = left.shape
     floats = {"dtype": torch.float32, "device": left.device}
-    keys = [right] if extra_keys is None else [right, extra_keys]
-    columns = sum(len(k) for k in keys)
-    left_scale, key_scales = _inverse_lengths(left), [_inverse_lengths(k) for k in keys]
+    keys = [(right, slice(0, batch))]  # rows, and their columns of the logits
+    if extra_keys is not None and len(extra_keys):
+        keys.append((extra_keys, slice(batch, batch + len(extra_keys))))
+    columns = keys[-1][1].stop
+    left_scale, key_scale = torch.empty(batch, **floats), torch.empty(columns, **floats)
+    _inverse_lengths(left, left_scale)
+    for rows, place in keys:
+        _inverse_lengths(rows, key_scale[place])
     panel_rows = min(batch, max(128, PANEL_BYTES // (4 * columns) // 128 * 128))
     panel = torch.empty(panel_rows, columns, **floats)
     lse, positive = torch.empty(batch, **floats), torch.empty(batch, **floats)
 
     def fill(start: int) -> Tensor:
         """Logits of the panel of left rows from `start` on."""
-        rows = left[start : start + panel_rows]
-        logits, offset = panel[: len(rows)], 0
-        for key, key_scale in zip(keys, key_scales, strict=True):
-            if len(key):
-                outer = (left_scale[start:], key_scale)
-                _multiply(
-                    rows, key.T, logits[:, offset : offset + len(key)], outer=outer, scale=1.0 / temperature
-                )
-            offset += len(key)
+        queries = left[start : start + panel_rows]
+        logits = panel[: len(queries)]
+        for rows, place in keys:
+            scales = (1.0 / temperature, left_scale[start:], key_scale[place])
+            _multiply(queries, rows.T, logits[:, place], precision, scales)
         return logits
 
     def differentiate(start: int, logits: Tensor) -> None:
         """Turn a panel's logits into weights and add the products that they make to the gradients."""
-        rows, offset = left[start : start + panel_rows], 0
-        grid = (len(rows), triton.cdiv(columns, 1024))
-        factor = 1.0 / (batch * temperature)
-        _weights[grid](logits, lse, column_lse, start, batch, columns, factor, BOTH=bidirectional, BN=1024)
-        direction = row_gradient[: len(rows)]
-        for key, key_scale, key_gradient in zip(keys, key_scales, key_gradients, strict=True):
-            if len(key):
-                weights = logits[:, offset : offset + len(key)]
-                _multiply(weights, key, direction, inner=key_scale, accumulate=offset > 0)
-                _multiply(weights.T, rows, key_gradient, inner=left_scale[start:], accumulate=start > 0)
-            offset += len(key)
-        _row_gradient(direction, rows, left_scale[start:], left_gradient[start:])
+        queries, own_scale = left[start : start + panel_rows], left_scale[start:]
+        _weights[(len(queries), triton.cdiv(columns, 1024))](
+            logits, lse, column_lse, left_scale, key_scale, start, batch, columns, 1.0 / (batch * temperature),
+            BOTH=bidirectional, BN=1024,
+        )  # fmt: skip
+        for (rows, place), sums in zip(keys, key_sums, strict=True):
+            weights = logits[:, place]
+            _multiply(weights, rows, left_sums[: len(queries)], precision, add=place.start > 0)
+            _multiply(weights.T, queries, sums, precision, add=start > 0)
+        _row_gradient(left_sums, queries, own_scale, left_gradient[start:])
 
     if with_gradient:
-        left_gradient = torch.empty_like(left, memory_format=torch.contiguous_format)
-        row_gradient = torch.empty(panel_rows, width, **floats)  # to directions, float32
-        key_gradients = [torch.empty(k.shape, **floats) for k in keys]
+        left_gradient = torch.empty(left.shape, dtype=left.dtype, device=left.device)
+        left_sums = torch.empty(panel_rows, width, **floats)
+        key_sums = [torch.empty(rows.shape, **floats) for rows, _ in keys]
     column_lse = lse
     largest, total = torch.full((batch,), -torch.inf, **floats), torch.zeros(batch, **floats)
     for start in range(0, batch, panel_rows):
@@ -235,9 +237,10 @@ def contrastive_loss(
         if with_gradient:
             for start in range(0, batch, panel_rows):
                 differentiate(start, fill(start))
+    empty = left.new_empty(0, width)
     if not with_gradient:
-        return loss, *(left.new_empty(0, width) for _ in range(3))
-    for key, key_scale, key_gradient in zip(keys, key_scales, key_gradients, strict=True):
-        _row_gradient(key_gradient, key, key_scale, key_gradient)
-    right_gradient, *rest = (g.to(left.dtype) for g in key_gradients)
-    return loss, left_gradient, right_gradient, rest[0] if rest else left.new_empty(0, width)
+        return loss, empty, empty.clone(), empty.clone()
+    for (rows, place), sums in zip(keys, key_sums, strict=True):
+        _row_gradient(sums, rows, key_scale[place], sums)
+    gradients = [sums.to(left.dtype) for sums in key_sums]
+    return loss, left_gradient, gradients[0], gradients[1] if len(gradients) > 1 else empty

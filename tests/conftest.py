@@ -12,12 +12,17 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers import triton_interpreter
+
 ROOT = Path(__file__).parents[1]
 
 # Two cores shared by a whole suite make single examples slow now and then; that is no failure. CI draws the same
 # examples every time, so that what fails there fails at a desk too.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("suite")
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    triton_interpreter.repair()
 
 _gpu_deselected = pytest.StashKey[int]()
 

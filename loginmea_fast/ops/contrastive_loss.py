@@ -95,17 +95,11 @@ def contrastive_loss(
         extra_keys,
         float(temperature),
         bool(bidirectional),
-        precision or _default_precision(left.device),
+        precision or "",
         needs_gradient,
         backend,
     )
     return loss
-
-
-def _default_precision(device: torch.device) -> str:
-    if device.type != "cuda":
-        return "ieee"
-    return {"highest": "ieee", "high": "tf32", "medium": "bfloat16"}[torch.get_float32_matmul_precision()]
 
 
 @torch.library.custom_op("loginmea_fast::contrastive_loss", mutates_args=())
@@ -125,11 +119,19 @@ def _contrastive_loss(
         backend,
         {
             "cpu": lambda: _launch.native_reason(left, "cpu"),
+            "cuda": lambda: _launch.native_reason(left, "cuda"),
             "triton": lambda: _launch.triton_reason(left) or _only_narrow_floats(left),
         },
     )
-    serve = {"reference": _reference, "cpu": _cpu, "triton": _triton}[chosen]
+    serve = {"reference": _reference, "cpu": _cpu, "cuda": _cuda, "triton": _triton}[chosen]
+    precision = precision or _default_precision(left.device)
     return serve(left, right, extra_keys, temperature, bidirectional, precision, with_gradient)
+
+
+def _default_precision(device: torch.device) -> str:
+    if device.type != "cuda":
+        return "ieee"
+    return {"highest": "ieee", "high": "tf32", "medium": "bfloat16"}[torch.get_float32_matmul_precision()]
 
 
 def _only_narrow_floats(left: Tensor) -> str | None:
@@ -150,7 +152,9 @@ def _cpu(
     left, right, extra = (
         _with_dense_rows(t) for t in (left, right, left[:0] if extra_keys is None else extra_keys)
     )
-    gradients = [t.new_empty(t.shape if with_gradient else (0, t.shape[1])) for t in (left, right, extra)]
+    gradients = _no_gradients(left)
+    if with_gradient:
+        gradients = left.new_empty(left.shape), left.new_empty(right.shape), left.new_empty(extra.shape)
     loss = native.load("cpu").contrastive_loss(
         native.dtype_code(left.dtype),
         left.data_ptr(), left.stride(0),
@@ -162,6 +166,24 @@ def _cpu(
         torch.get_num_threads(),
     )  # fmt: skip
     return left.new_tensor(loss, dtype=reference.accumulation_dtype(left.dtype)), *gradients
+
+
+def _cuda(
+    left: Tensor,
+    right: Tensor,
+    extra_keys: Tensor | None,
+    temperature: float,
+    bidirectional: bool,
+    precision: str,
+    with_gradient: bool,
+) -> Gradients:
+    from loginmea_fast.ops import _contrastive_cuda
+
+    extra_keys = None if extra_keys is None else _with_dense_rows(extra_keys)
+    left, right = _with_dense_rows(left), _with_dense_rows(right)
+    return _contrastive_cuda.contrastive_loss(
+        left, right, extra_keys, temperature, bidirectional, precision, with_gradient
+    )
 
 
 def _with_dense_rows(rows: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import pytest
 import torch
@@ -19,15 +20,24 @@ SHAPES = ((1, 7, 0), (1, 1, 2), (5, 63, 0), (33, 301, 17), (70, 300, 1), (300, 4
 
 
 @pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    """Every backend that can serve here; the others skip with the reason that users would read."""
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every backend that can serve here, on the GPU with panels so small that a few hundred rows make several."""
     name: str = request.param
-    probe = torch.zeros(1, 1, device=_device(name))
+    _skip_unless_served(name, torch.float32)
+    if name == "triton":
+        monkeypatch.setattr("loginmea_fast.kernels.contrastive_loss.PANEL_BYTES", 1)
+    if name == "cuda":
+        monkeypatch.setattr("loginmea_fast.ops._contrastive_cuda.PANEL_BYTES", 1)
+    return name
+
+
+def _skip_unless_served(backend: str, dtype: torch.dtype) -> None:
+    """Skip with the reason that users would read."""
+    probe = torch.zeros(1, 1, dtype=dtype, device=_device(backend))
     try:
-        contrastive_loss(probe, probe, 1.0, backend=name)
+        contrastive_loss(probe, probe, 1.0, backend=backend)
     except BackendError as error:
         pytest.skip(str(error))
-    return name
 
 
 def _device(backend: str) -> str:
@@ -87,6 +97,9 @@ def _assert_gradients(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_loss_and_gradients_are_those_of_the_formula(backend, shape, dtype, bidirectional) -> None:
+    _skip_unless_served(backend, dtype)
+    if shape[0] > 1000 and backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("this many rows are for the panels of other backends, and take the interpreter a minute")
     rows = _rows(*shape, dtype, _device(backend))
     loss, gradients = _loss_and_gradients(
         contrastive_loss, rows, 0.1, bidirectional, upstream=3.0, backend=backend
@@ -203,8 +216,7 @@ def test_bitwise_the_same_with_one_thread_and_two(dtype) -> None:
 
 
 def test_gradcheck(backend) -> None:
-    if backend == "triton":
-        pytest.skip("Triton's products are float32")
+    _skip_unless_served(backend, torch.float64)
     left, right, extra = (t.requires_grad_() for t in _rows(6, 4, 3, torch.float64, _device(backend)))
     for bidirectional in (False, True):
         assert torch.autograd.gradcheck(
@@ -248,6 +260,21 @@ def test_a_second_derivative_is_refused() -> None:
         torch.autograd.grad(contrastive_loss(left, right, 0.1), left, create_graph=True)
 
 
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "bfloat16"])
+def test_products_of_lower_precision_keep_float32_logits(backend, precision) -> None:
+    if precision == "bfloat16" and backend == "triton":
+        _skip_unless_served(backend, torch.bfloat16)
+    rows = _rows(90, 300, 7, torch.float32, _device(backend))
+    loss, gradients = _loss_and_gradients(contrastive_loss, rows, 0.1, backend=backend, precision=precision)
+    expected, expected_gradients = _truth(rows, 0.1)
+    # Roundings of 2^-9 an element average out over the width: the loss moves far less than any element.
+    worst = {"ieee": 1e-6, "tf32": 1e-4, "bfloat16": 1e-3}[precision]
+    assert abs(loss.item() - expected.item()) < worst * expected.item()
+    _assert_gradients(
+        rows, gradients, expected_gradients, torch.float32 if precision == "ieee" else torch.bfloat16
+    )
+
+
 GOOD = torch.ones(3, 4)
 
 
@@ -268,6 +295,7 @@ GOOD = torch.ones(3, 4)
         ({"temperature": math.nan}, "temperature must be positive"),
         ({"temperature": math.inf}, "temperature must be positive"),
         ({"backend": "gpu"}, "backend must be one of"),
+        ({"precision": "half"}, "precision must be None or one of"),
     ],
 )
 def test_bad_input_is_named(arguments, message) -> None:
