@@ -3,6 +3,7 @@
 #include "common/cpu_features.h"
 #include "cpu/alignment_search.h"
 #include "cpu/contrastive_loss.h"
+#include "cpu/low_rank_fusion.h"
 #include "cpu/measure.h"
 #include "cpu/memory.h"
 #include "cpu/relation_reflection_attention.h"
@@ -14,9 +15,13 @@ PYBIND11_MODULE(loginmea_cpu, m) {
                                  ", which this one lacks");
   }
   bind(m, "contrastive_loss", &contrastive_loss);
+  bind(m, "low_rank_fusion_backward", &low_rank_fusion_backward);
+  bind(m, "low_rank_fusion_forward", &low_rank_fusion_forward);
   bind(m, "measure_copy", &measure_copy);
   bind(m, "measure_fma", &measure_fma);
   bind(m, "measure_gather", &measure_gather);
+  bind(m, "modality_scale_backward", &modality_scale_backward);
+  bind(m, "modality_scale_forward", &modality_scale_forward);
   bind(m, "prefer_huge_pages", &prefer_huge_pages);
   bind(m, "relation_reflection_backward", &relation_reflection_backward);
   bind(m, "relation_reflection_forward", &relation_reflection_forward);

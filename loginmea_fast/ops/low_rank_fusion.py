@@ -8,6 +8,7 @@ backward computes them again unless it is told to keep them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -178,30 +179,35 @@ def _low_rank_fusion(
     precision: str,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Output and kept products, [K, M, B, d] with o_k folded into the first modality's, or an empty tensor."""
-    products = _new_products(inputs, factors, keep_products)
-    _choose(inputs[0], backend)
-    y = reference.low_rank_fusion_forward(
-        inputs, factors, rank_weights, bias, row_scale, products if keep_products else None
-    )
+    """Output and kept products [K, M, B, d], that of the first modality times o_k, or an empty tensor."""
+    y, products = _new_outputs(inputs, factors, keep_products)
+    if _choose("low_rank_fusion", inputs[0], backend) == "cpu":
+        arguments, alive = _cpu_operands(inputs, factors, rank_weights, row_scale)
+        wide_bias = _sums(bias).contiguous()
+        _load_cpu().low_rank_fusion_forward(
+            *arguments[:5], wide_bias.data_ptr(), arguments[5], _address(products), y.data_ptr(),
+            *_cpu_sizes(inputs, factors, precision),
+        )  # fmt: skip
+        del alive
+        return y, products
+    kept = products if keep_products else None
+    y = reference.low_rank_fusion_forward(inputs, factors, rank_weights, bias, row_scale, kept)
     return y, products
 
 
-def _new_products(inputs: Sequence[Tensor], factors: Sequence[Tensor], keep: bool) -> Tensor:
-    rank, _, width = factors[0].shape
-    return inputs[0].new_empty((rank, len(inputs), inputs[0].shape[0], width) if keep else (0,))
-
-
-def _choose(first: Tensor, backend: str) -> str:
-    return _launch.choose_backend("low_rank_fusion", backend, {})
+def _new_outputs(
+    inputs: Sequence[Tensor], factors: Sequence[Tensor], keep_products: bool
+) -> tuple[Tensor, Tensor]:
+    rows, (rank, _, width) = inputs[0].shape[0], factors[0].shape
+    y = inputs[0].new_empty(rows, width)
+    return y, inputs[0].new_empty((rank, len(inputs), rows, width) if keep_products else (0,))
 
 
 @_low_rank_fusion.register_fake
 def _(  # type: ignore[no-untyped-def]
     inputs, factors, rank_weights, bias, row_scale, keep_products, precision, backend
 ):
-    y = inputs[0].new_empty(inputs[0].shape[0], factors[0].shape[2])
-    return y, _new_products(inputs, factors, keep_products)
+    return _new_outputs(inputs, factors, keep_products)
 
 
 @torch.library.custom_op("loginmea_fast::low_rank_fusion_backward", mutates_args=())
@@ -219,15 +225,28 @@ def _low_rank_fusion_backward(
     backend: str,
 ) -> list[Tensor]:
     """dx_m, dW_m, do, db, dr in one list; what is not needed is an empty tensor."""
-    _choose(inputs[0], backend)
-    dx, dw, do, db, dr = reference.low_rank_fusion_backward(
+    gradients = _new_gradients(inputs, factors, rank_weights, bias, row_scale, inputs_needed, factors_needed)
+    if _choose("low_rank_fusion", inputs[0], backend) == "cpu":
+        count = len(inputs)
+        dx, dw, (do, db, dr) = gradients[:count], gradients[count : 2 * count], gradients[2 * count :]
+        small = [_sums(g) for g in (do, db, dr)]  # the kernel writes them in the dtype of its sums
+        arguments, alive = _cpu_operands(inputs, factors, rank_weights, row_scale)
+        grad = grad.contiguous()
+        _load_cpu().low_rank_fusion_backward(
+            grad.data_ptr(), *arguments, _address(products),
+            [g.data_ptr() for g in dx] if inputs_needed else [],
+            [g.data_ptr() for g in dw] if factors_needed else [],
+            *(_address(g) for g in small), *_cpu_sizes(inputs, factors, precision),
+        )  # fmt: skip
+        del alive
+        return [*dx, *dw, *(wide.to(g.dtype) for wide, g in zip(small, (do, db, dr), strict=True))]
+    dx, dw, *rest = reference.low_rank_fusion_backward(
         grad, inputs, factors, rank_weights, row_scale, products if products.numel() else None
     )
-    out = _new_gradients(inputs, factors, rank_weights, bias, row_scale, inputs_needed, factors_needed)
-    for place, gradient in zip(out, [*dx, *dw, do, db, dr], strict=True):
+    for place, gradient in zip(gradients, [*dx, *dw, *rest], strict=True):
         if place.numel() and gradient is not None:
             place.copy_(gradient)
-    return out
+    return gradients
 
 
 def _new_gradients(
@@ -285,33 +304,15 @@ def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
     *tensors, rank_weights, bias, row_scale, products = ctx.saved_tensors
     x, w = tensors[:count], tensors[count:]
     x_needed, w_needed, rank_needed, bias_needed, scale_needed, *_ = ctx.needs_input_grad
-    inputs_needed, factors_needed = any(x_needed) or scale_needed, any(w_needed) or rank_needed
     gradients = _low_rank_fusion_backward(
-        grad,
-        x,
-        w,
-        rank_weights,
-        bias,
-        row_scale,
-        products,
-        inputs_needed,
-        factors_needed,
-        ctx.precision,
-        ctx.backend,
-    )
+        grad, x, w, rank_weights, bias, row_scale, products,
+        any(x_needed) or scale_needed, any(w_needed) or rank_needed, ctx.precision, ctx.backend,
+    )  # fmt: skip
     dx = [g if needed else None for g, needed in zip(gradients[:count], x_needed, strict=True)]
     dw = [g if needed else None for g, needed in zip(gradients[count : 2 * count], w_needed, strict=True)]
-    do, db, dr = gradients[2 * count :]
-    return (
-        dx,
-        dw,
-        do if rank_needed else None,
-        db if bias_needed else None,
-        dr if scale_needed else None,
-        None,
-        None,
-        None,
-    )
+    needed = (rank_needed, bias_needed, scale_needed)
+    small = [g if n else None for g, n in zip(gradients[2 * count :], needed, strict=True)]
+    return dx, dw, *small, None, None, None
 
 
 def _refuse_second_derivative(op: str) -> None:
@@ -327,18 +328,22 @@ _low_rank_fusion.register_autograd(_backward, setup_context=_setup_context)
 
 @torch.library.custom_op("loginmea_fast::modality_scale", mutates_args=())
 def _modality_scale(inputs: Sequence[Tensor], query: Tensor | None, backend: str) -> Tensor:
-    _choose(inputs[0], backend)
-    return reference.modality_scale([_wide(x) for x in inputs], None if query is None else _wide(query))
+    if _choose("modality_scale", inputs[0], backend) == "cpu":
+        x = [_dense_rows(v) for v in inputs]
+        q = None if query is None else _sums(query).contiguous()
+        r = _new_scale(inputs)
+        _load_cpu().modality_scale_forward(*_cpu_rows(x), _address(q), r.data_ptr(), *_cpu_row_sizes(x))
+        return r
+    return reference.modality_scale([_sums(x) for x in inputs], None if query is None else _sums(query))
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+def _new_scale(inputs: Sequence[Tensor]) -> Tensor:
+    return inputs[0].new_empty(inputs[0].shape[0], len(inputs), dtype=_sum_dtype(inputs[0].dtype))
 
 
 @_modality_scale.register_fake
 def _(inputs, query, backend):  # type: ignore[no-untyped-def]
-    dtype = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
-    return inputs[0].new_empty(inputs[0].shape[0], len(inputs), dtype=dtype)
+    return _new_scale(inputs)
 
 
 @torch.library.custom_op("loginmea_fast::modality_scale_backward", mutates_args=())
@@ -346,15 +351,30 @@ def _modality_scale_backward(
     grad: Tensor, inputs: Sequence[Tensor], query: Tensor | None, backend: str
 ) -> list[Tensor]:
     """dx_m and dq, the latter empty where there is no query."""
-    _choose(inputs[0], backend)
-    dx, dq = reference.modality_scale_backward(grad, inputs, query)
-    return [*dx, inputs[0].new_empty(0) if dq is None or query is None else dq.to(query.dtype)]
+    if _choose("modality_scale", inputs[0], backend) == "cpu":
+        x, grad = [_dense_rows(v) for v in inputs], grad.contiguous()
+        *dx, dq = _new_scale_gradients(inputs, query)
+        q, wide_dq = None if query is None else _sums(query).contiguous(), _sums(dq)
+        _load_cpu().modality_scale_backward(
+            grad.data_ptr(), *_cpu_rows(x), _address(q), [g.data_ptr() for g in dx], _address(wide_dq),
+            *_cpu_row_sizes(x),
+        )  # fmt: skip
+        return [*dx, wide_dq.to(dq.dtype)]
+    dx, dq_or_none = reference.modality_scale_backward(grad, inputs, query)
+    return [
+        *dx,
+        inputs[0].new_empty(0) if dq_or_none is None or query is None else dq_or_none.to(query.dtype),
+    ]
+
+
+def _new_scale_gradients(inputs: Sequence[Tensor], query: Tensor | None) -> list[Tensor]:
+    dx = [x.new_empty(x.shape) for x in inputs]
+    return [*dx, inputs[0].new_empty(0) if query is None else query.new_empty(query.shape)]
 
 
 @_modality_scale_backward.register_fake
 def _(grad, inputs, query, backend):  # type: ignore[no-untyped-def]
-    dx = [x.new_empty(x.shape) for x in inputs]
-    return [*dx, inputs[0].new_empty(0) if query is None else query.new_empty(query.shape)]
+    return _new_scale_gradients(inputs, query)
 
 
 def _setup_scale_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -367,11 +387,68 @@ def _scale_backward(ctx, grad):  # type: ignore[no-untyped-def]
     *x, query = ctx.saved_tensors
     x_needed, query_needed, _ = ctx.needs_input_grad
     *dx, dq = _modality_scale_backward(grad, x, query, ctx.backend)
-    return (
-        [g if needed else None for g, needed in zip(dx, x_needed, strict=True)],
-        dq if query_needed else None,
-        None,
-    )
+    return [g if n else None for g, n in zip(dx, x_needed, strict=True)], dq if query_needed else None, None
 
 
 _modality_scale.register_autograd(_scale_backward, setup_context=_setup_scale_context)
+
+
+def _choose(op: str, first: Tensor, backend: str) -> str:
+    return _launch.choose_backend(op, backend, {"cpu": lambda: _launch.native_reason(first, "cpu")})
+
+
+def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _sums(tensor: Tensor) -> Tensor:
+    """The tensor in the dtype of the sums: itself unless it is bfloat16."""
+    return tensor.to(_sum_dtype(tensor.dtype))
+
+
+def _dense_rows(tensor: Tensor) -> Tensor:
+    """Itself if elements of a row are neighbours, else a copy."""
+    return tensor if tensor.stride(1) == 1 or tensor.shape[1] == 1 else tensor.contiguous()
+
+
+def _load_cpu() -> Any:
+    from loginmea_fast import native
+
+    return native.load("cpu")
+
+
+def _code(dtype: torch.dtype) -> int:
+    from loginmea_fast import native
+
+    return native.dtype_code(dtype)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None or tensor.numel() == 0 else tensor.data_ptr()
+
+
+def _cpu_rows(x: Sequence[Tensor]) -> tuple[list[int], list[int], list[int]]:
+    """Addresses, row strides and widths."""
+    return [v.data_ptr() for v in x], [v.stride(0) for v in x], [v.shape[1] for v in x]
+
+
+def _cpu_row_sizes(x: Sequence[Tensor]) -> tuple[int, int, int]:
+    return x[0].shape[0], _code(x[0].dtype), torch.get_num_threads()
+
+
+def _cpu_operands(
+    inputs: Sequence[Tensor], factors: Sequence[Tensor], rank_weights: Tensor, row_scale: Tensor | None
+) -> tuple[tuple[Any, ...], list[Tensor | None]]:
+    """Arguments that forward and backward share, and the tensors that must outlive the call."""
+    x, w = [_dense_rows(v) for v in inputs], [v.contiguous() for v in factors]
+    o, r = _sums(rank_weights).contiguous(), None if row_scale is None else _sums(row_scale).contiguous()
+    arguments = (*_cpu_rows(x), [v.data_ptr() for v in w], o.data_ptr(), _address(r))
+    return arguments, [*x, *w, o, r]
+
+
+def _cpu_sizes(
+    inputs: Sequence[Tensor], factors: Sequence[Tensor], precision: str
+) -> tuple[int, int, int, int, int, int]:
+    (rank, _, width), dtype = factors[0].shape, inputs[0].dtype
+    compute = torch.bfloat16 if precision == "bfloat16" and dtype == torch.float32 else dtype
+    return inputs[0].shape[0], rank, width, _code(dtype), _code(compute), torch.get_num_threads()
