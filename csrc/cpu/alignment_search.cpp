@@ -57,12 +57,9 @@ double dot(const S* x, const S* y, std::int64_t width) {
   return total;
 }
 
-// Bound on what one product of unit rows loses to rounding: along a chain of at most 1024 terms, each rounded twice at
-// worst, then from chain to chain.
-double lost_in_product(std::int64_t width) {
-  const double roundings = 2.0 * static_cast<double>(std::min<std::int64_t>(width, 1024)) + width / 512.0 + 4;
-  return roundings * 0x1p-24;
-}
+// Bound on what the product of two unit rows loses where it is summed: one rounding a term, in whatever order, and one
+// a block of the depth.
+double lost_in_product(std::int64_t width) { return (static_cast<double>(width) * 65 / 64 + 4) * 0x1p-24; }
 
 // Rows are divided by their length as they are packed, in float; this keeps the factor a number there.
 constexpr double kLeastFactor = 1e-37, kLargestFactor = 1e38;

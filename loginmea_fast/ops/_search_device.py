@@ -30,7 +30,8 @@ from loginmea_fast.reference.alignment_search import TIE, Tick
 PACKED_BYTES = 2**28  # of one side's rows that are packed at a time
 MOST_ROWS = 2**14
 SCORE_BYTES = 2**28  # of scores that are in memory at a time
-UNDECIDED = 2**22
+ROOM = 1 / 64  # for undecided scores, of the scores of a block
+LEAST_ROOM = 1024
 LARGEST_LIST = 128  # that a kernel keeps; longer ones are sorted by PyTorch
 PLACE_BITS = 14  # of a place in a block, in the codes of undecided scores
 
@@ -124,7 +125,8 @@ class DevicePasses(ABC):
         """Exact counts, and how many scores were computed again."""
         pairs, device = len(own), own.device
         counts = torch.zeros(4, pairs, dtype=torch.int64, device=device)
-        codes = torch.empty(UNDECIDED, dtype=torch.int32, device=device)
+        room = int(ROOM * min(len(left), MOST_ROWS) * min(len(right), MOST_ROWS)) + LEAST_ROOM
+        codes = torch.empty(room, dtype=torch.int32, device=device)
         again = 0
         for rows in self._blocks(left, scoring.left, scoring.scale, own):
             for keys in self._blocks(right, scoring.right, scoring.scale, own):

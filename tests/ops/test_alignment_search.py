@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,14 @@ def _device(backend: str) -> str:
     return "cuda" if backend in ("cuda", "triton") and torch.cuda.is_available() else "cpu"
 
 
+def _spare_the_interpreter(backend: str, shape: tuple[int, ...], screen: str | None = None) -> None:
+    if os.environ.get("TRITON_INTERPRET") == "1" and backend == "triton":
+        if shape[0] > 100:
+            pytest.skip("takes minutes in Triton's interpreter")
+        if screen is not None:
+            pytest.skip("Triton's interpreter is wrong in bfloat16")
+
+
 def _sides(kind: str, pairs: int, more_left: int, more_right: int, width: int) -> tuple[Tensor, Tensor]:
     """Left and right candidates, pairs first, float32, that try a search in different ways."""
     g = torch.Generator().manual_seed(pairs + width)
@@ -101,6 +110,7 @@ def _brute_force_ranks(left: Tensor, right: Tensor, pairs: int, csls_k: int) -> 
 def test_ranks_equal_a_brute_force(
     backend: str, shape: tuple[int, ...], kind: str, screen: str | None
 ) -> None:
+    _spare_the_interpreter(backend, shape, screen)
     pairs, more_left, more_right, width, csls_k = shape
     left, right = _sides(kind, pairs, more_left, more_right, width)
     (a, more_a), (b, more_b) = _halves(left, pairs), _halves(right, pairs)
@@ -126,6 +136,7 @@ def test_ranks_equal_a_brute_force(
 def test_topk_and_mutual_pairs_equal_the_dense_ones(
     backend: str, shape: tuple[int, ...], kind: str, screen: str | None
 ) -> None:
+    _spare_the_interpreter(backend, shape, screen)
     left, right = _sides(kind, *shape[:4])
     csls_k, device = shape[4], _device(backend)
     scores = reference.dense_scores(left, right, csls_k)
@@ -143,6 +154,7 @@ def test_topk_and_mutual_pairs_equal_the_dense_ones(
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("screen", SCREENS)
 def test_other_dtypes(backend: str, dtype: torch.dtype, screen: str | None) -> None:
+    _spare_the_interpreter(backend, (150,))
     left, right = (side.to(dtype) for side in _sides("random", 150, 0, 20, 64))
     try:
         ranks = alignment_ranks(
@@ -163,6 +175,7 @@ def test_other_dtypes(backend: str, dtype: torch.dtype, screen: str | None) -> N
 
 @pytest.mark.parametrize("screen", SCREENS)
 def test_layouts_lengths_and_thread_counts_do_not_matter(backend: str, screen: str | None) -> None:
+    _spare_the_interpreter(backend, (300,))
     left, right = (side.to(_device(backend)) for side in _sides("random", 300, 0, 0, 33))
     expected = alignment_ranks(left, right, 5, backend="reference")
     columns = torch.stack([left, left], 2)[:, :, 0]  # elements of a row are not adjacent
@@ -209,15 +222,42 @@ def test_approximate_scores_keep_their_bound(backend: str, kind: str, width: int
     assert passes is not None
     a, b = passes.side([left.to(_device(backend))]), passes.side([right.to(_device(backend))])
     zeros = [torch.zeros(len(side), dtype=torch.float64, device=side.inverse.device) for side in (a, b)]
-    columns = exact.Lists.empty((len(b), len(a)), a.inverse.device)
+    columns = exact.Lists.empty(
+        (len(b), 128), a.inverse.device
+    )  # longer than there are candidates: all are kept
     truth = reference.dense_scores(left, right)
     bound = (a.slack[:, None] + b.slack[None, :]).cpu()
-    for places, lists in passes.best(a, b, exact.Scoring(1.0, *zeros), len(b), columns, lambda done: None):
-        error = (lists.values.cpu() - truth[places].gather(1, lists.index.cpu().long())).abs()
-        assert (error <= bound[places].gather(1, lists.index.cpu().long())).all()
-    error = (columns.values.cpu() - truth.T.gather(1, columns.index.cpu().long())).abs()
-    assert (error <= bound.T.gather(1, columns.index.cpu().long())).all()
-    assert torch.equal(columns.index.cpu().sort(1).values, torch.arange(len(a)).int().expand(len(b), -1))
+
+    def check(lists: exact.Lists, truth: Tensor, bound: Tensor) -> None:
+        values, order = lists.values.cpu().sort(dim=1, descending=True)
+        index = lists.index.cpu().long().gather(1, order)[:, : truth.shape[1]]
+        assert torch.equal(index.sort(1).values, torch.arange(truth.shape[1]).expand_as(index))
+        error = (values[:, : truth.shape[1]] - truth.gather(1, index)).abs()
+        assert (error <= bound.gather(1, index)).all()
+
+    for places, lists in passes.best(a, b, exact.Scoring(1.0, *zeros), 128, columns, lambda done: None):
+        check(lists, truth[places], bound[places])
+    check(columns, truth.T, bound.T)
+
+
+@pytest.mark.parametrize("room", [0, 3])
+def test_a_full_buffer_of_undecided_scores(backend: str, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks too undecided to be written down are counted in float64."""
+    if backend not in ("triton", "cuda"):
+        pytest.skip("only GPU backends write undecided scores down")
+    from loginmea_fast.ops import _search_device as device
+
+    monkeypatch.setattr(device, "ROOM", 0)
+    monkeypatch.setattr(device, "LEAST_ROOM", room)
+    monkeypatch.setattr(device, "MOST_ROWS", 40)
+    left, right = _sides("ties", 60, 17, 0, 24)
+    (a, more), b = _halves(left, 60), right
+    ranks = alignment_ranks(
+        *(t.to(_device(backend)) for t in (a, b)), 5, more.to(_device(backend)), backend=backend
+    )
+    there, back = _brute_force_ranks(left, right, 60, 5)
+    assert np.array_equal(ranks[0].cpu().numpy(), there)
+    assert np.array_equal(ranks[1].cpu().numpy(), back)
 
 
 class _LargestTensor(TorchDispatchMode):
@@ -237,6 +277,7 @@ class _LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("kind", ["random", "ties"])
 def test_no_matrix_of_scores(backend: str, kind: str) -> None:
     n = 3000
+    _spare_the_interpreter(backend, (n,))
     left, right = (side.to(_device(backend)) for side in _sides(kind, n, 0, 0, 16))
     for search in (
         lambda: alignment_ranks(left, right, 10, backend=backend),
