@@ -347,92 +347,92 @@ class Loss {
                keys.gradient_sums() + j * width_ + d, width_, add, following);
     }
   }
-}
 
-// dx = g - (g . x) u^2 x, stored as S; g is lost, and may be where dx goes.
-void through_length(A* gradient, const S* row, A inverse_length, S* out) const {
-  A along = 0;
+  // dx = g - (g . x) u^2 x, stored as S; g is lost, and may be where dx goes.
+  void through_length(A* gradient, const S* row, A inverse_length, S* out) const {
+    A along = 0;
 #pragma omp simd reduction(+ : along)
-  for (int64_t d = 0; d < width_; ++d) along += gradient[d] * static_cast<A>(row[d]);
-  along *= inverse_length * inverse_length;
+    for (int64_t d = 0; d < width_; ++d) along += gradient[d] * static_cast<A>(row[d]);
+    along *= inverse_length * inverse_length;
 #pragma omp simd
-  for (int64_t d = 0; d < width_; ++d) gradient[d] -= along * static_cast<A>(row[d]);
-  if constexpr (std::is_same_v<S, A>) {
-    if (out != gradient) std::copy_n(gradient, width_, out);
-  } else {
-    gemm::detail::convert(gradient, width_, A(1), out);
-  }
-}
-
-void finish_keys() {
-  for (const Keys& keys : keys_) {
-#pragma omp for
-    for (int64_t j = 0; j < keys.count; ++j) {
-      through_length(keys.gradient_sums() + j * width_, keys.rows + j * keys.stride, key_scale_.get()[keys.first + j],
-                     keys.gradient + j * width_);
+    for (int64_t d = 0; d < width_; ++d) gradient[d] -= along * static_cast<A>(row[d]);
+    if constexpr (std::is_same_v<S, A>) {
+      if (out != gradient) std::copy_n(gradient, width_, out);
+    } else {
+      gemm::detail::convert(gradient, width_, A(1), out);
     }
   }
-}
 
-struct LeftOperand {
-  const T* data;
-  int64_t row_stride, step, tile;
-};
+  void finish_keys() {
+    for (const Keys& keys : keys_) {
+#pragma omp for
+      for (int64_t j = 0; j < keys.count; ++j) {
+        through_length(keys.gradient_sums() + j * width_, keys.rows + j * keys.stride, key_scale_.get()[keys.first + j],
+                       keys.gradient + j * width_);
+      }
+    }
+  }
 
-// out[rows, columns] (+)= left right, where right is packed.
-void multiply(LeftOperand left, const T* right, int64_t rows, int64_t columns, int64_t depth, A* out,
-              int64_t out_stride, bool add, const T* following = nullptr) const {
-  const int64_t steps = round_up(depth, kStep<T>) / kStep<T>;
-  for (int64_t row = 0; row < rows; row += kRows) {
-    const T* operand = left.data + row / kRows * left.tile;
-    const int64_t height = std::min<int64_t>(kRows, rows - row);
-    for (int64_t column = 0; column < columns; column += kColumns<T>) {
-      const int vectors = gemm::panel_vectors<T>(columns, column);
-      const int64_t width = vectors * gemm::kLanes<T>, count = std::min(width, columns - column);
-      const T* panel = right + gemm::panel_offset<T>(depth, column);
-      const gemm::ahead next(following ? following : panel, following ? steps * width * kStep<T> * sizeof(T) : 0,
-                             row / kRows, gemm::tiles(rows), steps);
-      A* place = out + row * out_stride + column;
-      if (height == kRows && count == width) {
-        // Sums of the keys' gradient come from memory: they arrive while the tile is multiplied.
-        for (int64_t r = 0; add && r < kRows; ++r) {
-          for (int64_t c = 0; c < width; c += 64 / static_cast<int64_t>(sizeof(A))) {
-            __builtin_prefetch(place + r * out_stride + c, 1);
+  struct LeftOperand {
+    const T* data;
+    int64_t row_stride, step, tile;
+  };
+
+  // out[rows, columns] (+)= left right, where right is packed.
+  void multiply(LeftOperand left, const T* right, int64_t rows, int64_t columns, int64_t depth, A* out,
+                int64_t out_stride, bool add, const T* following = nullptr) const {
+    const int64_t steps = round_up(depth, kStep<T>) / kStep<T>;
+    for (int64_t row = 0; row < rows; row += kRows) {
+      const T* operand = left.data + row / kRows * left.tile;
+      const int64_t height = std::min<int64_t>(kRows, rows - row);
+      for (int64_t column = 0; column < columns; column += kColumns<T>) {
+        const int vectors = gemm::panel_vectors<T>(columns, column);
+        const int64_t width = vectors * gemm::kLanes<T>, count = std::min(width, columns - column);
+        const T* panel = right + gemm::panel_offset<T>(depth, column);
+        const gemm::ahead next(following ? following : panel, following ? steps * width * kStep<T> * sizeof(T) : 0,
+                               row / kRows, gemm::tiles(rows), steps);
+        A* place = out + row * out_stride + column;
+        if (height == kRows && count == width) {
+          // Sums of the keys' gradient come from memory: they arrive while the tile is multiplied.
+          for (int64_t r = 0; add && r < kRows; ++r) {
+            for (int64_t c = 0; c < width; c += 64 / static_cast<int64_t>(sizeof(A))) {
+              __builtin_prefetch(place + r * out_stride + c, 1);
+            }
+          }
+          gemm::multiply_tile<T>(vectors, operand, left.row_stride, left.step, panel, width * kStep<T>, steps, place,
+                                 out_stride, add, next);
+          continue;
+        }
+        // A tile that reaches over an edge must not write there.
+        alignas(64) A tile[kRows * kColumns<T>];
+        gemm::multiply_tile<T>(vectors, operand, left.row_stride, left.step, panel, width * kStep<T>, steps, tile,
+                               width);
+        for (int64_t r = 0; r < height; ++r) {
+          for (int64_t c = 0; c < count; ++c) {
+            place[r * out_stride + c] = tile[r * width + c] + (add ? place[r * out_stride + c] : A(0));
           }
         }
-        gemm::multiply_tile<T>(vectors, operand, left.row_stride, left.step, panel, width * kStep<T>, steps, place,
-                               out_stride, add, next);
-        continue;
-      }
-      // A tile that reaches over an edge must not write there.
-      alignas(64) A tile[kRows * kColumns<T>];
-      gemm::multiply_tile<T>(vectors, operand, left.row_stride, left.step, panel, width * kStep<T>, steps, tile, width);
-      for (int64_t r = 0; r < height; ++r) {
-        for (int64_t c = 0; c < count; ++c) {
-          place[r * out_stride + c] = tile[r * width + c] + (add ? place[r * out_stride + c] : A(0));
-        }
       }
     }
   }
-}
 
-T* scratch() const { return scratch_[omp_get_thread_num()].get(); }
+  T* scratch() const { return scratch_[omp_get_thread_num()].get(); }
 
-const S* left_;
-int64_t left_stride_;
-S* left_gradient_;
-Keys keys_[2];
-int64_t batch_, columns_, width_;
-double temperature_;
-bool both_ways_;
-int num_threads_;
-int64_t panel_stride_, sum_stride_, panel_rows_;
-aligned_buffer<A> panel_;                     // [panel_rows, columns]: products, logits, weights
-aligned_buffer<T> left_rows_, left_columns_;  // the panel's left rows as left and as right operand
-aligned_buffer<A> row_sums_;                  // [panel_rows, width]: g of the panel's left rows
-aligned_buffer<A> left_scale_, key_scale_;    // u, v
-aligned_buffer<A> lse_, positive_, column_largest_, column_total_;
-std::vector<aligned_buffer<T>> scratch_;  // a thread's own operands
+  const S* left_;
+  int64_t left_stride_;
+  S* left_gradient_;
+  Keys keys_[2];
+  int64_t batch_, columns_, width_;
+  double temperature_;
+  bool both_ways_;
+  int num_threads_;
+  int64_t panel_stride_, sum_stride_, panel_rows_;
+  aligned_buffer<A> panel_;                     // [panel_rows, columns]: products, logits, weights
+  aligned_buffer<T> left_rows_, left_columns_;  // the panel's left rows as left and as right operand
+  aligned_buffer<A> row_sums_;                  // [panel_rows, width]: g of the panel's left rows
+  aligned_buffer<A> left_scale_, key_scale_;    // u, v
+  aligned_buffer<A> lse_, positive_, column_largest_, column_total_;
+  std::vector<aligned_buffer<T>> scratch_;  // a thread's own operands
 };
 
 }  // namespace

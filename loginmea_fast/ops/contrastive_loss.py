@@ -216,10 +216,11 @@ def _reference(
     with_gradient: bool,
 ) -> Gradients:
     """Answer by the plain formula, whose products are those of the rows' dtype whatever the precision."""
-    if with_gradient:
-        return reference.contrastive_loss_gradient(left, right, temperature, bidirectional, extra_keys)
-    loss = reference.contrastive_loss(left, right, temperature, bidirectional, extra_keys)
-    return loss, *_no_gradients(left)
+    with torch.autocast(left.device.type, enabled=False):  # or logits would be rounded
+        if with_gradient:
+            return reference.contrastive_loss_gradient(left, right, temperature, bidirectional, extra_keys)
+        loss = reference.contrastive_loss(left, right, temperature, bidirectional, extra_keys)
+        return loss, *_no_gradients(left)
 
 
 def _no_gradients(left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
