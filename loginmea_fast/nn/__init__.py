@@ -5,6 +5,7 @@ from loginmea_fast.nn.local_to_global_encoder import LocalToGlobalEncoder, Weigh
 from loginmea_fast.nn.loginmea import LoginMEA, LoginMEAOutput
 from loginmea_fast.nn.low_rank_fusion import LowRankFusion
 from loginmea_fast.nn.projection import FeatureProjection
+from loginmea_fast.nn.relation_reflection_attention import RelationReflectionAttention
 
 __all__ = [
     "FeatureProjection",
@@ -14,5 +15,6 @@ __all__ = [
     "LoginMEAOutput",
     "LowRankFusion",
     "ReflectionLayers",
+    "RelationReflectionAttention",
     "WeightedSum",
 ]
