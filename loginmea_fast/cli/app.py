@@ -123,7 +123,8 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """A warning without the path of the code that gave it."""
-    print(f"loginmea-fast: warning: {_one_line(message)}", file=sys.stderr)
+    text = _one_line(message).removeprefix("loginmea_fast: ")
+    print(f"loginmea-fast: warning: {text}", file=sys.stderr)
 
 
 def _fail(error: object, status: int) -> int:

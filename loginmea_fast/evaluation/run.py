@@ -35,13 +35,16 @@ class LoadedRun:
     epoch: int
 
 
-def load_run(path: str | os.PathLike[str], pair: AlignmentPair | None = None, **overrides: Any) -> LoadedRun:
+def load_run(
+    path: str | os.PathLike[str], /, pair: AlignmentPair | None = None, **overrides: Any
+) -> LoadedRun:
     """The best model of a run directory, with its data and links.
 
     Args:
         path: the run directory.
         pair: the data it was trained on; read from where its configuration says unless given.
-        overrides: configuration that does not change the model: device, backend, csls_k, candidates.
+        overrides: configuration that does not change the model: device, backend, csls_k, candidates, and `path` where the
+            data has moved.
 
     Raises:
         ConfigError: no run directory, or an unknown key.
@@ -60,7 +63,7 @@ def load_run(path: str | os.PathLike[str], pair: AlignmentPair | None = None, **
 
 
 def evaluate(
-    path: str | os.PathLike[str], pair: AlignmentPair | None = None, **overrides: Any
+    path: str | os.PathLike[str], /, pair: AlignmentPair | None = None, **overrides: Any
 ) -> dict[str, Any]:
     """Metrics of a run's best checkpoint on its test links; JSON-ready, the same whenever it is called.
 

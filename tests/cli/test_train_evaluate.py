@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
@@ -122,9 +121,10 @@ def test_a_stopped_run_resumes_to_the_same_metrics(call, data_dir: Path, tmp_pat
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert err.startswith("loginmea-fast: error: stopped after epoch ")
-    assert err.count("\n") == 1
-    assert "--resume" in err
+    last = err.splitlines()[-1]  # lines before it may tell that a library is being compiled
+    assert last.startswith("loginmea-fast: error: stopped after epoch ")
+    assert "--resume" in last
+    assert "Traceback" not in err
     resumed = call("train", "--resume", run, "--quiet", "--json").json
     assert resumed["metrics"] == whole["metrics"]
-    assert json.loads(json.dumps(resumed["best_epoch"])) == whole["best_epoch"]
+    assert resumed["best_epoch"] == whole["best_epoch"]
