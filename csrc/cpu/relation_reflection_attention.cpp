@@ -296,6 +296,8 @@ void triple_logits(const Graph& g, Rows<const T> x, Rows<const T> u, const A* c,
       A shared = 0;
       for (int64_t e = g.src_ptr[j]; e < g.src_ptr[j + 1]; ++e) {
         const int32_t s = g.src_set[e];
+        const int64_t ahead = std::min(e + kAhead, g.edges - 1);
+        if (g.src_set[ahead] != g.src_set[ahead - 1]) prefetch_row(u[g.src_set[ahead]], width);
         if (s != last) shared = c[s] + along - 2 * dot<A>(x[j], u[s], width) * set_along[s];
         last = s;
         logit[g.src_edge[e]] = shared;
@@ -304,10 +306,24 @@ void triple_logits(const Graph& g, Rows<const T> x, Rows<const T> u, const A* c,
   }
 }
 
+// logits [L, U] = set_logits (or 0) + v . u, for v [L, d] (or none).
+template <class T, class A>
+void logits_of_sets(Rows<const T> u, int64_t sets, int64_t width, const A* set_logits, const A* v, int64_t layers,
+                    A* logits, int num_threads) {
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+  for (int64_t s = 0; s < sets; ++s) {
+    for (int64_t l = 0; l < layers; ++l) {
+      const A given = set_logits != nullptr ? set_logits[l * sets + s] : A(0);
+      logits[l * sets + s] = v != nullptr ? given + dot<A>(u[s], v + l * width, width) : given;
+    }
+  }
+}
+
 template <class T>
 void forward(const Graph& g, int64_t width, const Addresses& z, const Strides& z_stride, const T* reflectors,
-             const accumulator_t<T>* set_logits, const accumulator_t<T>* neighbor_vectors, bool tanh,
-             accumulator_t<T>* lse, int num_threads) {
+             const accumulator_t<T>* set_logits, const accumulator_t<T>* relation_vectors,
+             const accumulator_t<T>* neighbor_vectors, bool tanh, accumulator_t<T>* logits, accumulator_t<T>* lse,
+             int num_threads) {
   using A = accumulator_t<T>;
   const bool triple = neighbor_vectors != nullptr;
   const Stream stream = destination_stream(g, triple, num_threads);
@@ -315,10 +331,12 @@ void forward(const Graph& g, int64_t width, const Addresses& z, const Strides& z
   const auto weight = scratch<A>(g.edges);
   const auto logit = scratch<A>(triple ? g.edges : 0);
   const Rows<const T> u{reflectors, width};
-  for (std::size_t layer = 0; layer + 1 < z.size(); ++layer) {
+  const auto layers = static_cast<int64_t>(z.size()) - 1;
+  logits_of_sets(u, g.sets, width, set_logits, relation_vectors, layers, logits, num_threads);
+  for (int64_t layer = 0; layer < layers; ++layer) {
     const Rows<const T> x{reinterpret_cast<const T*>(z[layer]), z_stride[layer]};
     const Rows<T> y{reinterpret_cast<T*>(z[layer + 1]), z_stride[layer + 1]};
-    const A* c = set_logits + layer * g.sets;
+    const A* c = logits + layer * g.sets;
     A* row_lse = lse + layer * g.entities;
     if (triple) triple_logits(g, x, u, c, neighbor_vectors + layer * width, width, logit.get(), num_threads);
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic, 256)
@@ -452,8 +470,10 @@ class Backward {
   using A = accumulator_t<T>;
 
  public:
-  Backward(const Graph& graph, int64_t width, const T* reflectors, bool tanh, bool triple, int num_threads)
+  Backward(const Graph& graph, int64_t layers, int64_t width, const T* reflectors, bool tanh, bool triple,
+           int num_threads)
       : graph_(graph),
+        layers_(layers),
         width_(width),
         pitch_(padded<A>(width)),
         threads_(num_threads),
@@ -468,11 +488,13 @@ class Backward {
         dc_(scratch<A>(own_.count())),
         tp_(scratch<A>(triple ? own_.count() : 0)),
         dw_(scratch<A>(triple ? own_.parts() * pitch_ : 0)),
+        tp_of_set_(scratch<A>(triple ? layers * graph.sets : 0)),
         u_along_w_(scratch<A>(triple ? graph.sets : 0)),
         weight_(scratch<A>(graph.edges)) {}
 
   // One layer; all the pointers that belong to it.
   struct Layer {
+    int64_t number;
     Rows<const T> x;
     const A *lse, *logits, *w;
     const A *h, *d;        // of this layer's output
@@ -499,20 +521,33 @@ class Backward {
     collect_scalars(l);
   }
 
-  // The sums of all layers run so far.
-  void collect_reflectors(T* du) const {
-#pragma omp parallel num_threads(threads_)
-    {
-      const auto sum = scratch<A>(pitch_);
-#pragma omp for schedule(static)
-      for (int64_t s = 0; s < graph_.sets; ++s) {
-        std::fill_n(sum.get(), width_, A(0));
-        for (int64_t part = 0; part < own_.parts(); ++part) {
-          if (!own_.meets(part, s)) continue;
-          add_row(A(1), &du_[own_.row(part, s) * pitch_], sum.get(), width_);
+  // What is left when all layers have run: du, dv where v [L, d] is given, and what the reflectors give to dw.
+  void collect(const A* v, const A* dc, T* du, A* dv, A* dw) const {
+    if (v == nullptr && !triple_) {
+      for_sets([&](int64_t, int64_t s, A* sum) { collect_reflector(s, sum, du); });
+      return;
+    }
+    const auto partial_dv = scratch<A>(kSetParts * layers_ * pitch_),
+               partial_dw = scratch<A>(kSetParts * layers_ * pitch_);
+    std::fill_n(partial_dv.get(), kSetParts * layers_ * pitch_, A(0));
+    std::fill_n(partial_dw.get(), kSetParts * layers_ * pitch_, A(0));
+    for_sets([&](int64_t part, int64_t s, A* sum) {
+      for (int64_t l = 0; l < layers_; ++l) {
+        if (v != nullptr) {
+          add_row(dc[l * graph_.sets + s], v + l * width_, sum, width_);
+          add_row(dc[l * graph_.sets + s], u_[s], &partial_dv[(part * layers_ + l) * pitch_], width_);
         }
-#pragma omp simd
-        for (int64_t c = 0; c < width_; ++c) du[s * width_ + c] = T(sum[c]);
+        if (triple_) {
+          add_row(-2 * tp_of_set_[l * graph_.sets + s], u_[s], &partial_dw[(part * layers_ + l) * pitch_], width_);
+        }
+      }
+      collect_reflector(s, sum, du);
+    });
+    if (v != nullptr) std::fill_n(dv, layers_ * width_, A(0));
+    for (int64_t part = 0; part < kSetParts; ++part) {
+      for (int64_t l = 0; l < layers_; ++l) {
+        if (v != nullptr) add_row(A(1), &partial_dv[(part * layers_ + l) * pitch_], dv + l * width_, width_);
+        if (triple_) add_row(A(1), &partial_dw[(part * layers_ + l) * pitch_], dw + l * width_, width_);
       }
     }
   }
@@ -599,14 +634,13 @@ class Backward {
     }
   }
 
-  // dc, and dw = sum_j (sum of T) x_j - 2 sum_s (sum of T p) u_s.
-  void collect_scalars(const Layer& l) const {
+  // dc, and of dw = sum_j (sum of T) x_j - 2 sum_s (sum of T p) u_s the first half.
+  void collect_scalars(const Layer& l) {
     if (triple_) {
       std::fill_n(l.dw, width_, A(0));
-      for (int64_t part = 0; part < own_.parts(); ++part) {
-        add_row(A(1), &dw_[part * pitch_], l.dw, width_);
-      }
+      for (int64_t part = 0; part < own_.parts(); ++part) add_row(A(1), &dw_[part * pitch_], l.dw, width_);
     }
+#pragma omp parallel for num_threads(threads_) schedule(static)
     for (int64_t s = 0; s < graph_.sets; ++s) {
       A t = 0, tp = 0;
       for (int64_t part = 0; part < own_.parts(); ++part) {
@@ -615,12 +649,38 @@ class Backward {
         if (triple_) tp += tp_[own_.row(part, s)];
       }
       l.dc[s] = t;
-      if (triple_) add_row(-2 * tp, u_[s], l.dw, width_);
+      if (triple_) tp_of_set_[l.number * graph_.sets + s] = tp;
     }
   }
 
+  // Calls body(part, set, row of zeros) for all sets, cut into a fixed number of parts.
+  template <class Body>
+  void for_sets(Body&& body) const {
+#pragma omp parallel num_threads(threads_)
+    {
+      const auto sum = scratch<A>(pitch_);
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t part = 0; part < kSetParts; ++part) {
+        const int64_t end = graph_.sets * (part + 1) / kSetParts;
+        for (int64_t s = graph_.sets * part / kSetParts; s < end; ++s) {
+          std::fill_n(sum.get(), width_, A(0));
+          body(part, s, sum.get());
+        }
+      }
+    }
+  }
+
+  void collect_reflector(int64_t s, A* sum, T* du) const {
+    for (int64_t part = 0; part < own_.parts(); ++part) {
+      if (own_.meets(part, s)) add_row(A(1), &du_[own_.row(part, s) * pitch_], sum, width_);
+    }
+    for (int64_t c = 0; c < width_; ++c) du[s * width_ + c] = T(sum[c]);
+  }
+
+  static constexpr int64_t kSetParts = 32;
+
   const Graph& graph_;
-  const int64_t width_, pitch_;
+  const int64_t layers_, width_, pitch_;
   const int threads_;
   const bool tanh_, triple_;
   const Rows<const T> u_;
@@ -631,15 +691,16 @@ class Backward {
   Scratch<A> du_;                 // [own rows, pitch]
   Scratch<A> dc_, tp_;            // [own rows], sums of T and of T p
   Scratch<A> dw_;                 // [parts, pitch], sums of T x_j
+  Scratch<A> tp_of_set_;          // [layers, sets], sums of T p
   Scratch<A> u_along_w_;          // [sets]
   Scratch<A> weight_;             // [edges]
 };
 
 template <class T>
 void backward(const Graph& g, int64_t width, const Addresses& grad, const Strides& grad_stride, const Addresses& z,
-              const Strides& z_stride, const accumulator_t<T>* lse, const T* reflectors,
-              const accumulator_t<T>* set_logits, const accumulator_t<T>* neighbor_vectors, bool tanh, T* dx, T* du,
-              accumulator_t<T>* dc, accumulator_t<T>* dw, int num_threads) {
+              const Strides& z_stride, const accumulator_t<T>* lse, const accumulator_t<T>* logits, const T* reflectors,
+              const accumulator_t<T>* relation_vectors, const accumulator_t<T>* neighbor_vectors, bool tanh, T* dx,
+              T* du, accumulator_t<T>* dc, accumulator_t<T>* dv, accumulator_t<T>* dw, int num_threads) {
   using A = accumulator_t<T>;
   prefer_huge_pages(dx, g.entities * width * static_cast<int64_t>(sizeof(T)));
   prefer_huge_pages(du, g.sets * width * static_cast<int64_t>(sizeof(T)));
@@ -647,7 +708,7 @@ void backward(const Graph& g, int64_t width, const Addresses& grad, const Stride
   const auto rows_of = [](const Addresses& address, const Strides& stride, int64_t k) {
     return Rows<const T>{reinterpret_cast<const T*>(address[k]), stride[k]};
   };
-  Backward<T> pass(g, width, reflectors, tanh, neighbor_vectors != nullptr, num_threads);
+  Backward<T> pass(g, layers, width, reflectors, tanh, neighbor_vectors != nullptr, num_threads);
 
   // h [N, d] and D [N] of the layer at hand and of the one below. The lowest layer reads one table of h and writes dx,
   // the next reads the other: dx serves as that other one where its type allows.
@@ -665,42 +726,44 @@ void backward(const Graph& g, int64_t width, const Addresses& grad, const Stride
   }
   for (int64_t k = layers - 1; k >= 0; --k) {
     const bool lowest = k == 0;
-    pass.run({rows_of(z, z_stride, k), lse + k * g.entities, set_logits + k * g.sets,
+    pass.run({k, rows_of(z, z_stride, k), lse + k * g.entities, logits + k * g.sets,
               neighbor_vectors != nullptr ? neighbor_vectors + k * width : nullptr, h, d, rows_of(grad, grad_stride, k),
               lowest ? nullptr : h_below, d_below, dx, dc + k * g.sets, dw != nullptr ? dw + k * width : nullptr});
     std::swap(h, h_below);
     std::swap(d, d_below);
   }
-  pass.collect_reflectors(du);
+  pass.collect(relation_vectors, dc, du, dv, dw);
 }
 
 }  // namespace
 
 void relation_reflection_forward(DType dtype, int64_t num_entities, int64_t num_edges, int64_t num_sets, int64_t width,
                                  Addresses index, Addresses z, Strides z_stride, const void* reflectors,
-                                 const void* set_logits, const void* neighbor_vectors, bool tanh, void* lse,
-                                 int num_threads) {
+                                 const void* set_logits, const void* relation_vectors, const void* neighbor_vectors,
+                                 bool tanh, void* logits, void* lse, int num_threads) {
   const Graph g = graph_of(num_entities, num_edges, num_sets, index);
   dispatch(dtype, "relation_reflection_forward", [&](auto element) {
     using T = decltype(element);
     using A = accumulator_t<T>;
     forward<T>(g, width, z, z_stride, static_cast<const T*>(reflectors), static_cast<const A*>(set_logits),
-               static_cast<const A*>(neighbor_vectors), tanh, static_cast<A*>(lse), num_threads);
+               static_cast<const A*>(relation_vectors), static_cast<const A*>(neighbor_vectors), tanh,
+               static_cast<A*>(logits), static_cast<A*>(lse), num_threads);
   });
 }
 
 void relation_reflection_backward(DType dtype, int64_t num_entities, int64_t num_edges, int64_t num_sets, int64_t width,
                                   Addresses index, Addresses grad, Strides grad_stride, Addresses z, Strides z_stride,
-                                  const void* lse, const void* reflectors, const void* set_logits,
-                                  const void* neighbor_vectors, bool tanh, void* dx, void* du, void* dc, void* dw,
-                                  int num_threads) {
+                                  const void* lse, const void* logits, const void* reflectors,
+                                  const void* relation_vectors, const void* neighbor_vectors, bool tanh, void* dx,
+                                  void* du, void* dc, void* dv, void* dw, int num_threads) {
   const Graph g = graph_of(num_entities, num_edges, num_sets, index);
   dispatch(dtype, "relation_reflection_backward", [&](auto element) {
     using T = decltype(element);
     using A = accumulator_t<T>;
-    backward<T>(g, width, grad, grad_stride, z, z_stride, static_cast<const A*>(lse), static_cast<const T*>(reflectors),
-                static_cast<const A*>(set_logits), static_cast<const A*>(neighbor_vectors), tanh, static_cast<T*>(dx),
-                static_cast<T*>(du), static_cast<A*>(dc), static_cast<A*>(dw), num_threads);
+    backward<T>(g, width, grad, grad_stride, z, z_stride, static_cast<const A*>(lse), static_cast<const A*>(logits),
+                static_cast<const T*>(reflectors), static_cast<const A*>(relation_vectors),
+                static_cast<const A*>(neighbor_vectors), tanh, static_cast<T*>(dx), static_cast<T*>(du),
+                static_cast<A*>(dc), static_cast<A*>(dv), static_cast<A*>(dw), num_threads);
   });
 }
 

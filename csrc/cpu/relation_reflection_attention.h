@@ -14,21 +14,26 @@ using Addresses = std::vector<std::uintptr_t>;
 using Strides = std::vector<std::int64_t>;
 
 // z[0] is read, z[1] ... z[L] are written: [N, d] each, rows `z_stride[k]` elements apart.
-//   index       dst_ptr, dst_source, dst_set, src_ptr, src_destination, src_set, src_edge, visit_order of
-//   AlignmentGraph reflectors  [U, d] of `dtype` set_logits  [L, U] and neighbor_vectors [L, d] (null in relation mode)
-//   of the accumulator's type lse         [L, N] of the accumulator's type, written: log of the softmax's denominator
+//   index             dst_ptr, dst_source, dst_set, src_ptr, src_destination, src_set, src_edge, visit_order of
+//   AlignmentGraph reflectors        [U, d] of `dtype`
+// and, of the accumulator's type,
+//   set_logits        [L, U], or null for zeros
+//   relation_vectors  [L, d]: v of every layer, whose v . u_s is added to the logits; or null
+//   neighbor_vectors  [L, d]: w of every layer; null in relation mode
+//   logits            [L, U], written: set_logits + v . u
+//   lse               [L, N], written: log of the softmax's denominator
 void relation_reflection_forward(DType dtype, std::int64_t num_entities, std::int64_t num_edges, std::int64_t num_sets,
                                  std::int64_t width, Addresses index, Addresses z, Strides z_stride,
-                                 const void* reflectors, const void* set_logits, const void* neighbor_vectors,
-                                 bool tanh, void* lse, int num_threads);
+                                 const void* reflectors, const void* set_logits, const void* relation_vectors,
+                                 const void* neighbor_vectors, bool tanh, void* logits, void* lse, int num_threads);
 
 // grad[k] is dL/dz[k], [N, d] of `dtype`, or null where z[k] got no gradient but the chain's; grad[L] is never null.
-//   dx [N, d] and du [U, d] of `dtype`, dc [L, U] and dw [L, d] (null in relation mode) of the accumulator's type:
-//   written
+// Written: dx [N, d] and du [U, d] of `dtype`; dc [L, U], dv [L, d] and dw [L, d] of the accumulator's type, the last
+// two where relation_vectors and neighbor_vectors are not null.
 void relation_reflection_backward(DType dtype, std::int64_t num_entities, std::int64_t num_edges, std::int64_t num_sets,
                                   std::int64_t width, Addresses index, Addresses grad, Strides grad_stride, Addresses z,
-                                  Strides z_stride, const void* lse, const void* reflectors, const void* set_logits,
-                                  const void* neighbor_vectors, bool tanh, void* dx, void* du, void* dc, void* dw,
-                                  int num_threads);
+                                  Strides z_stride, const void* lse, const void* logits, const void* reflectors,
+                                  const void* relation_vectors, const void* neighbor_vectors, bool tanh, void* dx,
+                                  void* du, void* dc, void* dv, void* dw, int num_threads);
 
 }  // namespace loginmea

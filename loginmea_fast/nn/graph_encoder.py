@@ -50,10 +50,15 @@ class ReflectionLayers(nn.Module):
         Returns:
             [N, (L + 1) d], [x | z_1 | ... | z_L], one buffer.
         """
-        logits = self.relation_vectors.to(reflectors.dtype) @ reflectors.t()
-        vectors = None if self.neighbor_vectors is None else self.neighbor_vectors.to(x.dtype)
         return relation_reflection_layers(
-            x, reflectors, logits, graph, neighbor_vectors=vectors, activation="tanh", backend=self.backend
+            x,
+            reflectors,
+            None,
+            graph,
+            neighbor_vectors=self.neighbor_vectors,
+            activation="tanh",
+            backend=self.backend,
+            relation_vectors=self.relation_vectors,
         )
 
 

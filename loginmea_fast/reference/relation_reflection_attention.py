@@ -240,7 +240,9 @@ def relation_reflection_layers_backward(
     layers = set_logits.shape[0]
     upstream = grads[layers]
     assert upstream is not None
-    du, dc, dw = torch.zeros_like(_wide(reflectors)), [], []
+    du = torch.zeros_like(_wide(reflectors))
+    dc: list[Tensor] = []
+    dw: list[Tensor] = []
     for layer in reversed(range(layers)):
         w = None if neighbor_vectors is None else neighbor_vectors[layer]
         dx, du_layer, dc_layer, dw_layer = relation_reflection_backward(
