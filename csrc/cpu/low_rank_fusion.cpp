@@ -45,8 +45,8 @@ using std::uintptr_t;
 
 constexpr double kShortestRow = 1e-12;
 constexpr int64_t kForwardBytes = 192 << 10;  // of packed rows beside which the panels of one rank fit in L2
-constexpr int64_t kBackwardRows = 384;        // depth of one product t^T dP: long enough to hide the update of dW
-constexpr int64_t kGroupRows = 48;            // rows that share a factor while it passes through L2
+constexpr int64_t kBackwardRows = 192;        // depth of one product t^T dP: long enough to hide the update of dW
+constexpr int64_t kGroupRows = 96;            // rows that share a factor while it passes through L2
 constexpr int64_t kMostTasks = 64;            // fixed number of partial sums of dq, whatever the threads
 
 template <class P>
@@ -244,15 +244,15 @@ class Fusion {
         for (auto& side : dp) {
           side.rows.emplace_back(block * dp_stride);
           std::fill_n(side.rows.back().get(), block * dp_stride, T(0));
-          side.panels.emplace_back(block * g_stride);
+          if (kStep<T> == 2) side.pairs.emplace_back(block * g_stride);
           side.sums.emplace_back(block / kRows * g_stride);
         }
       }
     }
     struct Side {
-      std::vector<aligned_buffer<T>> rows;    // [block, dp_stride]
-      std::vector<aligned_buffer<T>> panels;  // panels of [block / kStep, width of the panel, kStep]
-      std::vector<aligned_buffer<A>> sums;    // over the rows of each tile, [tiles of block, g_stride]
+      std::vector<aligned_buffer<T>> rows;   // [block, dp_stride]
+      std::vector<aligned_buffer<T>> pairs;  // bf16 only: panels of [block / 2, width of the panel, 2]
+      std::vector<aligned_buffer<A>> sums;   // over the rows of each tile, [tiles of block, g_stride]
     };
     int64_t block, g_stride, dp_stride;
     aligned_buffer<A> g;
@@ -441,7 +441,7 @@ class Fusion {
                          int64_t row, int64_t column, int vectors) const {
     const A* g = d.g.get() + row * d.g_stride + column;
     T* rows_at = dp.rows[m].get() + row * d.dp_stride + column;
-    T* panel_at = dp.panels[m].get() + column * d.block + row * vectors * kLanes<T>;
+    T* pairs_at = kStep<T> == 2 ? dp.pairs[m].get() + column * d.block + row * vectors * kLanes<T> : nullptr;
     A* sums_at = dp.sums[m].get() + row / kRows * d.g_stride + column;
     for (int v = 0; v < vectors; ++v) {
       Vector sum{};
@@ -456,26 +456,19 @@ class Fusion {
           sum += product;
         }
         store_pair(pair, rows_at + r * d.dp_stride + v * kLanes<T>, d.dp_stride,
-                   panel_at + (r * vectors + v * kStep<T>)*kLanes<T>, vectors * kLanes<T>);
+                   pairs_at + (r * vectors + 2 * v) * kLanes<T>);
       }
       store<A>(sums_at + v * kLanes<T>, sum);
     }
   }
 
-  // Two rows of dP, in rows and in a panel, where bf16 interleaves them.
-  static void store_pair(const Vector (&pair)[2], T* rows_at, int64_t stride, T* panel_at, int64_t panel_width) {
-    if constexpr (kStep<T> == 1) {
-      store<A>(rows_at, pair[0]);
-      store<A>(rows_at + stride, pair[1]);
-      store<A>(panel_at, pair[0]);
-      store<A>(panel_at + panel_width, pair[1]);
-    } else {
-      const A* even = reinterpret_cast<const A*>(&pair[0]);
-      const A* odd = reinterpret_cast<const A*>(&pair[1]);
-      gemm::detail::convert(even, kLanes<T>, A{1}, rows_at);
-      gemm::detail::convert(odd, kLanes<T>, A{1}, rows_at + stride);
-      gemm::detail::interleave(even, odd, kLanes<T>, A{1}, panel_at);
-    }
+  // Two rows of dP, for bf16 also interleaved.
+  static void store_pair(const Vector (&pair)[2], T* rows_at, int64_t stride, T* pairs_at) {
+    const A* even = reinterpret_cast<const A*>(&pair[0]);
+    const A* odd = reinterpret_cast<const A*>(&pair[1]);
+    gemm::detail::convert(even, kLanes<T>, A{1}, rows_at);
+    gemm::detail::convert(odd, kLanes<T>, A{1}, rows_at + stride);
+    if constexpr (kStep<T> == 2) gemm::detail::interleave(even, odd, kLanes<T>, A{1}, pairs_at);
   }
 
   // dt_m (+)= dP_m W'^T of rows [row, end).
@@ -506,13 +499,14 @@ class Fusion {
       for (int64_t column = 0; column < width && begin < stop; column += kPanel) {
         const int vectors = panel_vectors<T>(width, column);
         const int64_t panel_width = int64_t{vectors} * kLanes<T>, steps = padded / kStep<T>;
-        const T* panel = dp.panels[m].get() + column * d.block;
+        const T* right = kStep<T> == 1 ? dp.rows[m].get() + column : dp.pairs[m].get() + column * d.block;
+        const int64_t right_step = kStep<T> == 1 ? d.dp_stride : 2 * panel_width;
         for (int64_t i = begin; i < stop; i += kRows) {
           const bool last = i + kRows == stop;
           const A* following =
               sums.tile(k, m, last ? begin : i + kRows, last ? std::min(column + kPanel, last_column()) : column);
           const T* left = kStep<T> == 1 ? t.data[m] + i : t.pairs[m] + 2 * i;
-          multiply_tile<T>(vectors, left, kStep<T>, kStep<T> * t.stride[m], panel, panel_width * kStep<T>, steps,
+          multiply_tile<T>(vectors, left, kStep<T>, kStep<T> * t.stride[m], right, right_step, steps,
                            sums.tile(k, m, i, column), panel_width, true,
                            {following, kRows * panel_width * static_cast<int64_t>(sizeof(A)), 0, 1, steps});
         }
