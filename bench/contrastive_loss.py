@@ -21,7 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bench._record import record
+
 TEMPERATURE = 0.1
 ENTITIES = 38_960  # of zh_en: the authors' loss normalises the rows of all before it picks those of the batch
 # Largest relative L2 error of a gradient against the float64 formula that a provider may have and still be timed.
@@ -157,15 +159,24 @@ def gemm_rate(batch: int, width: int, dtype: torch.dtype) -> float:
     return 2 * batch * batch * width / statistics.median(seconds[1:])
 
 
-def report(batch: int, width: int, repeats: int) -> list[dict[str, object]]:
-    """Print the table of one size and return its rows."""
+def fma_rate() -> float:
+    """Float32 operations a second of multiply-adds that stay in registers: what no product can exceed."""
+    from loginmea_fast import native
+
+    return native.load("cpu").measure_fma(0.5, torch.get_num_threads())
+
+
+def report(batch: int, width: int, repeats: int) -> tuple[list[dict[str, object]], dict[str, float]]:
+    """Print the table of one size; returns its rows and the ceilings measured beside them."""
     from loginmea_fast.reference.contrastive_loss import contrastive_loss_gradient
 
     operations = 3 * 2 * batch * batch * width
     rates = {dtype: gemm_rate(batch, width, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    registers = fma_rate()
     print(f"\nB = {batch:,}, {width:,} wide; {operations / 1e9:.0f} GFLOP in three products")
     print(
         f"torch.mm: float32 {rates[torch.float32] / 1e9:.0f} GFLOP/s, bfloat16 {rates[torch.bfloat16] / 1e9:.0f}; "
+        f"multiply-adds in registers, float32: {registers / 1e9:.0f} GFLOP/s; "
         f"inputs {2 * 4 * batch * width / 1e6:.0f} MB"
     )
     print(f"{'':24}{'seconds':>9}{'GFLOP/s':>9}{'speed':>8}{'MB':>8}{'loss error':>12}{'gradient error':>16}")
@@ -187,8 +198,20 @@ def report(batch: int, width: int, repeats: int) -> list[dict[str, object]]:
                 f"{timed['loss_error']:12.1e}{timed['gradient_error']:16.1e}",
                 flush=True,
             )
-            rows.append({"provider": name, "batch": batch, "width": width, "bytes": bytes_, **timed})
-    return rows
+            row = {
+                "provider": name,
+                "batch": batch,
+                "width": width,
+                "flops": operations / seconds,
+                "bytes": bytes_,
+            }
+            rows.append({**row, **timed})
+    ceilings = {
+        "mm_float32": rates[torch.float32],
+        "mm_bfloat16": rates[torch.bfloat16],
+        "registers_float32": registers,
+    }
+    return rows, {f"{name} at {batch}": rate for name, rate in ceilings.items()}
 
 
 def main() -> None:
@@ -197,6 +220,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[3500, 10_000], help="numbers of seed pairs")
     parser.add_argument("--width", type=int, default=2100, help="width of a row")
     parser.add_argument("--repeats", type=int, default=3, help="timed calls; their median counts")
+    parser.add_argument("--record", action="store_true", help="keep the figures in bench/results")
     parser.add_argument("--provider", choices=PROVIDERS, help=argparse.SUPPRESS)
     parser.add_argument("--measure", choices=("time", "memory"), default="time", help=argparse.SUPPRESS)
     parser.add_argument("--truth", default="", help=argparse.SUPPRESS)
@@ -208,8 +232,13 @@ def main() -> None:
             )
         )
         return
+    rows, ceilings = [], {}
     for batch in args.batch:
-        report(batch, args.width, args.repeats)
+        more, measured = report(batch, args.width, args.repeats)
+        rows += more
+        ceilings |= measured
+    if args.record:
+        record("contrastive_loss", rows, note=f"loss and gradient, rows {args.width} wide", ceilings=ceilings)
 
 
 if __name__ == "__main__":
