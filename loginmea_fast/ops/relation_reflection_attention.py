@@ -227,20 +227,35 @@ _Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def _backend_for(backend: str, x: Tensor) -> str:
-    candidates = {"cpu": lambda: _launch.native_reason(x, "cpu")}
+    candidates = {
+        "cpu": lambda: _launch.native_reason(x, "cpu"),
+        "triton": lambda: _launch.triton_reason(x) or _too_much_for_triton(x),
+    }
     return _launch.choose_backend("relation_reflection_attention", backend, candidates)
+
+
+def _too_much_for_triton(x: Tensor) -> str | None:
+    from loginmea_fast.kernels.relation_reflection_attention import WIDEST
+
+    if x.dtype == torch.float64:
+        return "the Triton kernels sum in float32"
+    return f"rows wider than {WIDEST}" if x.shape[1] > WIDEST else None
 
 
 def _forward(chain: _Chain, set_logits: Tensor | None, backend: str) -> None:
     """Fill all that forward writes."""
     chosen = _backend_for(backend, chain.z[0])
-    {"reference": _reference_forward, "cpu": _cpu_forward}[chosen](chain, set_logits)
+    {"reference": _reference_forward, "cpu": _cpu_forward, "triton": _triton_forward}[chosen](
+        chain, set_logits
+    )
 
 
 def _backward(chain: _Chain, grads: Sequence[Tensor | None], backend: str) -> _Gradients:
     """The gradient, given that of every z; None where z_k got none but the chain's."""
     chosen = _backend_for(backend, chain.z[0])
-    return {"reference": _reference_backward, "cpu": _cpu_backward}[chosen](chain, grads)
+    return {"reference": _reference_backward, "cpu": _cpu_backward, "triton": _triton_backward}[chosen](
+        chain, grads
+    )
 
 
 def _reference_forward(chain: _Chain, set_logits: Tensor | None) -> None:
@@ -267,7 +282,39 @@ def _reference_backward(chain: _Chain, grads: Sequence[Tensor | None]) -> _Gradi
         chain.activation,
     )
     du, dv = _through_logits(chain, du, dc)
-    return dx.to(chain.z[0].dtype), du, dc, dv, _or_empty(dw, dx)
+    return dx.to(chain.z[0].dtype), du, dc, dv, _or_empty(dw, dc)
+
+
+def _triton_forward(chain: _Chain, set_logits: Tensor | None) -> None:
+    from loginmea_fast.kernels import relation_reflection_attention as kernels
+
+    _fill_logits(chain, set_logits)
+    kernels.relation_reflection_forward(
+        chain.z,
+        chain.lse,
+        chain.logits,
+        chain.reflectors,
+        chain.neighbor_vectors,
+        chain.index,
+        chain.activation,
+    )
+
+
+def _triton_backward(chain: _Chain, grads: Sequence[Tensor | None]) -> _Gradients:
+    from loginmea_fast.kernels import relation_reflection_attention as kernels
+
+    dx, du, dc, dw = kernels.relation_reflection_backward(
+        grads,
+        chain.z,
+        chain.lse,
+        chain.logits,
+        chain.reflectors,
+        chain.neighbor_vectors,
+        chain.index,
+        chain.activation,
+    )
+    du, dv = _through_logits(chain, du, dc)
+    return dx, du, dc, dv, _or_empty(dw, dc)
 
 
 def _fill_logits(chain: _Chain, set_logits: Tensor | None) -> None:

@@ -50,7 +50,7 @@ def backend(request: pytest.FixtureRequest) -> str:
     """Every backend that can serve here; the others skip with the reason that users would read."""
     name: str = request.param
     try:
-        _run(make_graph("one node"), make_inputs(make_graph("one node"), 2), backend=name)
+        _run(make_graph("one node"), make_inputs(make_graph("one node"), 2).map(Tensor.float), backend=name)
     except BackendError as error:
         pytest.skip(str(error))
     return name

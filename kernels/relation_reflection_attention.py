@@ -1,0 +1,440 @@
+"""Relation-reflection attention in Triton: online softmax by destination, gradients by source and by relation set.
+
+A *segment* is a run of at most SEGMENT edges of one entity (or one set), and is one program's work, so that an entity
+with most of the edges does not serialise the launch. A row with one segment is finished by its program; the partial
+results of a row with more are added up in order by a second kernel. No atomics: results repeat bit for bit. Formulas:
+loginmea_fast/reference/relation_reflection_attention.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+__all__ = ["WIDEST", "relation_reflection_backward", "relation_reflection_forward"]
+
+SEGMENT = 256  # edges a program walks
+TILE = 4096  # elements of a gathered block [BE, BD], what 4 warps hold in registers twice
+WIDEST = 2048  # columns; a row is one block
+
+
+class _Segments(NamedTuple):
+    """Rows cut into segments, every row into one at least.
+
+    Attributes:
+        row: int32 [S], row of each segment.
+        start: int32 [S], first edge.
+        stop: int32 [S], one past its last edge.
+        part: int32 [S], place of its partial result, -1 where the row has no other segment.
+        shared: int32 [P], rows of several segments.
+        shared_ptr: int64 [P + 1], places of their partial results.
+    """
+
+    row: Tensor
+    start: Tensor
+    stop: Tensor
+    part: Tensor
+    shared: Tensor
+    shared_ptr: Tensor
+
+
+class _Schedule(NamedTuple):
+    """What the launches need of a graph beyond its index; made once a graph.
+
+    Attributes:
+        by_destination: segments of destination order.
+        by_source: segments of source order.
+        by_set: segments of set order.
+        set_edge: int32 [E], positions in source order, by set.
+        set_source: int32 [E], their sources.
+        set_destination: int32 [E], their destinations.
+    """
+
+    by_destination: _Segments
+    by_source: _Segments
+    by_set: _Segments
+    set_edge: Tensor
+    set_source: Tensor
+    set_destination: Tensor
+
+
+_schedules: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+@triton.jit
+def _tanh(x):
+    """Tanh to float32 rounding: a series where exp would cancel, (1 - e) / (1 + e) elsewhere."""
+    t = x * x
+    series = x * (1 + t * (-1 / 3 + t * (2 / 15 + t * (-17 / 315 + t * (62 / 2835 - t * (1382 / 155925))))))
+    e = tl.exp(-2 * tl.abs(x))
+    far = (1 - e) / (1 + e)
+    return tl.where(tl.abs(x) < 0.3, series, tl.where(x < 0, -far, far))
+
+
+@triton.jit
+def _atanh(z):
+    """Atanh to float32 rounding, by series where the logarithm would cancel."""
+    t = z * z
+    series = z * (1 + t * (1 / 3 + t * (1 / 5 + t * (1 / 7 + t * (1 / 9 + t * (1 / 11 + t / 13))))))
+    far = 0.5 * tl.log((1 + tl.abs(z)) / (1 - tl.abs(z)))
+    return tl.where(tl.abs(z) < 0.3, series, tl.where(z < 0, -far, far))
+
+
+@triton.jit
+def _forward(
+    x, reflectors, logits, vector, y, lse, part_sum, part_peak, part_total,
+    seg_row, seg_start, seg_stop, seg_part, edge_source, edge_set, x_stride, y_stride, width,
+    TRIPLE: tl.constexpr, TANH: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """y_i = act(sum_e softmax(l)_e m_e) over one segment of the edges of i, with a running maximum."""
+    segment = tl.program_id(0)
+    row = tl.load(seg_row + segment).to(tl.int64)
+    start, stop = tl.load(seg_start + segment), tl.load(seg_stop + segment)
+    d = tl.arange(0, BD)
+    inside = d < width
+    if TRIPLE:
+        w = tl.load(vector + d, mask=inside, other=0.0)  # [BD]
+    peak = float("-inf")
+    total = 0.0
+    acc = tl.zeros([BD], tl.float32)
+    for first in range(start, stop, BE):
+        e = first + tl.arange(0, BE)
+        there = e < stop
+        mask = there[:, None] & inside[None, :]
+        j = tl.load(edge_source + e, mask=there, other=0).to(tl.int64)
+        s = tl.load(edge_set + e, mask=there, other=0).to(tl.int64)
+        xj = tl.load(x + j[:, None] * x_stride + d[None, :], mask=mask, other=0.0).to(tl.float32)  # [BE, BD]
+        u = tl.load(reflectors + s[:, None] * width + d[None, :], mask=mask, other=0.0).to(tl.float32)
+        m = xj - 2 * tl.sum(xj * u, 1)[:, None] * u
+        el = tl.load(logits + s, mask=there, other=float("-inf"))
+        if TRIPLE:
+            el += tl.sum(m * w[None, :], 1)
+        higher = tl.maximum(peak, tl.max(el, 0))
+        a = tl.exp(el - higher)
+        shrink = tl.exp(peak - higher)
+        total = total * shrink + tl.sum(a, 0)
+        acc = acc * shrink + tl.sum(a[:, None] * m, 0)
+        peak = higher
+    part = tl.load(seg_part + segment).to(tl.int64)
+    if part >= 0:
+        tl.store(part_peak + part, peak)
+        tl.store(part_total + part, total)
+        tl.store(part_sum + part * width + d, acc, mask=inside)
+    else:
+        empty = start == stop
+        out = tl.where(empty, 0.0, acc / tl.where(empty, 1.0, total))
+        if TANH:
+            out = _tanh(out)
+        tl.store(y + row * y_stride + d, out.to(y.dtype.element_ty), mask=inside)
+        tl.store(lse + row, tl.where(empty, 0.0, peak + tl.log(tl.where(empty, 1.0, total))))
+
+
+@triton.jit
+def _forward_shared(
+    part_sum, part_peak, part_total, shared, shared_ptr, y, lse, y_stride, width,
+    TANH: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Join the segments of a row, in order."""
+    row = tl.load(shared + tl.program_id(0)).to(tl.int64)
+    first, last = tl.load(shared_ptr + tl.program_id(0)), tl.load(shared_ptr + tl.program_id(0) + 1)
+    d = tl.arange(0, BD)
+    inside = d < width
+    peak = float("-inf")
+    total = 0.0
+    acc = tl.zeros([BD], tl.float32)
+    for part in range(first, last):
+        other = tl.load(part_peak + part)
+        higher = tl.maximum(peak, other)
+        shrink, grow = tl.exp(peak - higher), tl.exp(other - higher)
+        total = total * shrink + tl.load(part_total + part) * grow
+        acc = acc * shrink + tl.load(part_sum + part * width + d, mask=inside, other=0.0) * grow
+        peak = higher
+    out = acc / total
+    if TANH:
+        out = _tanh(out)
+    tl.store(y + row * y_stride + d, out.to(y.dtype.element_ty), mask=inside)
+    tl.store(lse + row, peak + tl.log(total))
+
+
+@triton.jit
+def _through_activation(
+    grad, z, h, along, grad_stride, z_stride, width, TANH: tl.constexpr, BD: tl.constexpr
+):  # fmt: skip
+    """h_i = dL/dy_i = g_i act'(y_i) and along_i = h_i . y_i, y_i = atanh(z_i)."""
+    row = tl.program_id(0).to(tl.int64)
+    d = tl.arange(0, BD)
+    inside = d < width
+    g = tl.load(grad + row * grad_stride + d, mask=inside, other=0.0).to(tl.float32)
+    zi = tl.load(z + row * z_stride + d, mask=inside, other=0.0).to(tl.float32)
+    if TANH:
+        g *= (1 - zi) * (1 + zi)
+        # atanh(+-1) is infinite and its factor zero; the product's limit is zero. NaN stays.
+        zi = tl.where(tl.abs(zi) == 1, 0.0, _atanh(zi))
+    tl.store(h + row * width + d, g.to(h.dtype.element_ty), mask=inside)
+    tl.store(along + row, tl.sum(g * zi))
+
+
+@triton.jit
+def _backward_source(
+    x, reflectors, logits, vector, h, along, lse, direct, dx, part_sum, edge_weight, edge_slope,
+    seg_row, seg_start, seg_stop, seg_part, edge_destination, edge_set, x_stride, direct_stride, width,
+    TRIPLE: tl.constexpr, DIRECT: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """dx_j = sum over edges out of j of H - 2 (H . u) u, H = a h_i (+ dl w); keeps a and dl of each edge."""
+    segment = tl.program_id(0)
+    row = tl.load(seg_row + segment).to(tl.int64)
+    start, stop = tl.load(seg_start + segment), tl.load(seg_stop + segment)
+    d = tl.arange(0, BD)
+    inside = d < width
+    xj = tl.load(x + row * x_stride + d, mask=inside, other=0.0).to(tl.float32)  # [BD]
+    if TRIPLE:
+        w = tl.load(vector + d, mask=inside, other=0.0)
+        wx = tl.sum(w * xj)
+    acc = tl.zeros([BD], tl.float32)
+    for first in range(start, stop, BE):
+        e = first + tl.arange(0, BE)
+        there = e < stop
+        mask = there[:, None] & inside[None, :]
+        i = tl.load(edge_destination + e, mask=there, other=0).to(tl.int64)
+        s = tl.load(edge_set + e, mask=there, other=0).to(tl.int64)
+        hi = tl.load(h + i[:, None] * width + d[None, :], mask=mask, other=0.0).to(tl.float32)  # [BE, BD]
+        u = tl.load(reflectors + s[:, None] * width + d[None, :], mask=mask, other=0.0).to(tl.float32)
+        p, q = tl.sum(u * xj[None, :], 1), tl.sum(u * hi, 1)
+        el = tl.load(logits + s, mask=there, other=float("-inf"))
+        if TRIPLE:
+            wu = tl.sum(u * w[None, :], 1)
+            el += wx - 2 * p * wu
+        a = tl.exp(el - tl.load(lse + i, mask=there, other=0.0))
+        dl = a * (tl.sum(hi * xj[None, :], 1) - 2 * p * q - tl.load(along + i, mask=there, other=0.0))
+        big = a[:, None] * hi
+        along_u = a * q
+        if TRIPLE:
+            big += dl[:, None] * w[None, :]
+            along_u += dl * wu
+        acc += tl.sum(tl.where(there[:, None], big - 2 * along_u[:, None] * u, 0.0), 0)
+        tl.store(edge_weight + e, a, mask=there)
+        tl.store(edge_slope + e, dl, mask=there)
+    part = tl.load(seg_part + segment).to(tl.int64)
+    if part >= 0:
+        tl.store(part_sum + part * width + d, acc, mask=inside)
+    else:
+        if DIRECT:
+            acc += tl.load(direct + row * direct_stride + d, mask=inside, other=0.0).to(tl.float32)
+        tl.store(dx + row * width + d, acc.to(dx.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _backward_set(
+    x, reflectors, vector, h, du, dc, dw, part_sum, part_slope, edge_weight, edge_slope,
+    seg_row, seg_start, seg_stop, seg_part, set_edge, set_source, set_destination, x_stride, width,
+    TRIPLE: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """du_s += -2 sum [(H . u) x_j + (x_j . u) H]; dc_s = sum of dl; in triple mode sum of dl m, a line a segment."""
+    segment = tl.program_id(0)
+    row = tl.load(seg_row + segment).to(tl.int64)
+    start, stop = tl.load(seg_start + segment), tl.load(seg_stop + segment)
+    d = tl.arange(0, BD)
+    inside = d < width
+    u = tl.load(reflectors + row * width + d, mask=inside, other=0.0).to(tl.float32)  # [BD]
+    if TRIPLE:
+        w = tl.load(vector + d, mask=inside, other=0.0)
+        slope_x = tl.zeros([BD], tl.float32)
+        slope_p = 0.0
+    acc = tl.zeros([BD], tl.float32)
+    slope = 0.0
+    for first in range(start, stop, BE):
+        e = first + tl.arange(0, BE)
+        there = e < stop
+        mask = there[:, None] & inside[None, :]
+        at = tl.load(set_edge + e, mask=there, other=0).to(tl.int64)
+        i = tl.load(set_destination + e, mask=there, other=0).to(tl.int64)
+        j = tl.load(set_source + e, mask=there, other=0).to(tl.int64)
+        a = tl.load(edge_weight + at, mask=there, other=0.0)
+        dl = tl.load(edge_slope + at, mask=there, other=0.0)
+        big = a[:, None] * tl.load(h + i[:, None] * width + d[None, :], mask=mask, other=0.0).to(tl.float32)
+        xj = tl.load(x + j[:, None] * x_stride + d[None, :], mask=mask, other=0.0).to(tl.float32)  # [BE, BD]
+        p = tl.sum(xj * u[None, :], 1)
+        if TRIPLE:
+            big += dl[:, None] * w[None, :]
+            slope_x += tl.sum(dl[:, None] * xj, 0)
+            slope_p += tl.sum(dl * p, 0)
+        acc += tl.sum(tl.sum(big * u[None, :], 1)[:, None] * xj + p[:, None] * big, 0)
+        slope += tl.sum(dl, 0)
+    if TRIPLE:
+        tl.store(dw + segment.to(tl.int64) * width + d, slope_x - 2 * slope_p * u, mask=inside)
+    part = tl.load(seg_part + segment).to(tl.int64)
+    if part >= 0:
+        tl.store(part_sum + part * width + d, -2 * acc, mask=inside)
+        tl.store(part_slope + part, slope)
+    else:
+        tl.store(dc + row, slope)
+        acc = tl.load(du + row * width + d, mask=inside, other=0.0) - 2 * acc
+        tl.store(du + row * width + d, acc, mask=inside)
+
+
+@triton.jit
+def _add_shared(
+    part_sum, shared, shared_ptr, base, out, base_stride, width, BASE: tl.constexpr, BD: tl.constexpr
+):  # fmt: skip
+    """out_row = (base_row +) the partial results of its segments, in order."""
+    row = tl.load(shared + tl.program_id(0)).to(tl.int64)
+    first, last = tl.load(shared_ptr + tl.program_id(0)), tl.load(shared_ptr + tl.program_id(0) + 1)
+    d = tl.arange(0, BD)
+    inside = d < width
+    acc = tl.zeros([BD], tl.float32)
+    for part in range(first, last):
+        acc += tl.load(part_sum + part * width + d, mask=inside, other=0.0)
+    if BASE:
+        acc += tl.load(base + row * base_stride + d, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * width + d, acc.to(out.dtype.element_ty), mask=inside)
+
+
+def _segments(ptr: Tensor) -> _Segments:
+    count = ((ptr.diff() + SEGMENT - 1) // SEGMENT).clamp(min=1)
+    rows = torch.arange(len(count), device=ptr.device)
+    row = torch.repeat_interleave(rows, count)
+    number = torch.arange(len(row), device=ptr.device) - (count.cumsum(0) - count)[row]
+    start = ptr[row] + number * SEGMENT
+    stop = torch.minimum(start + SEGMENT, ptr[row + 1])
+    several = count[row] > 1
+    part = torch.where(several, several.cumsum(0) - 1, -1)
+    shared = (count > 1).nonzero().squeeze(1)
+    shared_ptr = torch.cat([count.new_zeros(1), count[shared].cumsum(0)])
+    return _Segments(row.int(), start.int(), stop.int(), part.int(), shared.int(), shared_ptr)
+
+
+def _schedule(index: Sequence[Tensor], num_sets: int) -> _Schedule:
+    dst_ptr, _, _, src_ptr, src_destination, src_set = index[:6]
+    if dst_ptr not in _schedules:
+        by_set = torch.argsort(src_set, stable=True)
+        counts = torch.bincount(src_set, minlength=num_sets)
+        set_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        source = torch.repeat_interleave(
+            torch.arange(len(src_ptr) - 1, device=src_ptr.device), src_ptr.diff()
+        )
+        _schedules[dst_ptr] = _Schedule(
+            _segments(dst_ptr),
+            _segments(src_ptr),
+            _segments(set_ptr),
+            by_set.int(),
+            source[by_set].int(),
+            src_destination[by_set],
+        )
+    return _schedules[dst_ptr]
+
+
+def _blocks(width: int) -> dict[str, int]:
+    block = triton.next_power_of_2(width)
+    return {"BE": max(1, TILE // block), "BD": block}
+
+
+def _parts(segments: _Segments, width: int, like: Tensor) -> Tensor:
+    return like.new_empty(
+        int((segments.part >= 0).sum()) if len(segments.shared) else 0, width, dtype=torch.float32
+    )
+
+
+def relation_reflection_forward(
+    z: Sequence[Tensor],
+    lse: Tensor,
+    logits: Tensor,
+    reflectors: Tensor,
+    neighbor_vectors: Tensor | None,
+    index: Sequence[Tensor],
+    activation: str,
+) -> None:
+    """Fill z_1 ... z_L [N, d] and lse [L, N], given z_0, logits [L, U], reflectors [U, d] and the graph's index."""
+    width = reflectors.shape[1]
+    segments = _schedule(index, reflectors.shape[0]).by_destination
+    sums = _parts(segments, width, lse)
+    peaks, totals = lse.new_empty(2, len(sums))
+    triple, tanh = neighbor_vectors is not None, activation == "tanh"
+    for layer in range(len(logits)):
+        source, target = z[layer], z[layer + 1]
+        vector = logits if neighbor_vectors is None else neighbor_vectors[layer]
+        if len(segments.row):
+            _forward[(len(segments.row),)](
+                source, reflectors, logits[layer], vector, target, lse[layer], sums, peaks, totals,
+                *segments[:4], index[1], index[2], source.stride(0), target.stride(0), width,
+                TRIPLE=triple, TANH=tanh, **_blocks(width),
+            )  # fmt: skip
+        if len(segments.shared):
+            _forward_shared[(len(segments.shared),)](
+                sums, peaks, totals, *segments[4:], target, lse[layer], target.stride(0), width,
+                TANH=tanh, BD=_blocks(width)["BD"],
+            )  # fmt: skip
+
+
+def relation_reflection_backward(
+    grads: Sequence[Tensor | None],
+    z: Sequence[Tensor],
+    lse: Tensor,
+    logits: Tensor,
+    reflectors: Tensor,
+    neighbor_vectors: Tensor | None,
+    index: Sequence[Tensor],
+    activation: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The gradient of the chain, given dL/dz_k (None where z_k got none but the chain's).
+
+    Returns:
+        dx [N, d] in the dtype of z, du [U, d], dc [L, U] and dw [L, d] or None in float32.
+    """
+    width, layers = reflectors.shape[1], len(logits)
+    schedule = _schedule(index, reflectors.shape[0])
+    by_source, by_set = schedule.by_source, schedule.by_set
+    triple, tanh, blocks = neighbor_vectors is not None, activation == "tanh", _blocks(width)
+    upstream = grads[layers]
+    assert upstream is not None
+    h = z[0].new_empty(z[0].shape)
+    along = lse.new_empty(lse.shape[1])
+    weight, slope = lse.new_empty(2, index[4].numel())
+    source_sums, set_sums = _parts(by_source, width, lse), _parts(by_set, width, lse)
+    set_slopes = lse.new_empty(len(set_sums))
+    du = torch.zeros_like(reflectors, dtype=torch.float32)
+    dc = torch.zeros_like(logits)
+    dw = None if neighbor_vectors is None else torch.zeros_like(neighbor_vectors)
+    set_vectors = lse.new_empty(len(by_set.row) if triple else 0, width)
+    for layer in reversed(range(layers)):
+        x, direct = z[layer], grads[layer]
+        vector = logits if neighbor_vectors is None else neighbor_vectors[layer]
+        dx = h.new_empty(h.shape)
+        if len(along):
+            _through_activation[(len(along),)](
+                upstream, z[layer + 1], h, along, upstream.stride(0), z[layer + 1].stride(0), width,
+                TANH=tanh, BD=blocks["BD"],
+            )  # fmt: skip
+            _backward_source[(len(by_source.row),)](
+                x, reflectors, logits[layer], vector, h, along, lse[layer], x if direct is None else direct, dx,
+                source_sums, weight, slope, *by_source[:4], index[4], index[5],
+                x.stride(0), 0 if direct is None else direct.stride(0), width,
+                TRIPLE=triple, DIRECT=direct is not None, **blocks,
+            )  # fmt: skip
+        if len(by_source.shared):
+            _add_shared[(len(by_source.shared),)](
+                source_sums, *by_source[4:], dx if direct is None else direct, dx,
+                0 if direct is None else direct.stride(0), width, BASE=direct is not None, BD=blocks["BD"],
+            )  # fmt: skip
+        if len(by_set.row):
+            _backward_set[(len(by_set.row),)](
+                x, reflectors, vector, h, du, dc[layer], set_vectors, set_sums, set_slopes, weight, slope,
+                *by_set[:4], schedule.set_edge, schedule.set_source, schedule.set_destination, x.stride(0), width,
+                TRIPLE=triple, **blocks,
+            )  # fmt: skip
+        if len(by_set.shared):
+            _add_shared[(len(by_set.shared),)](
+                set_sums, *by_set[4:], du, du, width, width, BASE=True, BD=blocks["BD"]
+            )
+            _add_shared[(len(by_set.shared),)](
+                set_slopes, *by_set[4:], dc[layer], dc[layer], 1, 1, BASE=False, BD=1
+            )
+        if dw is not None:
+            dw[layer] = set_vectors.sum(0)
+        upstream = dx
+    return upstream, du, dc, dw
