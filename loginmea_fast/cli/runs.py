@@ -10,7 +10,7 @@ __all__ = ["fresh_run_directory"]
 
 
 def fresh_run_directory(name: str, parent: str = "runs") -> Path:
-    """A path under `parent` that is not taken: the name, made fit for a path, and the time, and a number where two start in one second."""
+    """A path under `parent` that is not taken: name and time, and a number where two start in one second."""
     stem = f"{re.sub(r'[^A-Za-z0-9_.]+', '-', name).strip('-')}-{time.strftime('%Y%m%d-%H%M%S')}"
     path, number = Path(parent) / stem, 1
     while path.exists():

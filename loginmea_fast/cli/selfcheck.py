@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from loginmea_fast import ops
 from loginmea_fast.errors import BackendError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.ops import _launch
+from loginmea_fast.ops.low_rank_fusion import modality_scale
 
 __all__ = ["Check", "Serving", "self_check", "serving"]
 
@@ -28,12 +30,12 @@ Call = Callable[[Sequence[Tensor], str], Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class Case:
-    """An operator on tensors: `call(tensors, backend)` returns its results."""
+    """An operator on tensors: `call(tensors, backend)` returns its results; some choose their backend themselves."""
 
     op: str
     tensors: list[Tensor]
     call: Call
-    has_backends: bool = True
+    takes_backend: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,14 @@ class Serving:
 def serving(devices: Sequence[str]) -> Iterator[Serving]:
     """Ask every operator on every device and dtype which backend answers; the answers themselves are not looked at."""
     for device, dtype, case in _cases(devices):
-        if not case.has_backends:
-            continue
         with torch.no_grad(), _launch.watch_choices() as choices, contextlib.suppress(Exception):
             case.call(case.tensors, "auto")  # that it fails, if it does, is for the self-check to tell
         chosen = _backends(choices)
-        others = {name: _reason(case, name) for name in _NATIVE if name != chosen}
+        others: dict[str, str | None]
+        if case.takes_backend:
+            others = {name: _reason(case, name) for name in _NATIVE if name != chosen}
+        else:
+            others = {name: reason for choice in choices for name, reason in choice.passed_over.items()}
         yield Serving(case.op, device, _name(dtype), chosen, others)
 
 
@@ -86,7 +90,8 @@ def self_check(devices: Sequence[str]) -> Iterator[Check]:
         choices: list[_launch.Choice] = []
         try:
             # The formula sees what the backend sees: inputs already rounded to the dtype in question.
-            truth = _results(case, [t.double() for t in case.tensors], "reference")
+            with _formula_only():
+                truth = _results(case, [t.double() for t in case.tensors], "reference")
             with _launch.watch_choices() as choices:
                 found = _results(case, case.tensors, "auto")
             error = max(_relative_error(f, t) for f, t in zip(found, truth, strict=True))
@@ -94,6 +99,20 @@ def self_check(devices: Sequence[str]) -> Iterator[Check]:
             problem = f"{type(failure).__name__}: {failure}"
         seconds = time.perf_counter() - started
         yield Check(case.op, device, _name(dtype), _backends(choices), error, BOUNDS[dtype], seconds, problem)
+
+
+@contextlib.contextmanager
+def _formula_only() -> Iterator[None]:
+    """Let the formula answer operators that take no backend, too."""
+    before = os.environ.get("LOGINMEA_BACKEND")
+    os.environ["LOGINMEA_BACKEND"] = "reference"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["LOGINMEA_BACKEND"]
+        else:
+            os.environ["LOGINMEA_BACKEND"] = before
 
 
 def _backends(choices: Sequence[_launch.Choice]) -> str:
@@ -157,13 +176,13 @@ def _cases_of(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
         "relation_reflectors",
         [normal(2 * _RELATIONS, d)],
         lambda t, _: [ops.relation_reflectors(t[0], graph)],
-        has_backends=False,
+        takes_backend=False,
     )
     yield Case(
         "neighbor_mean",
         [normal(_ENTITIES, d)],
         lambda t, _: [ops.neighbor_mean(t[0], graph)],
-        has_backends=False,
+        takes_backend=False,
     )
     unit = torch.nn.functional.normalize(normal(sets, d).double(), dim=1).to(dtype)
     yield Case(
@@ -188,6 +207,11 @@ def _cases_of(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
             normal(1, d),
         ],
         lambda t, backend: [ops.low_rank_fusion(t[:3], t[3:6], t[6], t[7], backend=backend)],
+    )
+    yield Case(
+        "modality_scale",
+        [*(normal(_PAIRS, d) for _ in range(modalities)), normal(1, d)],
+        lambda t, backend: [modality_scale(t[:3], t[3], backend=backend)],
     )
     sides = [normal(_PAIRS, d), normal(_PAIRS, d)]
     yield Case(

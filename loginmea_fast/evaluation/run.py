@@ -43,8 +43,8 @@ def load_run(
     Args:
         path: the run directory.
         pair: the data it was trained on; read from where its configuration says unless given.
-        overrides: configuration that does not change the model: device, backend, csls_k, candidates, and `path` where the
-            data has moved.
+        overrides: configuration that does not change the model: device, backend, csls_k, candidates, and `path`
+            where the data has moved.
 
     Raises:
         ConfigError: no run directory, or an unknown key.
