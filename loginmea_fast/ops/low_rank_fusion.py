@@ -37,8 +37,8 @@ def low_rank_fusion(
 
         y = sum_k o_k prod_m ( [1 | t_m] W_m^(k) ) + b ,    t_m = row_scale_m x_m
 
-    Nothing of size rank x rows x width exists unless `keep_products` asks for it. Results, gradients included, repeat
-    bit for bit on one machine, whatever the number of threads. Under autocast, inputs and factors are cast to its dtype.
+    Nothing of size rank x rows x width exists unless `keep_products` asks for it. On the CPU results, gradients
+    included, repeat bit for bit for any number of threads. Under autocast, inputs and factors are cast to its dtype.
 
     Args:
         inputs: M tensors x_m [B, d_m], float32, float64 or bfloat16; the last dimension is best contiguous.
@@ -60,12 +60,7 @@ def low_rank_fusion(
             the modality.
         BackendError: the backend asked for by name cannot serve.
     """
-    inputs, factors = list(inputs), list(factors)
-    device_type = inputs[0].device.type if inputs and isinstance(inputs[0], Tensor) else "cpu"
-    if torch.is_autocast_enabled(device_type):
-        dtype = torch.get_autocast_dtype(device_type)
-        inputs = [x.to(dtype) for x in inputs]
-        factors = [w.to(dtype) for w in factors]
+    inputs, factors = _autocast(inputs), _autocast(factors)
     _launch.check_backend_name(backend)
     _check(inputs, factors, rank_weights, bias, row_scale)
     if precision is not None and precision not in PRECISIONS:
@@ -95,7 +90,7 @@ def modality_scale(inputs: Sequence[Tensor], query: Tensor | None = None, backen
         InputError: a shape, dtype or device does not fit; the message names the modality.
         BackendError: the backend asked for by name cannot serve.
     """
-    inputs = list(inputs)
+    inputs = _autocast(inputs)
     _launch.check_backend_name(backend)
     _check_inputs(inputs)
     if query is not None:
@@ -109,6 +104,15 @@ def modality_scale(inputs: Sequence[Tensor], query: Tensor | None = None, backen
         _launch.check_shape("query", query, (1, width), "[1, width]")
         _check_small("query", query, inputs[0])
     return _modality_scale(inputs, query, backend)
+
+
+def _autocast(tensors: Sequence[Tensor]) -> list[Tensor]:
+    def cast(tensor: Tensor) -> Tensor:
+        device = tensor.device.type
+        wanted = torch.is_autocast_enabled(device) and tensor.dtype != torch.float64
+        return tensor.to(torch.get_autocast_dtype(device)) if wanted else tensor
+
+    return [cast(t) if isinstance(t, Tensor) else t for t in tensors]
 
 
 def _check_inputs(inputs: list[Tensor]) -> None:
@@ -191,7 +195,8 @@ def _low_rank_fusion(
         del alive
         return y, products
     kept = products if keep_products else None
-    y = reference.low_rank_fusion_forward(inputs, factors, rank_weights, bias, row_scale, kept)
+    with _own_dtypes(inputs[0]):
+        y = reference.low_rank_fusion_forward(inputs, factors, rank_weights, bias, row_scale, kept)
     return y, products
 
 
@@ -240,9 +245,10 @@ def _low_rank_fusion_backward(
         )  # fmt: skip
         del alive
         return [*dx, *dw, *(wide.to(g.dtype) for wide, g in zip(small, (do, db, dr), strict=True))]
-    dx, dw, *rest = reference.low_rank_fusion_backward(
-        grad, inputs, factors, rank_weights, row_scale, products if products.numel() else None
-    )
+    with _own_dtypes(inputs[0]):
+        dx, dw, *rest = reference.low_rank_fusion_backward(
+            grad, inputs, factors, rank_weights, row_scale, products if products.numel() else None
+        )
     for place, gradient in zip(gradients, [*dx, *dw, *rest], strict=True):
         if place.numel() and gradient is not None:
             place.copy_(gradient)
@@ -334,7 +340,8 @@ def _modality_scale(inputs: Sequence[Tensor], query: Tensor | None, backend: str
         r = _new_scale(inputs)
         _load_cpu().modality_scale_forward(*_cpu_rows(x), _address(q), r.data_ptr(), *_cpu_row_sizes(x))
         return r
-    return reference.modality_scale([_sums(x) for x in inputs], None if query is None else _sums(query))
+    with _own_dtypes(inputs[0]):
+        return reference.modality_scale([_sums(x) for x in inputs], None if query is None else _sums(query))
 
 
 def _new_scale(inputs: Sequence[Tensor]) -> Tensor:
@@ -360,7 +367,8 @@ def _modality_scale_backward(
             *_cpu_row_sizes(x),
         )  # fmt: skip
         return [*dx, wide_dq.to(dq.dtype)]
-    dx, dq_or_none = reference.modality_scale_backward(grad, inputs, query)
+    with _own_dtypes(inputs[0]):
+        dx, dq_or_none = reference.modality_scale_backward(grad, inputs, query)
     return [
         *dx,
         inputs[0].new_empty(0) if dq_or_none is None or query is None else dq_or_none.to(query.dtype),
@@ -395,6 +403,11 @@ _modality_scale.register_autograd(_scale_backward, setup_context=_setup_scale_co
 
 def _choose(op: str, first: Tensor, backend: str) -> str:
     return _launch.choose_backend(op, backend, {"cpu": lambda: _launch.native_reason(first, "cpu")})
+
+
+def _own_dtypes(first: Tensor) -> torch.autocast:
+    """Autocast has done its part when it cast the arguments; it must not round the sums as well."""
+    return torch.autocast(first.device.type, enabled=False)
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:

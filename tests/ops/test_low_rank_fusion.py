@@ -1,0 +1,492 @@
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from loginmea_fast.errors import BackendError, InputError
+from loginmea_fast.ops.low_rank_fusion import low_rank_fusion, modality_scale
+from loginmea_fast.reference import low_rank_fusion as reference
+from tests.helpers.compare import TOLERANCE, assert_close
+
+ops = importlib.import_module("loginmea_fast.ops.low_rank_fusion")
+
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+# rows, rank, widths of the modalities, out width; the last two have more rows than a block of any kernel
+SHAPES = (
+    (0, 2, (3, 5), 4),
+    (1, 1, (1,), 1),
+    (7, 3, (5,), 63),
+    (6, 2, (128, 300, 301), 16),
+    (13, 1, (3, 17), 301),
+    (50, 3, (1, 2, 3, 4, 5), 1),
+    (33, 8, (63, 63, 63), 63),
+    (1030, 2, (20, 33), 65),
+    (400, 2, (65, 64, 63), 130),
+)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    _skip_unless_served(name, torch.float32)
+    return name
+
+
+def _device(backend: str) -> str:
+    return "cuda" if backend in ("cuda", "triton") and torch.cuda.is_available() else "cpu"
+
+
+def _skip_unless_served(backend: str, dtype: torch.dtype) -> None:
+    """Skip with the reason that users would read."""
+    one = torch.zeros(1, 1, dtype=dtype, device=_device(backend))
+    try:
+        low_rank_fusion([one], [one.expand(1, 2, 1)], one, one, backend=backend)
+    except BackendError as error:
+        if "building" in str(error):
+            raise  # a kernel that does not compile is no reason to skip its tests
+        pytest.skip(str(error))
+
+
+def _case(
+    rows: int, rank: int, widths: tuple[int, ...], out: int, dtype: torch.dtype, device: str = "cpu"
+) -> dict[str, list[Tensor]]:
+    """Arguments of a scale at which every term counts, and no bias that would hide small errors."""
+    generator = torch.Generator().manual_seed(rows + rank + out)
+
+    def normal(*shape: int, scale: float = 1.0) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64) * scale
+
+    small = torch.float32 if dtype == torch.bfloat16 else dtype
+    case = {
+        "inputs": [normal(rows, width) for width in widths],
+        "factors": [normal(rank, width + 1, out, scale=(width + 1) ** -0.5) for width in widths],
+        "rank_weights": [normal(1, rank)],
+        "bias": [torch.zeros(1, out, dtype=torch.float64)],
+        "row_scale": [normal(rows, len(widths)).abs() + 0.1],
+        "upstream": [normal(rows, out)],
+    }
+    wide = {"rank_weights", "bias", "row_scale"}
+    return {
+        name: [t.to(device, small if name in wide else dtype) for t in tensors]
+        for name, tensors in case.items()
+    }
+
+
+def _run(function, case: dict[str, list[Tensor]], scaled: bool = True, **options):
+    """Output and all gradients, by name."""
+    names = ["inputs", "factors", "rank_weights", "bias", *(["row_scale"] if scaled else [])]
+    leaves = {name: [t.detach().requires_grad_() for t in case[name]] for name in names}
+    y = function(
+        leaves["inputs"],
+        leaves["factors"],
+        leaves["rank_weights"][0],
+        leaves["bias"][0],
+        leaves["row_scale"][0] if scaled else None,
+        **options,
+    )
+    flat = [(f"{name}[{i}]", t) for name in names for i, t in enumerate(leaves[name])]
+    gradients = torch.autograd.grad(y, [t for _, t in flat], case["upstream"][0])
+    return y.detach(), {name: g for (name, _), g in zip(flat, gradients, strict=True)}
+
+
+def _truth(case: dict[str, list[Tensor]], scaled: bool = True):
+    """The same by the plain formula in float64, from the same rounded arguments."""
+    double = {name: [t.to("cpu", torch.float64) for t in tensors] for name, tensors in case.items()}
+    return _run(reference.low_rank_fusion, double, scaled)
+
+
+def _assert_same(actual, expected, dtype: torch.dtype) -> None:
+    bounds = rank_bounds = None
+    if dtype == torch.bfloat16:
+        # Every factor of a product brings its own rounding. The gradient of the rank weights is an inner product of
+        # many terms of both signs: their roundings do not shrink with its value.
+        factors = sum(name.startswith("factors") for name in expected[1])
+        bounds = tuple(bound * max(1.0, factors / 3) for bound in TOLERANCE[dtype])
+        rank_bounds = (6e-2, 6e-2)
+    assert_close(actual[0], expected[0], "output", dtype=dtype, bounds=bounds)
+    for name, gradient in expected[1].items():
+        assert_close(
+            actual[1][name],
+            gradient,
+            f"gradient to {name}",
+            dtype=dtype,
+            bounds=rank_bounds if name.startswith("rank_weights") else bounds,
+        )
+
+
+@pytest.mark.parametrize("scaled", [True, False], ids=["scaled", "plain"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_output_and_gradients_are_those_of_the_formula(backend, shape, dtype, scaled) -> None:
+    _skip_unless_served(backend, dtype)
+    case = _case(*shape, dtype, _device(backend))
+    actual = _run(low_rank_fusion, case, scaled, backend=backend)
+    assert actual[0].dtype == dtype
+    _assert_same(actual, _truth(case, scaled), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_kept_products_give_the_same_gradients(backend, shape, dtype) -> None:
+    _skip_unless_served(backend, dtype)
+    case = _case(*shape, dtype, _device(backend))
+    actual = _run(low_rank_fusion, case, backend=backend, keep_products=True)
+    _assert_same(actual, _truth(case), dtype)
+
+
+def test_the_two_derivations_agree() -> None:
+    for scaled in (True, False):
+        case = _case(1030, 3, (5, 6, 7), 4, torch.float64)  # more rows than a block
+        expected = _truth(case, scaled)
+        small = [case[name][0] for name in ("rank_weights", "bias")]
+        scale = case["row_scale"][0] if scaled else None
+        for keep in (False, True):
+            products = torch.empty(3, 3, 1030, 4, dtype=torch.float64) if keep else None
+            y = reference.low_rank_fusion_forward(case["inputs"], case["factors"], *small, scale, products)
+            dx, dw, *rest = reference.low_rank_fusion_backward(
+                case["upstream"][0], case["inputs"], case["factors"], small[0], scale, products
+            )
+            gradients = [*dx, *dw, *rest[:2], *([rest[2]] if scaled else [])]
+            _assert_same((y, dict(zip(expected[1], gradients, strict=True))), expected, torch.float64)
+
+
+def test_the_formula_is_the_sum_over_ranks_of_products() -> None:
+    case = _case(3, 2, (2, 4), 5, torch.float64)
+    t = [x * case["row_scale"][0][:, m, None] for m, x in enumerate(case["inputs"])]
+    one = torch.ones(3, 1, dtype=torch.float64)
+    expected = case["bias"][0].expand(3, 5).clone()
+    for k in range(2):
+        p = [torch.cat([one, v], dim=1) @ w[k] for v, w in zip(t, case["factors"], strict=True)]
+        expected += case["rank_weights"][0][0, k] * p[0] * p[1]
+    assert_close(
+        reference.low_rank_fusion(
+            case["inputs"],
+            case["factors"],
+            case["rank_weights"][0],
+            case["bias"][0],
+            case["row_scale"][0],
+        ),
+        expected,
+        "output",
+    )
+
+
+def test_a_projection_or_a_rank_weight_of_zero(backend) -> None:
+    """Gradients are products of the other factors, never quotients."""
+    case = _case(9, 3, (4, 5, 6), 7, torch.float32, _device(backend))
+    case["factors"][1].zero_()
+    case["rank_weights"][0][0, 1] = 0.0
+    for keep in (False, True):
+        actual = _run(low_rank_fusion, case, backend=backend, keep_products=keep)
+        _assert_same(actual, _truth(case), torch.float32)
+    case["factors"][1][0, 0] = 1.0
+    _assert_same(_run(low_rank_fusion, case, backend=backend), _truth(case), torch.float32)
+
+
+def test_strided_arguments_and_an_expanded_gradient(backend) -> None:
+    device = _device(backend)
+    case = _case(20, 2, (31, 31), 9, torch.float32, device)
+    wide = torch.randn(20, 100, device=device)
+    case["inputs"] = [wide[:, 3:34], wide[:, 38:100:2]]
+    case["factors"] = [torch.randn(9, 32, 2, device=device).permute(2, 1, 0) / 5 for _ in range(2)]
+    case["row_scale"] = [torch.rand(2, 20, device=device).T]
+    case["upstream"] = [torch.randn(1, 1, device=device).expand(20, 9)]
+    _assert_same(_run(low_rank_fusion, case, backend=backend), _truth(case), torch.float32)
+    case["inputs"][0] = torch.randn(1, 31, device=device).expand(20, 31)
+    _assert_same(_run(low_rank_fusion, case, backend=backend), _truth(case), torch.float32)
+
+
+def test_only_the_gradients_asked_for(backend) -> None:
+    case = _case(9, 2, (4, 5), 7, torch.float32, _device(backend))
+    expected = _truth(case)[1]
+    for wanted in ("inputs[1]", "factors[0]", "rank_weights[0]", "bias[0]", "row_scale[0]"):
+        tensors = {
+            f"{name}[{i}]": t.detach().clone() for name, group in case.items() for i, t in enumerate(group)
+        }
+        tensors[wanted].requires_grad_()
+        y = low_rank_fusion(
+            [tensors["inputs[0]"], tensors["inputs[1]"]],
+            [tensors["factors[0]"], tensors["factors[1]"]],
+            tensors["rank_weights[0]"],
+            tensors["bias[0]"],
+            tensors["row_scale[0]"],
+            backend=backend,
+        )
+        y.backward(case["upstream"][0])
+        assert_close(tensors[wanted].grad, expected[wanted], wanted)
+        assert all(t.grad is None for name, t in tensors.items() if name != wanted)
+
+
+def test_nan_is_not_hidden(backend) -> None:
+    case = _case(40, 2, (20, 20), 33, torch.float32, _device(backend))
+    case["inputs"][1][7, 3] = math.nan
+    y, gradients = _run(low_rank_fusion, case, backend=backend)
+    assert y[7].isnan().all()
+    assert not y[:7].isnan().any()
+    assert not y[8:].isnan().any()
+    assert gradients["factors[0]"].isnan().any()
+
+
+@pytest.mark.parametrize("options", [{}, {"keep_products": True}, {"precision": "bfloat16"}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_bitwise_the_same_with_one_thread_and_two(dtype, options) -> None:
+    case = _case(900, 3, (70, 40, 64), 90, dtype)
+    answers = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3, 2):
+            torch.set_num_threads(count)
+            y, gradients = _run(low_rank_fusion, case, **options)
+            scale = modality_scale(case["inputs"])
+            answers.append([y, *gradients.values(), scale])
+    finally:
+        torch.set_num_threads(threads)
+    for answer in answers[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(answer, answers[0], strict=True))
+
+
+def test_gradcheck(backend) -> None:
+    _skip_unless_served(backend, torch.float64)
+    case = _case(5, 2, (3, 4, 2), 3, torch.float64, _device(backend))
+    names = ("inputs", "factors", "rank_weights", "bias", "row_scale")
+    leaves = [t.requires_grad_() for name in names for t in case[name]]
+    for keep in (False, True):
+        assert torch.autograd.gradcheck(
+            lambda *t, keep=keep: low_rank_fusion(t[:3], t[3:6], *t[6:], backend, keep_products=keep), leaves
+        )
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("keep", [False, True])
+def test_opcheck(backend, keep, scaled) -> None:
+    case = _case(6, 2, (3, 4), 5, torch.float32, _device(backend))
+    for group in case.values():
+        for t in group:
+            t.requires_grad_()
+    scale = case["row_scale"][0] if scaled else None
+    arguments = (case["inputs"], case["factors"], case["rank_weights"][0], case["bias"][0], scale)
+    torch.library.opcheck(ops._low_rank_fusion, (*arguments, keep, "ieee", backend))
+    plain = [[t.detach() for t in a] if isinstance(a, list) else a for a in arguments]
+    plain[2:] = [None if t is None else t.detach() for t in plain[2:]]
+    products = torch.empty(0, device=_device(backend))
+    for inputs_needed, factors_needed in ((True, True), (True, False), (False, True), (False, False)):
+        torch.library.opcheck(
+            ops._low_rank_fusion_backward,
+            (
+                case["upstream"][0].detach(),
+                *plain,
+                products,
+                inputs_needed,
+                factors_needed,
+                "ieee",
+                backend,
+            ),
+        )
+
+
+def test_torch_compile_sees_one_operator() -> None:
+    case = _case(6, 2, (3, 3), 5, torch.float32)
+
+    def step(*inputs: Tensor) -> Tensor:
+        scale = modality_scale(inputs)
+        return 2 * low_rank_fusion(inputs, case["factors"], case["rank_weights"][0], case["bias"][0], scale)
+
+    x = [t.requires_grad_() for t in case["inputs"]]
+    expected = torch.autograd.grad(step(*x).square().sum(), x)
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for a, e in zip(torch.autograd.grad(compiled(*x).square().sum(), x), expected, strict=True):
+        assert_close(a, e.double(), "gradient")
+
+
+def test_autocast_casts_inputs_and_factors(backend) -> None:
+    _skip_unless_served(backend, torch.bfloat16)
+    device = _device(backend)
+    case = _case(10, 2, (6, 7), 5, torch.float32, device)
+    small = [case[name][0] for name in ("rank_weights", "bias", "row_scale")]
+    with torch.autocast(device, torch.bfloat16):
+        y = low_rank_fusion(
+            [case["inputs"][0].bfloat16(), case["inputs"][1]], case["factors"], *small, backend
+        )
+    cast = [[t.bfloat16() for t in case[name]] for name in ("inputs", "factors")]
+    assert torch.equal(y, low_rank_fusion(*cast, *small, backend))
+
+
+def test_a_second_derivative_is_refused() -> None:
+    case = _case(4, 1, (3,), 2, torch.float64)
+    x = case["inputs"][0].requires_grad_()
+    y = low_rank_fusion([x], case["factors"], case["rank_weights"][0], case["bias"][0])
+    with pytest.raises(BackendError, match=r"reference\.low_rank_fusion\.low_rank_fusion"):
+        torch.autograd.grad(y.sum(), x, create_graph=True)
+    with pytest.raises(BackendError, match=r"reference\.low_rank_fusion\.modality_scale"):
+        torch.autograd.grad(modality_scale([x]).sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "bfloat16"])
+def test_products_of_lower_precision_keep_float32_sums(backend, precision) -> None:
+    if precision == "bfloat16" and backend == "triton":
+        _skip_unless_served(backend, torch.bfloat16)
+    case = _case(90, 3, (300, 300, 300), 63, torch.float32, _device(backend))
+    actual = _run(low_rank_fusion, case, backend=backend, precision=precision)
+    assert actual[0].dtype == torch.float32
+    exact = precision == "ieee" or (precision == "tf32" and _device(backend) == "cpu")
+    # Each operand is rounded once, to 2^-9; three factors multiply their errors' share, sums average them.
+    _assert_same(actual, _truth(case), torch.float32 if exact else torch.bfloat16)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("rows", "widths"), [(0, (3, 3)), (1, (1,)), (7, (63, 63, 63)), (300, (301, 301))])
+def test_modality_scale_is_the_formula(backend, rows, widths, dtype) -> None:
+    _skip_unless_served(backend, dtype)
+    x = [torch.randn(rows, width).to(dtype) * 2 for width in widths]
+    small = torch.float32 if dtype == torch.bfloat16 else dtype
+    query, upstream = torch.randn(1, widths[0], dtype=small), torch.randn(rows, len(widths), dtype=small)
+    for q in (query, None):
+        leaves = [t.detach().requires_grad_() for t in (*x, *([] if q is None else [q]))]
+        truth = [t.detach().double().requires_grad_() for t in leaves]
+        m = len(x)
+        r = modality_scale(leaves[:m], None if q is None else leaves[m], backend)
+        expected = reference.modality_scale(truth[:m], None if q is None else truth[m])
+        assert r.dtype == small
+        assert_close(r, expected, "scale")
+        # The softmax of one modality is 1 whatever its query: that gradient is 0 but for its rounding.
+        for a, e in zip(
+            torch.autograd.grad(r, leaves, upstream),
+            torch.autograd.grad(expected, truth, upstream.double()),
+            strict=True,
+        ):
+            if e.numel() and e.abs().max() < 1e-12:
+                assert a.abs().max() < 1e-5
+            else:
+                assert_close(a, e, "gradient", dtype=dtype)
+
+
+def test_modality_scale_gradcheck_and_opcheck() -> None:
+    x = [torch.randn(5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    query = torch.randn(1, 4, dtype=torch.float64, requires_grad=True)
+    for backend in ("reference", "cpu"):
+        _skip_unless_served(backend, torch.float64)
+        assert torch.autograd.gradcheck(lambda q, *v, b=backend: modality_scale(v, q, b), (query, *x))
+        assert torch.autograd.gradcheck(lambda *v, b=backend: modality_scale(v, None, b), x)
+        torch.library.opcheck(ops._modality_scale, (x, query, backend))
+        torch.library.opcheck(ops._modality_scale, (x, None, backend))
+
+
+def test_the_two_derivations_of_the_scale_agree() -> None:
+    x = [torch.randn(6, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    query = torch.randn(1, 4, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(6, 3, dtype=torch.float64)
+    for q in (query, None):
+        expected = torch.autograd.grad(
+            reference.modality_scale(x, q), [*x, *([] if q is None else [q])], upstream
+        )
+        dx, dq = reference.modality_scale_backward(upstream, [v.detach() for v in x], q)
+        for a, e in zip([*dx, *([] if dq is None else [dq])], expected, strict=True):
+            assert_close(a, e, "gradient")
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_row_of_zeros_is_fused_without_nan(backend, dtype) -> None:
+    _skip_unless_served(backend, dtype)
+    case = _case(6, 2, (5, 5), 4, dtype)
+    case["inputs"][1][2] = 0.0
+    case["inputs"][0][3], case["inputs"][1][3] = 0.0, 0.0
+    x, query = [t.requires_grad_() for t in case["inputs"]], torch.ones(1, 5, dtype=dtype, requires_grad=True)
+    scale = modality_scale(x, query, backend)
+    y = low_rank_fusion(x, case["factors"], case["rank_weights"][0], case["bias"][0], scale, backend)
+    gradients = torch.autograd.grad(y.square().sum(), [*x, query])
+    assert y.isfinite().all()
+    # A zero row is scaled by 1 / 1e-12, so its own gradient is large; it must be finite.
+    assert all(g.isfinite().all() for g in gradients)
+
+
+PEAK = """
+import resource, torch
+from loginmea_fast.ops import low_rank_fusion
+def run(rows):
+    x = [torch.randn(rows, 200, requires_grad=True) for _ in range(3)]
+    w = [torch.randn(8, 201, 200, requires_grad=True) for _ in range(3)]
+    y = low_rank_fusion(x, w, torch.ones(1, 8), torch.zeros(1, 200), backend="cpu")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    y.backward(torch.ones(1, 1).expand(rows, 200))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+run(500)
+print(run(20000) * 1024)
+"""
+
+
+def test_backward_needs_little_beside_its_results() -> None:
+    _skip_unless_served("cpu", torch.float32)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    results = 4 * (3 * 20000 * 200 + 3 * 8 * 201 * 200)
+    dense_gradient = 4 * 20000 * 200  # the expanded one, made contiguous
+    products = 4 * 8 * 20000 * 200  # of one modality, had they been formed
+    extra = int(done.stdout) - results - dense_gradient
+    assert extra < 40e6 < products
+
+
+GOOD = {
+    "inputs": [torch.ones(3, 4), torch.ones(3, 5)],
+    "factors": [torch.ones(2, 5, 6), torch.ones(2, 6, 6)],
+    "rank_weights": torch.ones(1, 2),
+    "bias": torch.ones(1, 6),
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"inputs": [], "factors": []}, "at least one modality"),
+        ({"factors": GOOD["factors"][:1]}, "2 inputs and 1 factors"),
+        ({"inputs": [torch.ones(3, 4), torch.ones(3, 4)]}, r"factors\[1\] must have shape \[2, 5, 6\]"),
+        ({"inputs": [torch.ones(3, 4), torch.ones(2, 5)]}, r"inputs\[1\] has 2, inputs\[0\] has 3"),
+        ({"inputs": [torch.ones(3, 4), torch.ones(3)]}, r"inputs\[1\] must have shape"),
+        ({"inputs": [torch.ones(3, 4), [[1.0]]]}, r"inputs\[1\] must be a tensor"),
+        ({"inputs": [torch.ones(3, 4), torch.ones(3, 5).double()]}, r"inputs\[1\] float64"),
+        ({"inputs": [torch.ones(3, 4), torch.ones(3, 5).long()]}, r"inputs\[1\] must have dtype"),
+        (
+            {"factors": [torch.ones(2, 5, 6), torch.ones(3, 6, 6)]},
+            r"factors\[1\] must have shape \[2, 6, 6\]",
+        ),
+        (
+            {"factors": [torch.ones(2, 5, 6), torch.ones(2, 6, 7)]},
+            r"factors\[1\] must have shape \[2, 6, 6\]",
+        ),
+        ({"factors": [torch.ones(5, 6), torch.ones(2, 6, 6)]}, r"factors\[0\] must have shape"),
+        ({"factors": [torch.ones(2, 5, 6), torch.ones(2, 6, 6).double()]}, r"factors\[1\] float64"),
+        ({"factors": [torch.ones(0, 5, 6), torch.ones(0, 6, 6)]}, "must be positive"),
+        ({"rank_weights": torch.ones(2)}, r"rank_weights must have shape \[1, 2\]"),
+        ({"rank_weights": torch.ones(1, 2).double()}, "rank_weights must have dtype float32"),
+        ({"bias": torch.ones(6)}, r"bias must have shape \[1, 6\]"),
+        ({"row_scale": torch.ones(3, 3)}, r"row_scale must have shape \[3, 2\]"),
+        ({"row_scale": torch.ones(3)}, r"row_scale must have shape \[3, 2\]"),
+        ({"row_scale": torch.ones(3, 2, device="meta")}, "one device"),
+        ({"backend": "gpu"}, "backend must be one of"),
+        ({"precision": "half"}, "precision must be None or one of"),
+    ],
+)
+def test_bad_input_is_named(arguments, message) -> None:
+    with pytest.raises(InputError, match=message):
+        low_rank_fusion(**{**GOOD, **arguments})
+
+
+def test_bad_input_of_the_scale_is_named() -> None:
+    for inputs, query, message in (
+        ([], None, "at least one modality"),
+        (GOOD["inputs"], torch.ones(1, 4), r"inputs\[1\] has 5, inputs\[0\] has 4"),
+        (GOOD["inputs"][:1], torch.ones(4), r"query must have shape \[1, 4\]"),
+        (GOOD["inputs"][:1], torch.ones(1, 4).double(), "query must have dtype float32"),
+    ):
+        with pytest.raises(InputError, match=message):
+            modality_scale(inputs, query)
