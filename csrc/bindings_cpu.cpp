@@ -3,6 +3,7 @@
 #include "common/cpu_features.h"
 #include "cpu/alignment_search.h"
 #include "cpu/contrastive_loss.h"
+#include "cpu/graph_mean.h"
 #include "cpu/low_rank_fusion.h"
 #include "cpu/measure.h"
 #include "cpu/memory.h"
@@ -25,10 +26,13 @@ PYBIND11_MODULE(loginmea_cpu, m) {
   bind(m, "prefer_huge_pages", &prefer_huge_pages);
   bind(m, "relation_reflection_backward", &relation_reflection_backward);
   bind(m, "relation_reflection_forward", &relation_reflection_forward);
+  bind(m, "row_sums", &row_sums);
   bind(m, "search_cosines", &search_cosines);
   bind(m, "search_counts", &search_counts);
   bind(m, "search_lists", &search_lists);
   bind(m, "search_norms", &search_norms);
   bind(m, "search_pack", &search_pack);
   bind(m, "search_packed_bytes", &search_packed_bytes);
+  bind(m, "unit_reflectors", &unit_reflectors);
+  bind(m, "unit_reflectors_backward", &unit_reflectors_backward);
 }

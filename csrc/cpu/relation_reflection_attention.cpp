@@ -29,6 +29,7 @@
 #include "elementwise.h"
 #include "lanes.h"
 #include "memory.h"
+#include "rows.h"
 
 namespace loginmea {
 namespace {
@@ -47,37 +48,6 @@ struct Rows {
   int64_t stride;
   T* operator[](int64_t row) const { return data + row * stride; }
 };
-
-enum class Use : int { read = 0, write = 1 };
-
-// Asks for a row that is used a few rows later: hardware foresees the next line, but not the next row. Inlined by
-// force: GCC takes a function that only prefetches for one without effect and drops the call.
-template <Use use = Use::read, class T>
-inline __attribute__((always_inline)) void prefetch_row(const T* row, int64_t width) {
-#if defined(__GNUC__)
-  const char* bytes = reinterpret_cast<const char*>(row);
-  for (int64_t b = 0; b < width * static_cast<int64_t>(sizeof(T)); b += 64) {
-    __builtin_prefetch(bytes + b, static_cast<int>(use));
-  }
-#else
-  (void)row, (void)width;
-#endif
-}
-
-template <class A, class T, class S>
-A dot(const T* a, const S* b, int64_t width) {
-  Lanes<A> sum{};
-  over_row<A>(width, [&](int64_t c, auto part) { sum += load<A>(a + c, part) * load<A>(b + c, part); });
-  return total<A>(sum);
-}
-
-// sum += factor * row
-template <class A, class T>
-void add_row(A factor, const T* row, A* sum, int64_t width) {
-  over_row<A>(width, [&](int64_t c, auto part) {
-    store(sum + c, load<A>(sum + c, part) + factor * load<A>(row + c, part), part);
-  });
-}
 
 struct Graph {
   int64_t entities, edges, sets;
@@ -357,8 +327,7 @@ void forward(const Graph& g, int64_t width, const Addresses& z, const Strides& z
 #pragma omp simd
             for (int64_t k = 0; k < width; ++k) target[k] = T(hyperbolic_tangent(sum[k]));
           } else {
-#pragma omp simd
-            for (int64_t k = 0; k < width; ++k) target[k] = T(sum[k]);
+            store_row(A(1), sum, target, width);
           }
         });
   }
@@ -628,9 +597,7 @@ class Backward {
     if (l.h_below != nullptr) {
       l.d_below[j] = through_activation(total, l.x[j], tanh_, l.h_below + j * width_, width_);
     } else {
-      T* dx = l.dx + j * width_;
-#pragma omp simd
-      for (int64_t c = 0; c < width_; ++c) dx[c] = T(total[c]);
+      store_row(A(1), total, l.dx + j * width_, width_);
     }
   }
 
@@ -674,7 +641,7 @@ class Backward {
     for (int64_t part = 0; part < own_.parts(); ++part) {
       if (own_.meets(part, s)) add_row(A(1), &du_[own_.row(part, s) * pitch_], sum, width_);
     }
-    for (int64_t c = 0; c < width_; ++c) du[s * width_ + c] = T(sum[c]);
+    store_row(A(1), sum, du + s * width_, width_);
   }
 
   static constexpr int64_t kSetParts = 32;

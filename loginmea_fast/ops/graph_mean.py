@@ -1,7 +1,8 @@
 """Means over the graph: relation reflectors (DESIGN 2.2) and neighbour means (2.5).
 
-Both are products with a sparse matrix of fixed values, which the vendor's sparse library computes at the speed of
-memory; the gradient is the product with the transpose, kept beside it, so that sums run in a fixed order both ways.
+Both are products with a sparse matrix of fixed values whose transpose is kept beside it, so that the gradient is such
+a product too and sums run in a fixed order both ways. On the CPU kernels of this package compute them, with the
+normalisation and the division inside; elsewhere the vendor's sparse library does.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import warnings
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.ops._launch import check_float, check_shape
+from loginmea_fast.ops._launch import check_float, check_shape, choose_backend, native_reason
 
 # PyTorch calls its CSR tensors beta at first use; the two products below are covered by this project's tests.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning)
 
 __all__ = ["neighbor_mean", "relation_reflectors", "sparse_product"]
+
+# What is no longer than this has no direction.
+_EPS = 1e-12
 
 
 def relation_reflectors(relation_embedding: Tensor, graph: AlignmentGraph) -> Tensor:
@@ -41,17 +44,9 @@ def relation_reflectors(relation_embedding: Tensor, graph: AlignmentGraph) -> Te
         "relation_embedding", relation_embedding, (2 * graph.num_relations, None), "[2 x relations, width]"
     )
     _check_device("relation_embedding", relation_embedding, graph)
-    total = sparse_product(
-        graph.set_rel_ptr,
-        graph.set_relation,
-        graph.set_count,
-        graph.rel_ptr,
-        graph.rel_set,
-        graph.rel_count,
-        relation_embedding,
-    )
-    # The mean's divisor cancels in the direction, so the sum is normalised; a zero sum stays zero.
-    return F.normalize(total, dim=1, eps=1e-12)
+    members = graph.set_rel_ptr, graph.set_relation, graph.set_count
+    reflectors, _ = _reflectors(*members, graph.rel_ptr, graph.rel_set, graph.rel_count, relation_embedding)
+    return reflectors
 
 
 def neighbor_mean(x: Tensor, graph: AlignmentGraph) -> Tensor:
@@ -70,13 +65,18 @@ def neighbor_mean(x: Tensor, graph: AlignmentGraph) -> Tensor:
     check_float("x", x)
     check_shape("x", x, (graph.num_entities, None), "[entities, width]")
     _check_device("x", x, graph)
-    ones = x.new_ones(graph.num_edges, dtype=torch.float32)
-    total = sparse_product(
-        graph.dst_ptr, graph.dst_source, ones, graph.src_ptr, graph.src_destination, ones, x
-    )
-    size = graph.neighborhood_size[:, None]
     # One's own row is added unless a self loop has brought it in already.
-    return torch.addcmul(total, size - graph.degrees()[:, None], x) / size
+    own = graph.neighborhood_size - graph.degrees()
+    return _neighborhood_mean(
+        graph.dst_ptr,
+        graph.dst_source,
+        graph.src_ptr,
+        graph.src_destination,
+        own.int(),
+        graph.neighborhood_size,
+        graph.visit_order,
+        x,
+    )
 
 
 def _check_device(name: str, tensor: Tensor, graph: AlignmentGraph) -> None:
@@ -86,17 +86,73 @@ def _check_device(name: str, tensor: Tensor, graph: AlignmentGraph) -> None:
         )
 
 
+def _native(op: str, x: Tensor) -> Any:
+    """The CPU library where it can serve, else None."""
+    if choose_backend(op, "auto", {"cpu": lambda: native_reason(x, "cpu")}) != "cpu":
+        return None
+    from loginmea_fast import native
+
+    return native.load("cpu")
+
+
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _row_sums(
+    ptr: Tensor,
+    index: Tensor,
+    x: Tensor,
+    value: Tensor | None = None,
+    out_scale: Tensor | None = None,
+    in_scale: Tensor | None = None,
+    own: Tensor | None = None,
+    order: Tensor | None = None,
+) -> Tensor:
+    """Sums of rows of x, see csrc/cpu/graph_mean.h; scales and `own` in the dtype of the sums."""
+    rows = ptr.numel() - 1
+    library = _native("row_sums", x)
+    if library is not None and (value is None or value.dtype == torch.float32):
+        from loginmea_fast import native
+
+        x = x if x.stride(1) == 1 and x.stride(0) >= x.shape[1] else x.contiguous()
+        y = x.new_empty(rows, x.shape[1])
+        index, value = index.contiguous(), None if value is None else value.contiguous()
+        library.row_sums(
+            native.dtype_code(x.dtype),
+            rows, x.shape[1],
+            ptr.data_ptr(), index.data_ptr(), index.element_size(), _address(order),
+            _address(value), _address(out_scale), _address(in_scale), _address(own),
+            x.data_ptr(), x.stride(0), y.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return y
+    # Sums of half precision are kept in float32; the vendor's CPU product has no bfloat16.
+    wide = x.to(_sum_dtype(x))
+    if in_scale is not None:
+        wide = wide * in_scale[:, None]
+    value = wide.new_ones(index.numel()) if value is None else value.to(wide.dtype)
+    matrix = torch.sparse_csr_tensor(
+        ptr, index.long(), value, size=(rows, x.shape[0]), check_invariants=False
+    )
+    total = matrix @ wide.contiguous()
+    if own is not None:
+        total = torch.addcmul(total, own[:, None], wide)
+    if out_scale is not None:
+        total = total * out_scale[:, None]
+    return total.to(x.dtype)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
 @torch.library.custom_op("loginmea_fast::sparse_product", mutates_args=())
 def sparse_product(
     ptr: Tensor, index: Tensor, value: Tensor, t_ptr: Tensor, t_index: Tensor, t_value: Tensor, x: Tensor
 ) -> Tensor:
     """Rows ptr/index/value of a sparse matrix times x; t_* is the same matrix transposed, for the gradient."""
-    # Sums of half precision are kept in float32; the vendor's CPU product has no bfloat16.
-    wide = x if x.dtype == torch.float64 else x.float()
-    matrix = torch.sparse_csr_tensor(
-        ptr, index.long(), value.to(wide.dtype), size=(ptr.numel() - 1, x.shape[0]), check_invariants=False
-    )
-    return (matrix @ wide.contiguous()).to(x.dtype)
+    return _row_sums(ptr, index, x, value)
 
 
 @sparse_product.register_fake
@@ -106,13 +162,141 @@ def _(
     return x.new_empty(ptr.shape[0] - 1, x.shape[1])
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _save_matrix(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:6])
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _sparse_product_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     ptr, index, value, t_ptr, t_index, t_value = ctx.saved_tensors
     return *[None] * 6, sparse_product(t_ptr, t_index, t_value, ptr, index, value, grad)
 
 
-sparse_product.register_autograd(_backward, setup_context=_save_for_backward)
+sparse_product.register_autograd(_sparse_product_backward, setup_context=_save_matrix)
+
+
+@torch.library.custom_op("loginmea_fast::neighborhood_mean", mutates_args=())
+def _neighborhood_mean(
+    ptr: Tensor,
+    index: Tensor,
+    t_ptr: Tensor,
+    t_index: Tensor,
+    own: Tensor,
+    size: Tensor,
+    order: Tensor,
+    x: Tensor,
+) -> Tensor:
+    """Sum over neighbours, plus `own` times one's own row, over `size`."""
+    dtype = _sum_dtype(x)
+    return _row_sums(ptr, index, x, out_scale=1 / size.to(dtype), own=own.to(dtype), order=order)
+
+
+@torch.library.custom_op("loginmea_fast::neighborhood_mean_backward", mutates_args=())
+def _neighborhood_mean_backward(
+    t_ptr: Tensor, t_index: Tensor, own: Tensor, size: Tensor, order: Tensor, grad: Tensor
+) -> Tensor:
+    """The product with the transpose."""
+    dtype = _sum_dtype(grad)
+    return _row_sums(t_ptr, t_index, grad, in_scale=1 / size.to(dtype), own=own.to(dtype), order=order)
+
+
+@_neighborhood_mean.register_fake
+def _(ptr, index, t_ptr, t_index, own, size, order, x):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@_neighborhood_mean_backward.register_fake
+def _(t_ptr, t_index, own, size, order, grad):  # type: ignore[no-untyped-def]
+    return torch.empty_like(grad, memory_format=torch.contiguous_format)
+
+
+def _save_neighborhood(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[2:7])
+
+
+def _through_neighborhood(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *[None] * 7, _neighborhood_mean_backward(*ctx.saved_tensors, grad)
+
+
+_neighborhood_mean.register_autograd(_through_neighborhood, setup_context=_save_neighborhood)
+
+
+@torch.library.custom_op("loginmea_fast::relation_reflectors", mutates_args=())
+def _reflectors(
+    ptr: Tensor,
+    relation: Tensor,
+    count: Tensor,
+    t_ptr: Tensor,
+    t_set: Tensor,
+    t_count: Tensor,
+    relation_embedding: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Unit rows u [U, d] and 1 / max(|p|, eps) [U]. The mean's divisor cancels in the direction: p is the sum."""
+    sets, width = ptr.numel() - 1, relation_embedding.shape[1]
+    library = _native("relation_reflectors", relation_embedding)
+    dtype = _sum_dtype(relation_embedding)
+    if library is not None:
+        from loginmea_fast import native
+
+        relations = relation_embedding.contiguous()
+        reflectors, reciprocal = relations.new_empty(sets, width), relations.new_empty(sets, dtype=dtype)
+        library.unit_reflectors(
+            native.dtype_code(relations.dtype),
+            sets, width,
+            ptr.data_ptr(), relation.data_ptr(), count.data_ptr(),
+            relations.data_ptr(), reflectors.data_ptr(), reciprocal.data_ptr(), _EPS,
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return reflectors, reciprocal
+    total = _row_sums(ptr, relation, relation_embedding.to(dtype), count)
+    reciprocal = 1 / total.norm(dim=1).clamp_min(_EPS)
+    return (total * reciprocal[:, None]).to(relation_embedding.dtype), reciprocal
+
+
+@torch.library.custom_op("loginmea_fast::relation_reflectors_backward", mutates_args=())
+def _reflectors_backward(
+    grad: Tensor, reflectors: Tensor, reciprocal: Tensor, t_ptr: Tensor, t_set: Tensor, t_count: Tensor
+) -> Tensor:
+    """Dp = (g - (g . u) u) / |p|, summed over the sets of each relation."""
+    relations, width = t_ptr.numel() - 1, reflectors.shape[1]
+    library = _native("relation_reflectors", reflectors)
+    if library is not None:
+        from loginmea_fast import native
+
+        grad, result = grad.contiguous(), reflectors.new_empty(relations, width)
+        library.unit_reflectors_backward(
+            native.dtype_code(reflectors.dtype),
+            relations, len(reflectors), width,
+            t_ptr.data_ptr(), t_set.data_ptr(), t_count.data_ptr(),
+            grad.data_ptr(), reflectors.data_ptr(), reciprocal.data_ptr(), _EPS, result.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return result
+    g, u = grad.to(reciprocal.dtype), reflectors.to(reciprocal.dtype)
+    # A set no longer than eps was divided by a constant.
+    along = torch.where(reciprocal >= 1 / _EPS, 0.0, (g * u).sum(1))
+    dp = (g - along[:, None] * u) * reciprocal[:, None]
+    return _row_sums(t_ptr, t_set, dp, t_count).to(reflectors.dtype)
+
+
+@_reflectors.register_fake
+def _(ptr, relation, count, t_ptr, t_set, t_count, relation_embedding):  # type: ignore[no-untyped-def]
+    sets = ptr.shape[0] - 1
+    reflectors = relation_embedding.new_empty(sets, relation_embedding.shape[1])
+    return reflectors, relation_embedding.new_empty(sets, dtype=_sum_dtype(relation_embedding))
+
+
+@_reflectors_backward.register_fake
+def _(grad, reflectors, reciprocal, t_ptr, t_set, t_count):  # type: ignore[no-untyped-def]
+    return reflectors.new_empty(t_ptr.shape[0] - 1, reflectors.shape[1])
+
+
+def _save_reflectors(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*output, *inputs[3:6])
+
+
+def _through_reflectors(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    return *[None] * 6, _reflectors_backward(grad, *ctx.saved_tensors)
+
+
+_reflectors.register_autograd(_through_reflectors, setup_context=_save_reflectors)
