@@ -30,33 +30,37 @@ def _random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(*shape).to(dtype).requires_grad_()
 
 
-def _graph(num_entities: int = 64, num_relations: int = 5) -> lf.AlignmentGraph:
-    triples = torch.stack(
-        [torch.randint(high, (300,)) for high in (num_entities, num_relations, num_entities)], 1
+def _graph() -> lf.AlignmentGraph:
+    """A thousand entities and a hub that is everybody's neighbour by one relation: rows and sets long and short."""
+    hub = torch.stack(
+        [torch.zeros(1000, dtype=torch.int64), torch.zeros(1000, dtype=torch.int64), torch.arange(1000)], 1
     )
-    return lf.AlignmentGraph.from_triples(triples, num_entities, num_relations)
+    others = torch.stack([torch.randint(high, (300,)) for high in (1000, 5, 1000)], 1)
+    return lf.AlignmentGraph.from_triples(torch.cat([hub, others]), 1000, 5)
 
 
 def relation_reflection_attention(dtype: torch.dtype) -> None:
-    """Both modes, both epilogues, narrow, odd and usual widths."""
+    """Both modes, both epilogues, narrow, odd and usual widths, one layer and several."""
     graph = _graph()
     for width in (63, 128, 300):
-        for triple_mode in (False, True):
-            x, reflectors = (
-                _random(64, width, dtype=dtype),
-                _random(graph.num_relation_sets, width, dtype=dtype),
-            )
-            logits = _random(graph.num_relation_sets, dtype=dtype)
-            neighbor = _random(width, dtype=dtype) if triple_mode else None
-            for activation in (None, "tanh"):
+        shape = graph.num_relation_sets, width
+        x, reflectors = _random(graph.num_entities, width, dtype=dtype), _random(*shape, dtype=dtype)
+        logits, vectors = _random(2, shape[0], dtype=dtype), _random(2, width, dtype=dtype)
+        common = {"backend": "triton", "relation_vector": vectors[1]}
+        for activation in (None, "tanh"):
+            for neighbor in (None, vectors):
+                first = None if neighbor is None else neighbor[0]
                 y = lf.ops.relation_reflection_attention(
-                    x, reflectors, logits, graph, neighbor, activation=activation, backend="triton"
+                    x, reflectors, logits[0], graph, first, activation, **common
                 )
-                y.sum().backward()
+                z = lf.ops.relation_reflection_layers(
+                    x, reflectors, logits, graph, neighbor, activation, backend="triton"
+                )
+                (y.sum() + z.sum()).backward()
 
 
 def low_rank_fusion(dtype: torch.dtype) -> None:
-    """One to four modalities, with and without row scales."""
+    """One to four modalities, with and without row scales; three in each precision, products kept or not."""
     for widths in ((300,), (300, 300), (300, 300, 300), (63, 128, 300, 1)):
         inputs = [_random(96, width, dtype=dtype) for width in widths]
         factors = [_random(8, width + 1, 300, dtype=dtype) for width in widths]
@@ -65,6 +69,19 @@ def low_rank_fusion(dtype: torch.dtype) -> None:
             lf.ops.low_rank_fusion(
                 inputs, factors, weights, bias, row_scale=scale, backend="triton"
             ).sum().backward()
+        if len(widths) == 3:
+            for precision in ("tf32", "bfloat16"):
+                for keep in (False, True):
+                    lf.ops.low_rank_fusion(
+                        inputs,
+                        factors,
+                        weights,
+                        bias,
+                        scale,
+                        "triton",
+                        precision=precision,
+                        keep_products=keep,
+                    ).sum().backward()
 
 
 def contrastive_loss(dtype: torch.dtype) -> None:
@@ -155,9 +172,10 @@ def _line(kernel) -> str:  # type: ignore[no-untyped-def]
     name, warps, shared = kernel.metadata.name, kernel.metadata.num_warps, kernel.metadata.shared
     arguments = kernel.src.fn.arg_names
     choices = " ".join(f"{arguments[path[0]]}={value}" for path, value in kernel.src.constants.items())
-    pointers = " ".join(
-        dict.fromkeys(kind[1:] for kind in kernel.src.signature.values() if kind.startswith("*"))
-    )
+    kinds = [
+        k for kind in kernel.src.signature.values() for k in (kind if isinstance(kind, tuple) else (kind,))
+    ]
+    pointers = " ".join(dict.fromkeys(kind[1:] for kind in kinds if kind.startswith("*")))
     used = f"{warps:2} warps  {registers:3} registers  {stack:4} B local  {shared:6} B shared"
     return f"{name:28} {used}  {pointers}  {choices}"
 
