@@ -1,7 +1,7 @@
 // The CUDA library's one face to Python: a line a function.
 #include "common/bind.h"
-#include "cuda/contrastive_loss.h"
 #include "cuda/alignment_search.h"
+#include "cuda/contrastive_loss.h"
 
 PYBIND11_MODULE(loginmea_cuda, m) {
   using namespace loginmea;

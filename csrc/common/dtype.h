@@ -20,17 +20,6 @@ inline const char* name_of(DType dtype) {
   return "an unknown dtype";
 }
 
-inline std::int64_t size_of(DType dtype) {
-  switch (dtype) {
-    case DType::f32: return 4;
-    case DType::f64: return 8;
-    case DType::bf16:
-    case DType::f16: return 2;
-  }
-  throw std::invalid_argument("dtype code " + std::to_string(static_cast<int>(dtype)) +
-                              " is none of 0 (float32), 1 (float64), 2 (bfloat16), 3 (float16)");
-}
-
 // The upper half of a float32. Storage only: arithmetic happens in float.
 struct bf16 {
   std::uint16_t bits;
