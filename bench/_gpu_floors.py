@@ -27,7 +27,7 @@ def environment(run: Run) -> None:
         "nvcc": _told("nvcc", "--version"),
         "compute_sanitizer": shutil.which("compute-sanitizer"),
     }
-    if run.device.type == "cuda":
+    if run.device.type == "cuda" and torch.cuda.is_available():
         card = torch.cuda.get_device_properties(run.device)
         row |= {
             "device": card.name,

@@ -129,7 +129,9 @@ def _heading(rows: Sequence[Row], rehearsal: bool) -> list[str]:
     software = f"torch {here.get('torch')}, CUDA {here.get('cuda')}, Python {here.get('python')}"
     if rehearsal:
         return [f"REHEARSAL on the CPU, {software}: nothing here was run on a GPU, and nothing was timed"]
-    card = f"{here.get('device', 'no CUDA device')}, {here.get('memory_gb')} GB, L2 {here.get('l2_mb')} MB"
+    if "device" not in here:
+        return ["no CUDA device", software]
+    card = f"{here['device']}, {here['memory_gb']} GB, L2 {here['l2_mb']} MB"
     return [card, software + f", driver {here.get('driver')}"]
 
 

@@ -253,6 +253,10 @@ class Session:
         with ThreadPoolExecutor(stage.jobs) as pool:
             list(pool.map(lambda task: self._run([task]), self.chosen(stage)))
 
+    def command(self, names: list[str], rows: Path) -> list[str]:
+        """What a child process runs."""
+        return [sys.executable, __file__, "--rows", str(rows), "--scale", self.scale, "--task", *names]
+
     def _run(self, tasks: list[Task]) -> None:
         """Run tasks in one child process, each of whose rows is on disk as soon as it is known."""
         names = [task.name for task in tasks]
@@ -265,10 +269,9 @@ class Session:
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             rows, log = Path(folder) / "rows.jsonl", Path(folder) / "log"
-            command = [sys.executable, __file__, "--rows", str(rows), "--scale", self.scale, "--task", *names]
             with open(log, "wb") as out:
                 process = subprocess.Popen(
-                    command,
+                    self.command(names, rows),
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     env=self.environment,
@@ -314,6 +317,12 @@ class Session:
         capability = next((row["capability"] for row in found if "capability" in row), None)
         if capability:
             self.environment.setdefault("LOGINMEA_CUDA_ARCHS", capability)
+
+    def sound(self) -> bool:
+        """Whether there was a card, or a rehearsal, and nothing failed or came out wrong."""
+        states = {entry.get("status") for entry in [*self.tasks, *self.rows]}
+        there = self.rehearsal or any(row.get("capability") for row in self.rows)
+        return there and not states & {"failed", "timed out", "wrong"}
 
     def _say(self, what: str) -> None:
         print(f"[{time.monotonic() - self.started:5.0f} s] {what}", flush=True)
@@ -423,7 +432,7 @@ def main() -> int:
         session.run()
     finally:
         finish(session)
-    return 0
+    return 0 if session.sound() else 1
 
 
 def _cut_off(session: Session, number: int) -> None:

@@ -1,0 +1,217 @@
+"""bench/gpu.py where there is no GPU: it runs through, claims nothing, and loses no more than the task that fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import _gpu_table, _gpu_work, gpu
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str]:
+    """The record and what was printed."""
+    out = tmp_path_factory.mktemp("rehearsal")
+    command = [sys.executable, str(ROOT / "bench" / "gpu.py"), "--rehearse", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=out)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads((out / "gpu.json").read_text()), done.stdout
+
+
+@pytest.mark.slow
+def test_every_task_is_rehearsed_or_says_that_it_needs_a_gpu(rehearsal: tuple[dict, str]) -> None:
+    record, _ = rehearsal
+    tasks = {task["task"]: task for task in record["tasks"]}
+    assert set(tasks) == {task.name for task in gpu.TASKS.values() if not task.hidden}
+    for task in gpu.TASKS.values():
+        if not task.hidden:
+            expected = "not run" if task.needs_cuda else "ok"
+            assert tasks[task.name]["status"] == expected, tasks[task.name]
+
+
+@pytest.mark.slow
+def test_what_was_rehearsed_is_right(rehearsal: tuple[dict, str]) -> None:
+    record, _ = rehearsal
+    bad = [row for row in record["rows"] if row.get("status", "ok") not in ("ok", "not run", "refused")]
+    assert not bad
+    losses = {row["first_loss"] for row in record["rows"] if "first_loss" in row and row["dtype"] == "tf32"}
+    assert max(losses) - min(losses) < 1e-3, "models that start from the same parameters differ"
+
+
+@pytest.mark.slow
+def test_a_rehearsal_claims_nothing_about_a_gpu(rehearsal: tuple[dict, str]) -> None:
+    record, printed = rehearsal
+    assert record["rehearsal"]
+    assert not any(row.get("ms") or row.get("rate") for row in record["rows"]), "something was timed"
+    assert all(goal["measured"] is None for goal in record["goals"])
+    on_cuda = [row for row in record["rows"] if "cuda" in (row.get("provider"), row.get("backend"))]
+    assert on_cuda
+    assert all(row["status"] == "not run" for row in on_cuda)
+    assert "nothing here was run on a GPU" in printed
+
+
+class Scripted(gpu.Session):
+    """A session whose tasks are scripts in place of the real ones."""
+
+    scripts: dict[str, str]
+
+    def command(self, names: list[str], rows: Path) -> list[str]:
+        head = f"import json, os, time; out = open({str(rows)!r}, 'a', buffering=1); name = {names[0]!r}\n"
+        head += "write = lambda **row: out.write(json.dumps({'task': name, **row}) + '\\n')\n"
+        return [sys.executable, "-c", head + self.scripts[names[0]]]
+
+
+@pytest.fixture
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scripted]:
+    """Make a session of scripts, a task each, all of one stage."""
+
+    def make(budget: float = 100, **scripts: str) -> Scripted:
+        tasks = {f"floors/{name}": gpu.Task(f"floors/{name}", "", limit=3) for name in scripts}
+        card = gpu.Task("environment/card", "")
+        monkeypatch.setattr(gpu, "TASKS", {card.name: card, **tasks})
+        monkeypatch.setattr(gpu, "SHORTEST", 1)
+        session = Scripted("full", budget, tmp_path)
+        session.scripts = {f"floors/{name}": script for name, script in scripts.items()}
+        session.scripts[card.name] = "write(capability='90'); write(finished=True)"
+        return session
+
+    return make
+
+
+def test_a_task_that_hangs_or_dies_costs_itself_alone(
+    scripted: Callable[..., Scripted], tmp_path: Path
+) -> None:
+    session = scripted(
+        hangs="write(found=1)\nos.spawnlp(os.P_NOWAIT, 'sleep', 'sleep', '60')\ntime.sleep(60)",
+        dies="write(found=2)\nos.abort()",
+        cut="write(found=3)\nout.write('{\"task\": ')\nos.abort()",
+        works="write(found=4); write(finished=True)",
+    )
+    start = time.monotonic()
+    session.run()
+    assert time.monotonic() - start < 30
+    record = json.loads((tmp_path / "gpu.json").read_text())
+    states = {task["task"]: task["status"] for task in record["tasks"]}
+    assert states == {
+        "environment/card": "ok",
+        "floors/hangs": "timed out",
+        "floors/dies": "failed",
+        "floors/cut": "failed",
+        "floors/works": "ok",
+    }
+    assert [row["found"] for row in record["rows"] if "found" in row] == [1, 2, 3, 4]
+    assert session.environment["LOGINMEA_CUDA_ARCHS"] == os.environ.get("LOGINMEA_CUDA_ARCHS", "90")
+
+
+def test_what_no_longer_fits_the_budget_is_said(scripted: Callable[..., Scripted]) -> None:
+    session = scripted(budget=4, first="time.sleep(60)", second="write(finished=True)")
+    session.run()
+    states = {task["task"]: (task["status"], task.get("reason", "")) for task in session.tasks}
+    assert states["floors/first"][0] == "timed out"
+    assert states["floors/second"] == ("not run", "the budget is spent")
+
+
+def test_a_run_that_is_cut_off_keeps_what_it_had(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "bench" / "gpu.py"), "--rehearse", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert "environment/card: ok" in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "goals" in printed
+    record = json.loads((tmp_path / "gpu.json").read_text())
+    assert any(row["task"] == "environment/card" for row in record["rows"])
+
+
+def test_without_a_card_nothing_is_tried(scripted: Callable[..., Scripted]) -> None:
+    session = scripted(anything="write(finished=True)")
+    session.scripts["environment/card"] = "write(python='3'); write(finished=True)"
+    session.run()
+    assert not session.sound()
+    assert session.tasks[-1] == {"task": "floors/anything", "status": "not run", "reason": "no CUDA device"}
+
+
+def test_an_unknown_stage_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        gpu.parse(["--stages", "floor"])
+    assert "no stage or task is called floor" in capsys.readouterr().err
+
+
+def test_floating_point_operations_of_the_real_graph() -> None:
+    forward = _gpu_work.fusion_forward(38_960, [300] * 3, 8, 300, 4)
+    assert forward.flop == 2 * 38_960 * 8 * 3 * 301 * 300
+    assert _gpu_work.fusion_backward(38_960, [300] * 3, 8, 300, 4).flop == 2 * forward.flop
+    batches = _gpu_work.loss(3500, 0, 2400, 4) + _gpu_work.loss(1000, 0, 2400, 4)
+    assert batches.flop == 6 * 2400 * (3500**2 + 1000**2)
+
+
+def test_attention_moves_at_least_its_inputs_and_at_most_a_row_an_edge() -> None:
+    graph = _gpu_work.GraphSize(entities=1000, edges=50_000, sets=10)
+    for formula in (_gpu_work.attention_forward, _gpu_work.attention_backward):
+        work = formula(graph, 300, 2, 4)
+        rows = 2 * graph.entities * 300 * 4
+        assert 2 * rows < work.bytes < work.gathered
+        per_edge = 2 * (graph.edges - graph.entities) * 300 * 4
+        assert work.gathered - work.bytes == pytest.approx(per_edge, rel=1e-6)
+
+
+def test_fractions_and_goals_of_known_rows() -> None:
+    floors = [
+        {"task": "floors", "floor": name, "rate": rate, "unit": ""}
+        for name, rate in (("copy", 2000), ("tf32", 400))
+    ]
+    alone = {
+        "task": "operators/low_rank_fusion", "op": "low_rank_fusion", "provider": "cuda", "dtype": "tf32", "case": "",
+        "alone": True, "status": "ok", "ms": [1.0, 4.0], "flop": [3.2e11, 6.4e11], "bytes": [1e9, 2e9],
+        "gathered": [1e9, 2e9],
+    }  # fmt: skip
+    rows = _gpu_table.with_fractions([*floors, alone])
+    assert rows[-1]["of_products"] == [0.8, 0.4]
+    assert rows[-1]["of_bytes"] == [0.5, 0.25]
+    reached = {goal["goal"]: goal["reached"] for goal in _gpu_table.goals(rows, rehearsal=False)}
+    assert reached["fusion forward, share of the tf32 rate"] is True
+    assert reached["fusion backward, share of the tf32 rate"] is False
+    assert reached["training step on zh_en in tf32, ms"] is None
+
+
+def test_a_generated_graph_has_a_hub_and_all_of_its_triples() -> None:
+    from bench._gpu_graphs import generated
+
+    triples = generated(500, 20, 4000, hub=0.1)
+    assert triples.shape == (4000, 3)
+    assert triples[:, [0, 2]].max() < 500
+    assert triples[:, 1].max() < 20
+    assert np.bincount(triples[:, 0]).max() >= 400
+
+
+def test_a_pack_is_the_data_set(
+    dataset: Callable[[str], Path], data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import _gpu_graphs
+    from loginmea_fast import data
+
+    directory = dataset(_gpu_graphs.PACKED["zh_en"])
+    monkeypatch.setenv("LOGINMEA_DATA", str(data_root))
+    monkeypatch.setattr(_gpu_graphs, "PACKED", {"zh_en": _gpu_graphs.PACKED["zh_en"]})
+    (path,) = _gpu_graphs.pack_all(tmp_path)
+    assert path.stat().st_size < 4e6
+    found = _gpu_graphs.problem("zh_en", cache=tmp_path)
+    pair = data.load(directory, modalities=["attribute"], bag_size=_gpu_graphs.BAG)
+    graph = pair.graph()
+    assert (found.graph.num_entities, found.graph.num_edges, found.graph.num_relation_sets) == _gpu_work.ZH_EN
+    assert all((a == b).all() for a, b in zip(found.graph.index, graph.index, strict=True))
+    assert (found.links == pair.links).all()
+    bag = pair.features["attribute"].values
+    assert (found.attributes.to_dense()[:, : bag.shape[1]] == bag.to_dense()).all()
