@@ -66,7 +66,8 @@ def low_rank_fusion(
     if precision is not None and precision not in PRECISIONS:
         raise InputError(f"precision must be None or one of {', '.join(PRECISIONS)}; got {precision!r}")
     keep = keep_products and torch.is_grad_enabled()
-    y, _ = _low_rank_fusion(inputs, factors, rank_weights, bias, row_scale, keep, precision or "", backend)
+    precision = precision or _default_precision(inputs[0].device)
+    y, _ = _low_rank_fusion(inputs, factors, rank_weights, bias, row_scale, keep, precision, backend)
     return y
 
 
@@ -104,6 +105,12 @@ def modality_scale(inputs: Sequence[Tensor], query: Tensor | None = None, backen
         _launch.check_shape("query", query, (1, width), "[1, width]")
         _check_small("query", query, inputs[0])
     return _modality_scale(inputs, query, backend)
+
+
+def _default_precision(device: torch.device) -> str:
+    if device.type != "cuda":
+        return "ieee"
+    return {"highest": "ieee", "high": "tf32", "medium": "bfloat16"}[torch.get_float32_matmul_precision()]
 
 
 def _autocast(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -185,7 +192,9 @@ def _low_rank_fusion(
 ) -> tuple[Tensor, Tensor]:
     """Output and kept products [K, M, B, d], that of the first modality times o_k, or an empty tensor."""
     y, products = _new_outputs(inputs, factors, keep_products)
-    if _choose("low_rank_fusion", inputs[0], backend) == "cpu":
+    kept = products if keep_products else None
+    chosen = _choose(inputs[0], backend)
+    if chosen == "cpu":
         arguments, alive = _cpu_operands(inputs, factors, rank_weights, row_scale)
         wide_bias = _sums(bias).contiguous()
         _load_cpu().low_rank_fusion_forward(
@@ -193,10 +202,15 @@ def _low_rank_fusion(
             *_cpu_sizes(inputs, factors, precision),
         )  # fmt: skip
         del alive
-        return y, products
-    kept = products if keep_products else None
-    with _own_dtypes(inputs[0]):
-        y = reference.low_rank_fusion_forward(inputs, factors, rank_weights, bias, row_scale, kept)
+    elif chosen == "triton":
+        from loginmea_fast.kernels import low_rank_fusion as kernels
+
+        kernels.low_rank_fusion_forward(
+            y, inputs, factors, rank_weights, bias, row_scale, kept, _product_precision(inputs[0], precision)
+        )
+    else:
+        with _own_dtypes(inputs[0]):
+            y.copy_(reference.low_rank_fusion_forward(inputs, factors, rank_weights, bias, row_scale, kept))
     return y, products
 
 
@@ -231,12 +245,12 @@ def _low_rank_fusion_backward(
 ) -> list[Tensor]:
     """dx_m, dW_m, do, db, dr in one list; what is not needed is an empty tensor."""
     gradients = _new_gradients(inputs, factors, rank_weights, bias, row_scale, inputs_needed, factors_needed)
-    if _choose("low_rank_fusion", inputs[0], backend) == "cpu":
-        count = len(inputs)
+    count, grad, kept = len(inputs), grad.contiguous(), products if products.numel() else None
+    chosen = _choose(inputs[0], backend)
+    if chosen == "cpu":
         dx, dw, (do, db, dr) = gradients[:count], gradients[count : 2 * count], gradients[2 * count :]
         small = [_sums(g) for g in (do, db, dr)]  # the kernel writes them in the dtype of its sums
         arguments, alive = _cpu_operands(inputs, factors, rank_weights, row_scale)
-        grad = grad.contiguous()
         _load_cpu().low_rank_fusion_backward(
             grad.data_ptr(), *arguments, _address(products),
             [g.data_ptr() for g in dx] if inputs_needed else [],
@@ -245,9 +259,17 @@ def _low_rank_fusion_backward(
         )  # fmt: skip
         del alive
         return [*dx, *dw, *(wide.to(g.dtype) for wide, g in zip(small, (do, db, dr), strict=True))]
+    if chosen == "triton":
+        from loginmea_fast.kernels import low_rank_fusion as kernels
+
+        kernels.low_rank_fusion_backward(
+            grad, inputs, factors, rank_weights, row_scale, kept, gradients,
+            _product_precision(inputs[0], precision),
+        )  # fmt: skip
+        return gradients
     with _own_dtypes(inputs[0]):
         dx, dw, *rest = reference.low_rank_fusion_backward(
-            grad, inputs, factors, rank_weights, row_scale, products if products.numel() else None
+            grad, inputs, factors, rank_weights, row_scale, kept
         )
     for place, gradient in zip(gradients, [*dx, *dw, *rest], strict=True):
         if place.numel() and gradient is not None:
@@ -334,7 +356,7 @@ _low_rank_fusion.register_autograd(_backward, setup_context=_setup_context)
 
 @torch.library.custom_op("loginmea_fast::modality_scale", mutates_args=())
 def _modality_scale(inputs: Sequence[Tensor], query: Tensor | None, backend: str) -> Tensor:
-    if _choose("modality_scale", inputs[0], backend) == "cpu":
+    if _choose_scale(inputs[0], backend) == "cpu":
         x = [_dense_rows(v) for v in inputs]
         q = None if query is None else _sums(query).contiguous()
         r = _new_scale(inputs)
@@ -358,7 +380,7 @@ def _modality_scale_backward(
     grad: Tensor, inputs: Sequence[Tensor], query: Tensor | None, backend: str
 ) -> list[Tensor]:
     """dx_m and dq, the latter empty where there is no query."""
-    if _choose("modality_scale", inputs[0], backend) == "cpu":
+    if _choose_scale(inputs[0], backend) == "cpu":
         x, grad = [_dense_rows(v) for v in inputs], grad.contiguous()
         *dx, dq = _new_scale_gradients(inputs, query)
         q, wide_dq = None if query is None else _sums(query).contiguous(), _sums(dq)
@@ -401,8 +423,31 @@ def _scale_backward(ctx, grad):  # type: ignore[no-untyped-def]
 _modality_scale.register_autograd(_scale_backward, setup_context=_setup_scale_context)
 
 
-def _choose(op: str, first: Tensor, backend: str) -> str:
-    return _launch.choose_backend(op, backend, {"cpu": lambda: _launch.native_reason(first, "cpu")})
+def _choose(first: Tensor, backend: str) -> str:
+    return _launch.choose_backend(
+        "low_rank_fusion",
+        backend,
+        {
+            "cpu": lambda: _launch.native_reason(first, "cpu"),
+            "triton": lambda: _launch.triton_reason(first) or _triton_reason(first.dtype),
+        },
+    )
+
+
+def _triton_reason(dtype: torch.dtype) -> str | None:
+    from loginmea_fast.kernels import low_rank_fusion as kernels
+
+    return kernels.unsupported(dtype)
+
+
+def _choose_scale(first: Tensor, backend: str) -> str:
+    return _launch.choose_backend(
+        "modality_scale", backend, {"cpu": lambda: _launch.native_reason(first, "cpu")}
+    )
+
+
+def _product_precision(first: Tensor, precision: str) -> str:
+    return "bfloat16" if first.dtype == torch.bfloat16 else precision
 
 
 def _own_dtypes(first: Tensor) -> torch.autocast:
