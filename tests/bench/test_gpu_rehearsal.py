@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -155,6 +156,41 @@ def test_floating_point_operations_of_the_real_graph() -> None:
     assert _gpu_work.fusion_backward(38_960, [300] * 3, 8, 300, 4).flop == 2 * forward.flop
     batches = _gpu_work.loss(3500, 0, 2400, 4) + _gpu_work.loss(1000, 0, 2400, 4)
     assert batches.flop == 6 * 2400 * (3500**2 + 1000**2)
+
+
+def test_the_page_has_the_figures_of_the_formulas() -> None:
+    work, graph = _gpu_work, _gpu_work.ZH_EN
+    fusion = graph.entities, [300] * 3, 8, 300
+
+    def rows(itemsize: int) -> dict[str, _gpu_work.Work]:
+        return {
+            "attention, forward": work.attention_forward(graph, 300, 2, itemsize),
+            "attention, backward": work.attention_backward(graph, 300, 2, itemsize),
+            "fusion, forward": work.fusion_forward(*fusion, itemsize),
+            "fusion, backward": work.fusion_backward(*fusion, itemsize),
+            "loss, both batches": work.loss(3500, 0, 2400, itemsize) + work.loss(1000, 0, 2400, itemsize),
+            "whole step": work.step(graph, [2048], [3500, 1000], itemsize=itemsize, nonzeros=634_490),
+        }
+
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    narrow = rows(2)
+    for name, w in rows(4).items():
+        figures = w.flop, w.bytes, w.gathered, narrow[name].bytes
+        assert f"| {name} | {' | '.join(f'{figure / 1e9:.2f}' for figure in figures)} |" in page
+    for pairs in (10_500, 70_000):
+        w = work.ranks(pairs, pairs, 2400, csls=True)
+        figures = " | ".join(f"{figure / 1e9:,.2f}" for figure in w)
+        assert f"| ranks at {pairs:,} pairs | {figures} | |" in page
+
+
+def test_the_page_names_every_stage() -> None:
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    column = {
+        name.strip()
+        for row in re.findall(r"^\| ([a-z, ]+) \|", page, re.MULTILINE)
+        for name in row.split(",")
+    }
+    assert {stage.name for stage in gpu.STAGES} <= column
 
 
 def test_attention_moves_at_least_its_inputs_and_at_most_a_row_an_edge() -> None:
