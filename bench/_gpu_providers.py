@@ -8,6 +8,7 @@ operator without the small products around it: those are held to its floor.
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -76,7 +77,9 @@ def _attention(run: Run, name: str, graph: AlignmentGraph, dtype: torch.dtype) -
     providers: dict[str, Callable[[], Function]] = {"clean": lambda: clean}
     if dtype == torch.float32:
         providers["authors"] = lambda: _authors_attention(run, graph)
-        providers["PyG"] = lambda: _pyg_attention(graph)
+        # PyTorch Geometric comes with the benchmark extra only; the environment's record says whether it is there.
+        if importlib.util.find_spec("torch_geometric") is not None:
+            providers["PyG"] = lambda: _pyg_attention(graph)
     providers |= {b: lambda b=b: functools.partial(_our_attention, graph, b) for b in OURS}
     if dtype == torch.float32:
         providers["torch.compile"] = lambda: run.compiled(clean)

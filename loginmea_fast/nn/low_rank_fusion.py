@@ -95,7 +95,7 @@ class LowRankFusion(nn.Module):
             )
         dtype = inputs[0].dtype
         query = None if self.ent_attn is None else self.ent_attn.weight.to(dtype)
-        row_scale = modality_scale(inputs, query)
+        row_scale = modality_scale(inputs, query, self.backend)
         return low_rank_fusion(
             inputs,
             [factor.to(dtype) for factor in self.factor_list],

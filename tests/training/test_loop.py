@@ -355,7 +355,9 @@ def test_a_disk_that_fills_up_costs_nothing_but_the_epochs_since(tmp_path, monke
 
     monkeypatch.setattr(Trainer, "_save", save_on_a_full_disk)
     try:
-        with pytest.raises(CheckpointError, match=r"last\.safetensors: .*; the earlier file is intact; free 1 MiB"):
+        with pytest.raises(
+            CheckpointError, match=r"last\.safetensors: .*; the earlier file is intact; free 1 MiB"
+        ):
             quiet_fit(out=tmp_path / "full")
         with pytest.raises(CheckpointError, match=r"metrics\.jsonl: .*; the last checkpoint is intact"):
             RunDirectory.open(tmp_path / "full").append_metrics({"event": "x" * 1000})
@@ -429,9 +431,16 @@ CHILD = """
 
 def run_child(out, config, at, number):
     script = textwrap.dedent(CHILD.format(at=at, number=int(number), config=config, out=str(out)))
-    root = Path(__file__).parents[2]
+    # Threads that wait by spinning would make a child many times slower where other processes want the cores too.
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
     return subprocess.run(
-        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
     )
 
 
@@ -491,5 +500,10 @@ def test_signal_handlers_are_put_back(tmp_path, monkeypatch):
 
 def test_without_a_directory_an_interrupt_is_an_interrupt(monkeypatch):
     monkeypatch.setattr(Trainer, "_step", lambda self, epoch: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        quiet_fit()
+    # A process that a shell put into the background ignores SIGINT, and Python then installs no handler of its own.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            quiet_fit()
+    finally:
+        signal.signal(signal.SIGINT, before)
