@@ -193,7 +193,7 @@ def _low_rank_fusion(
     """Output and kept products [K, M, B, d], that of the first modality times o_k, or an empty tensor."""
     y, products = _new_outputs(inputs, factors, keep_products)
     kept = products if keep_products else None
-    chosen = _choose(inputs[0], backend)
+    chosen = _choose(inputs, backend)
     if chosen == "cpu":
         arguments, alive = _cpu_operands(inputs, factors, rank_weights, row_scale)
         wide_bias = _sums(bias).contiguous()
@@ -202,10 +202,8 @@ def _low_rank_fusion(
             *_cpu_sizes(inputs, factors, precision),
         )  # fmt: skip
         del alive
-    elif chosen == "triton":
-        from loginmea_fast.kernels import low_rank_fusion as kernels
-
-        kernels.low_rank_fusion_forward(
+    elif chosen in ("triton", "cuda"):
+        _gpu(chosen).low_rank_fusion_forward(
             y, inputs, factors, rank_weights, bias, row_scale, kept, _product_precision(inputs[0], precision)
         )
     else:
@@ -246,7 +244,7 @@ def _low_rank_fusion_backward(
     """dx_m, dW_m, do, db, dr in one list; what is not needed is an empty tensor."""
     gradients = _new_gradients(inputs, factors, rank_weights, bias, row_scale, inputs_needed, factors_needed)
     count, grad, kept = len(inputs), grad.contiguous(), products if products.numel() else None
-    chosen = _choose(inputs[0], backend)
+    chosen = _choose(inputs, backend)
     if chosen == "cpu":
         dx, dw, (do, db, dr) = gradients[:count], gradients[count : 2 * count], gradients[2 * count :]
         small = [_sums(g) for g in (do, db, dr)]  # the kernel writes them in the dtype of its sums
@@ -259,10 +257,8 @@ def _low_rank_fusion_backward(
         )  # fmt: skip
         del alive
         return [*dx, *dw, *(wide.to(g.dtype) for wide, g in zip(small, (do, db, dr), strict=True))]
-    if chosen == "triton":
-        from loginmea_fast.kernels import low_rank_fusion as kernels
-
-        kernels.low_rank_fusion_backward(
+    if chosen in ("triton", "cuda"):
+        _gpu(chosen).low_rank_fusion_backward(
             grad, inputs, factors, rank_weights, row_scale, kept, gradients,
             _product_precision(inputs[0], precision),
         )  # fmt: skip
@@ -423,21 +419,30 @@ def _scale_backward(ctx, grad):  # type: ignore[no-untyped-def]
 _modality_scale.register_autograd(_scale_backward, setup_context=_setup_scale_context)
 
 
-def _choose(first: Tensor, backend: str) -> str:
+def _choose(inputs: Sequence[Tensor], backend: str) -> str:
+    first = inputs[0]
     return _launch.choose_backend(
         "low_rank_fusion",
         backend,
         {
             "cpu": lambda: _launch.native_reason(first, "cpu"),
-            "triton": lambda: _launch.triton_reason(first) or _triton_reason(first.dtype),
+            "triton": lambda: _launch.triton_reason(first) or _gpu("triton").unsupported(first.dtype),
+            "cuda": lambda: (
+                _launch.native_reason(first, "cuda") or _gpu("cuda").unsupported(first.dtype, len(inputs))
+            ),
         },
     )
 
 
-def _triton_reason(dtype: torch.dtype) -> str | None:
-    from loginmea_fast.kernels import low_rank_fusion as kernels
+def _gpu(backend: str) -> Any:
+    """The module that serves a GPU: the same two functions under each backend."""
+    if backend == "triton":
+        from loginmea_fast.kernels import low_rank_fusion as kernels
 
-    return kernels.unsupported(dtype)
+        return kernels
+    from loginmea_fast.ops import _fusion_cuda
+
+    return _fusion_cuda
 
 
 def _choose_scale(first: Tensor, backend: str) -> str:

@@ -40,6 +40,8 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     _skip_unless_served(name, torch.float32)
     if name == "triton":
         monkeypatch.setattr("loginmea_fast.kernels.low_rank_fusion.DP_BYTES", 1)
+    if name == "cuda":
+        monkeypatch.setattr("loginmea_fast.ops._fusion_cuda.DP_BYTES", 1)
     return name
 
 
