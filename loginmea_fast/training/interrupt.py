@@ -29,11 +29,17 @@ class StopOnSignal:
     """Context in which the first SIGINT or SIGTERM is noted in `received`; the second acts as it did before.
 
     Outside the main thread Python allows no handlers: then, as when not `enabled`, the context changes nothing.
+
+    Attributes:
+        received: the signal that came, or None.
+        at_once: where set, the signal is not noted but raises `TrainingInterrupted` with this message: for work that
+            may be dropped at any moment because all is saved.
     """
 
     def __init__(self, enabled: bool = True) -> None:
         self._enabled = enabled
         self.received: int | None = None
+        self.at_once: str | None = None
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopOnSignal:
@@ -45,8 +51,10 @@ class StopOnSignal:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
         self._restore()
+        if self.at_once is not None:
+            raise TrainingInterrupted(self.at_once, number)
+        self.received = number
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -115,9 +115,11 @@ def fit(
 
 
 def _run(trainer: Trainer, resume: bool, progress: bool | None) -> FitResult:
-    trainer.start(resume)
-    trainer.train(progress)
-    return trainer.finish()
+    with StopOnSignal(trainer.run is not None) as stop:
+        trainer.start(resume)
+        trainer.train(stop, progress)
+        stop.at_once = f"stopped while the test links were measured; {trainer.how_to_go_on()}"
+        return trainer.finish()
 
 
 @dataclass
@@ -230,28 +232,27 @@ class Trainer:
 
     # Training.
 
-    def train(self, progress: bool | None = None) -> None:
+    def train(self, stop: StopOnSignal, progress: bool | None = None) -> None:
         """Run the epochs that are left.
 
         Raises:
-            TrainingInterrupted: a signal came; the state is saved.
+            TrainingInterrupted: `stop` has received a signal; the state is saved.
             LoginMEAError: the loss is no longer finite.
         """
         bar = Progress(self.config.epochs, self.standing.epoch, progress)
         try:
-            with StopOnSignal(self.run is not None) as stop:
-                while self.standing.epoch < self.config.epochs and not self.standing.stopped_early:
-                    self._epoch(bar)
-                    if stop.received is not None:
-                        self._save()
-                        assert self.run is not None
-                        raise TrainingInterrupted(
-                            f"stopped after epoch {self.standing.epoch} of {self.config.epochs}, all is saved in "
-                            f"{self.run.path}; go on with --resume",
-                            stop.received,
-                        )
+            while self.standing.epoch < self.config.epochs and not self.standing.stopped_early:
+                self._epoch(bar)
+                if stop.received is not None:
+                    self._save()
+                    done = f"stopped after epoch {self.standing.epoch} of {self.config.epochs}"
+                    raise TrainingInterrupted(f"{done}; {self.how_to_go_on()}", stop.received)
         finally:
             bar.close()
+
+    def how_to_go_on(self) -> str:
+        """For the message of an interrupted run."""
+        return f"all is saved in {self.run.path if self.run else None}, go on with --resume"
 
     def _epoch(self, bar: Progress) -> None:
         epoch = self.standing.epoch

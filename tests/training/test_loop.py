@@ -18,6 +18,7 @@ import loginmea_fast as lf
 from loginmea_fast.errors import CheckpointError, ConfigError, DataError, LoginMEAError
 from loginmea_fast.training import Config, TrainingInterrupted, fit, loop
 from loginmea_fast.training.assembly import assemble
+from loginmea_fast.training.interrupt import StopOnSignal
 from loginmea_fast.training.loop import Trainer, batches
 from loginmea_fast.training.run_directory import RunDirectory
 from tests.training.synthetic import synthetic_pair
@@ -147,7 +148,7 @@ def test_authors_choose_the_epoch_by_test_score(monkeypatch):
     config = Config.build(AUTHORS, eval_every=3)
     trainer = Trainer(assemble(synthetic_pair(), config), config)
     trainer.start(False)
-    trainer.train(False)
+    trainer.train(StopOnSignal(enabled=False), progress=False)
     assert trainer.standing.best_epoch == 6, "the first of equal scores, as their strict comparison has it"
 
 
@@ -474,7 +475,7 @@ def test_signals_save_and_say_how_to_go_on(tmp_path, number):
     stopped = run_child(tmp_path / "stopped", BOOTSTRAP, at=6, number=number)
     assert stopped.returncode == 128 + number, stopped.stderr
     assert (
-        f"stopped after epoch 7 of 12, all is saved in {tmp_path / 'stopped'}; go on with --resume"
+        f"stopped after epoch 7 of 12; all is saved in {tmp_path / 'stopped'}, go on with --resume"
         in stopped.stdout
     )
     resumed = fit(synthetic_pair(), out=tmp_path / "stopped", resume=True, progress=False)
@@ -496,6 +497,17 @@ def test_signal_handlers_are_put_back(tmp_path, monkeypatch):
         quiet_fit(out=tmp_path / "run")
     assert caught.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_during_the_last_measurement_ends_it_at_once(tmp_path, monkeypatch):
+    whole = quiet_fit(out=tmp_path / "whole")
+    monkeypatch.setattr(loop, "evaluate_links", lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(TrainingInterrupted, match="stopped while the test links were measured; all is saved"):
+        quiet_fit(out=tmp_path / "stopped")
+    monkeypatch.undo()
+    assert (
+        fit(synthetic_pair(), out=tmp_path / "stopped", resume=True, progress=False).metrics == whole.metrics
+    )
 
 
 def test_without_a_directory_an_interrupt_is_an_interrupt(monkeypatch):
