@@ -26,7 +26,15 @@ class DataError(InputError):
 
 
 class ConfigError(InputError):
-    """A configuration key or value is wrong; the message names the key and, where there is one, the near one."""
+    """A configuration key or value is wrong; the message names the key and, where there is one, the near one.
+
+    Attributes:
+        key: the configuration key whose value is wrong, where it is one.
+    """
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class CheckpointError(LoginMEAError, RuntimeError):

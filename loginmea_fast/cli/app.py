@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
 from loginmea_fast.cli import demo, doctor, evaluate, train
-from loginmea_fast.errors import LoginMEAError
+from loginmea_fast.cli.options import flag_of
+from loginmea_fast.errors import ConfigError, LoginMEAError
 from loginmea_fast.version import __version__
 
 __all__ = ["COMMANDS", "main"]
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = args.run(args)
         sys.stdout.flush()
         return status
+    except ConfigError as error:
+        return _fail(f"{error} ({flag_of(error.key)})" if error.key else error, 2)
     except LoginMEAError as error:
         return _fail(error, getattr(error, "exit_code", 2))
     except KeyboardInterrupt:

@@ -46,12 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train with and without names, print metrics and example pairs."""
     from loginmea_fast.evaluation import decode
-    from loginmea_fast.training import fit, load_pair
+    from loginmea_fast.training import RunDirectory, fit, load_pair
     from loginmea_fast.training.config import Config, parse_overrides
 
     started = time.perf_counter()
     overrides = parse_overrides(args.overrides or [])
     out = Path(args.out or fresh_run_directory("demo"))
+    for name in _RUNS:
+        RunDirectory.check_new(out / name)
     results: dict[str, FitResult] = {}
     for name, modalities in _RUNS.items():
         config = Config.build({"path": "embedded", "modalities": modalities, "epochs": _EPOCHS, **overrides})

@@ -13,6 +13,7 @@ EXAMPLES = """\
 examples:
   loginmea-fast evaluate runs/zh_en
   loginmea-fast evaluate runs/zh_en --candidates all       rank among all entities, not among the test targets alone
+  loginmea-fast evaluate runs/zh_en --checkpoint last      the parameters of the last epoch, not the best
   loginmea-fast evaluate runs/zh_en --json | jq .csls.left_to_right.mrr"""
 
 
@@ -27,16 +28,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where the data set is now, if it has moved",
     )
+    parser.add_argument(
+        "--checkpoint",
+        choices=("best", "last"),
+        help="which parameters; default: best, or last where no epoch was validated yet",
+    )
     add_keys(parser, "candidates", "csls_k", "device", "backend")
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the metrics of the run's best checkpoint."""
+    """Print the metrics of one of the run's checkpoints."""
     from loginmea_fast.evaluation import evaluate
     from loginmea_fast.training.config import parse_overrides
 
-    result = evaluate(args.path, **parse_overrides(args.overrides or []))
+    result = evaluate(args.path, checkpoint=args.checkpoint, **parse_overrides(args.overrides or []))
     if args.json:
         print(json.dumps({"run": args.path, **result}, indent=2))
     else:

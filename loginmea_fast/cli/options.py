@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from loginmea_fast.training import Config
 
-__all__ = ["add_json", "add_keys", "add_set", "build_config"]
+__all__ = ["add_json", "add_keys", "add_set", "build_config", "flag_of"]
 
 _FLAGS = {
     "modalities": ("LIST", "modalities to use, by commas, for example relation,attribute,image"),
@@ -38,10 +38,15 @@ _SWITCHES = {
 }
 
 
+def flag_of(key: str) -> str:
+    """How the command line spells a configuration key."""
+    return "--" + key.replace("_", "-") if key in _FLAGS or key in _SWITCHES else f"--set {key}=..."
+
+
 def add_keys(parser: argparse.ArgumentParser, *keys: str) -> None:
     """Give `parser` a flag for each configuration key; all collect `key=value` in `args.overrides`, in order."""
     for key in keys:
-        flag = "--" + key.replace("_", "-")
+        flag = flag_of(key)
         if key in _SWITCHES:
             parser.add_argument(
                 flag,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["COLUMNS", "describe_metrics", "metrics_row", "table"]
+__all__ = ["COLUMNS", "describe_metrics", "duration", "metrics_row", "table"]
 
 COLUMNS = {
     "hits@1": "Hits@1",
@@ -35,6 +35,13 @@ def metrics_row(
 ) -> list[str]:
     """A row of `table`: Hits@k and MRR with three decimals, the mean rank with one."""
     return [label, *(f"{metrics[c]:,.1f}" if c == "mr" else f"{metrics[c]:.3f}" for c in columns)]
+
+
+def duration(seconds: float) -> str:
+    """Two significant digits below ten seconds, whole seconds above: "38 ms", "1.4 s", "127 s"."""
+    if seconds < 0.995:
+        return f"{seconds * 1e3:.{0 if seconds >= 0.00995 else 1}f} ms"
+    return f"{seconds:.{1 if seconds < 9.95 else 0}f} s"
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:

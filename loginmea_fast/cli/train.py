@@ -45,12 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, then print the metrics of the test links."""
-    from loginmea_fast.training import RunDirectory, fit, load_pair
+    from loginmea_fast.training import RunDirectory, choose_device, fit, load_pair, prepare_kernels
 
     if args.resume:
         _check_resume(args)
-        config = RunDirectory.open(args.resume).config.override(args.overrides or [])
-        out = args.resume
+        run = RunDirectory.open(args.resume)
+        config, out = run.config, args.resume
+        run.check_resumable(config.override(args.overrides or []))
     else:
         config = build_config(args, **({"path": args.data} if args.data else {}))
         out = args.out
@@ -61,9 +62,13 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             "train needs a data set; name its directory, or 'embedded' for the pair inside the package"
         )
+    choose_device(config.device)
+    if out and not args.resume:
+        RunDirectory.check_new(out)
     pair = load_pair(config)
     if not args.quiet:
         print(pair.describe(), file=sys.stderr)
+    prepare_kernels(config)
     started = time.perf_counter()
     out = out or fresh_run_directory(pair.name)
     result = fit(pair, config, out, resume=bool(args.resume), progress=not args.quiet)

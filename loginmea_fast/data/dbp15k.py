@@ -182,7 +182,7 @@ def _translated_names(path: Path, num_entities: int) -> dict[int, list[str]] | N
     if not path.is_file():
         return None
     try:
-        entries = json.loads(read_bytes(path))
+        entries = json.loads(read_bytes(path, "[[id, [word, ...]], ...]"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no valid JSON ({error}); it should be [[id, [word, ...]], ...]") from None
     if not isinstance(entries, list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from loginmea_fast.data.pair import AlignmentPair
 from loginmea_fast.errors import DataError
 
-__all__ = ["Format", "ReadOptions", "detect_format", "format_names", "get_format", "register_format"]
+__all__ = ["Format", "ReadOptions", "find_format", "format_names", "get_format", "register_format"]
 
 
 @dataclass(frozen=True)
@@ -59,24 +60,43 @@ def format_names() -> list[str]:
 def get_format(name: str) -> Format:
     """The layout of that name; an unknown one is a DataError that lists the known ones."""
     if name not in _FORMATS:
-        raise DataError(f"unknown data format {name!r}; known are {', '.join(_FORMATS)} and auto")
+        near = difflib.get_close_matches(name, _FORMATS, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise DataError(f"unknown data format {name!r}; {hint}known are {', '.join(_FORMATS)} and auto")
     return _FORMATS[name]
 
 
-def detect_format(directory: Path) -> Format:
-    """The layout whose telltale files a directory holds."""
+def find_format(directory: Path, name: str = "auto") -> Format:
+    """The layout of a directory: the one of that name, or with "auto" the one whose telltale files are there.
+
+    Raises:
+        DataError: no such directory or layout, or files are missing; names them, and those that every layout needs.
+    """
+    known = "; ".join(f"{entry.name}: {', '.join(entry.telltale)}" for entry in _FORMATS.values())
     if not directory.is_dir():
         what = "is no directory" if directory.exists() else "does not exist"
-        raise DataError(f"{directory} {what}; give the directory that holds the files of both graphs")
-    for entry in _FORMATS.values():
-        if all((directory / name).is_file() for name in entry.telltale):
-            return entry
-    nearest = max(
-        _FORMATS.values(), key=lambda entry: sum((directory / name).exists() for name in entry.telltale)
-    )
-    missing = [name for name in nearest.telltale if not (directory / name).is_file()]
-    known = "; ".join(f"{entry.name}: {', '.join(entry.telltale)}" for entry in _FORMATS.values())
-    raise DataError(
-        f"{directory} is in no known layout, nearest is {nearest.name}, of which {', '.join(missing)} is missing "
-        f"(a layout is recognised by its files: {known})"
-    )
+        raise DataError(
+            f"{directory} {what}; give the directory that holds the files of both graphs (recognised are {known})"
+        )
+    if name != "auto":
+        entry = get_format(name)
+        if missing := _missing(directory, entry):
+            raise DataError(
+                f"{directory / missing[0]} is missing; the layout {name} needs {', '.join(entry.telltale)}: put it "
+                "there, or name another directory or layout"
+            )
+        return entry
+    nearest = min(_FORMATS.values(), key=lambda entry: len(_missing(directory, entry)) / len(entry.telltale))
+    if missing := _missing(directory, nearest):
+        some = len(missing) < len(nearest.telltale)
+        near = f", nearest is {nearest.name}, of which {', '.join(missing)} is missing" if some else ""
+        raise DataError(
+            f"{directory} is in no known layout{near}; put the files there or name another directory (recognised are "
+            f"{known})"
+        )
+    return nearest
+
+
+def _missing(directory: Path, entry: Format) -> list[str]:
+    # What is there but no file is for the reader to complain of, which knows what it wanted to read.
+    return [name for name in entry.telltale if not (directory / name).exists()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Literal
 
 from loginmea_fast.data import dbp15k, openea  # noqa: F401  (importing registers their layouts)
 from loginmea_fast.data.bags import attribute_bag, relation_bag
-from loginmea_fast.data.formats import ReadOptions, detect_format, get_format
+from loginmea_fast.data.formats import ReadOptions, find_format
 from loginmea_fast.data.names import name_words, ngram_bag, word_bag
 from loginmea_fast.data.pair import AlignmentPair, Feature
 from loginmea_fast.data.sentence import sentence_feature
@@ -72,8 +73,9 @@ def load(
             f"compat={compat!r}, bag_size={bag_size}: compat is None or 'authors', bag_size at least 1"
         )
     directory = Path(directory)
-    entry = detect_format(directory) if format == "auto" else get_format(format)
-    pair = entry.read(directory, ReadOptions(fold=fold, max_repeated_links=max_repeated_links))
+    pair = find_format(directory, format).read(
+        directory, ReadOptions(fold=fold, max_repeated_links=max_repeated_links)
+    )
     files = _vector_files(directory) | {name: Path(path) for name, path in (vectors or {}).items()}
     if modalities is None:
         modalities = [*files, *(name for name in ("relation", "attribute") if name not in files)]
@@ -102,9 +104,11 @@ def load(
         elif modality == "sentence":
             features[modality] = sentence_feature([" ".join(words) for words in name_words(pair)])
         else:
+            near = difflib.get_close_matches(modality, [*files, *_BUILT], 1)
             raise DataError(
                 f"{directory} has no file features_{modality} and {modality!r} is none of {', '.join(_BUILT)}; "
-                f"give vectors={{{modality!r}: file}} or leave the modality out"
+                + (f"did you mean {near[0]!r}? else " if near else "")
+                + f"give its vectors as {modality}=FILE (--vectors, vectors={{...}}) or leave the modality out"
             )
     return pair.with_features(features)
 

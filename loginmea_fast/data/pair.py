@@ -103,10 +103,11 @@ class Split:
     def __post_init__(self) -> None:
         if len(self.train) == 0:
             raise DataError(
-                "the split leaves no link to train on; raise the seed ratio or lower the validation share"
+                "the split leaves no link to train on; raise seed_ratio (--seed-ratio) or lower valid_ratio "
+                "(--set valid_ratio=0)"
             )
         if len(self.test) == 0:
-            raise DataError("the split leaves no test link; lower the seed ratio or add links")
+            raise DataError("the split leaves no test link; lower seed_ratio (--seed-ratio) or add links")
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,9 @@ class AlignmentPair:
             DataError: a share outside its range, no training link or no test link left.
         """
         if not 0 <= valid_ratio < 1:
-            raise DataError(f"the validation share is {valid_ratio}, it must be in [0, 1); 0.05 is usual")
+            raise DataError(
+                f"the validation share valid_ratio is {valid_ratio}, it must be in [0, 1); 0.05 is usual"
+            )
         if seed_ratio is None and self.official_split is not None:
             official = self.official_split
             if len(official.valid) or valid_ratio == 0:
@@ -226,7 +229,7 @@ class AlignmentPair:
             return Split(train, valid, official.test)
         seed_ratio = FIELD_SEED_RATIO if seed_ratio is None else seed_ratio
         if not 0 < seed_ratio < 1:
-            raise DataError(f"the seed ratio is {seed_ratio}, it must be inside (0, 1); 0.3 is usual")
+            raise DataError(f"the share seed_ratio is {seed_ratio}, it must be inside (0, 1); 0.3 is usual")
         links = _shuffled(self.links, seed)
         # Rounded down like the field's scripts, but 0.29 * 100 must not become 28.
         num_seeds = int(len(links) * seed_ratio + 1e-9)

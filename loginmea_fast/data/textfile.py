@@ -17,18 +17,25 @@ _INTEGER_BYTES[list(b"0123456789 \t\r\n")] = True
 _MAX_DIGITS = 18  # every number of 18 digits fits int64
 
 
-def read_bytes(path: Path) -> bytes:
-    """The whole file; missing, unreadable and empty files are DataErrors."""
+def read_bytes(path: Path, meaning: str) -> bytes:
+    """The whole file; missing, unreadable and empty files are DataErrors that say what was expected.
+
+    Args:
+        path: the file.
+        meaning: what it should hold, for the error, for example "lines of id, uri".
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"{path} is missing; put it there or point at another directory") from None
+        raise DataError(
+            f"{path} is missing, it should hold {meaning}; put it there or name another directory"
+        ) from None
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror}); check what it is and its permissions"
         ) from None
     if not data.strip():
-        raise DataError(f"{path} is empty; it should hold one entry a line")
+        raise DataError(f"{path} is empty, it should hold {meaning}; fetch or write the file again")
     return data.removeprefix(b"\xef\xbb\xbf")
 
 
@@ -46,7 +53,7 @@ def read_integers(path: Path, columns: int, meaning: str) -> np.ndarray:
     Raises:
         DataError: file missing or empty, another number of columns, or something that is no non-negative integer.
     """
-    data = read_bytes(path).rstrip() + b"\n"
+    data = read_bytes(path, f"lines of {meaning}").rstrip() + b"\n"
     text = np.frombuffer(data, dtype=np.uint8)
     if not _INTEGER_BYTES[text].all():
         raise _first_bad_line(path, data, columns, meaning)
@@ -74,7 +81,7 @@ def read_fields(path: Path, least: int, most: int | None, meaning: str) -> Itera
     Raises:
         DataError: file missing or empty, not UTF-8, or another number of fields.
     """
-    data = read_bytes(path)
+    data = read_bytes(path, f"lines of {meaning}, separated by tabs")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

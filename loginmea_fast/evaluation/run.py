@@ -1,4 +1,4 @@
-"""Evaluation of a run directory: the best checkpoint on the links that the run held out."""
+"""Evaluation of a run directory: a checkpoint, the best unless another is named, on the links that were held out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.evaluation.links import evaluate_links
 from loginmea_fast.nn import LoginMEA
-from loginmea_fast.training.assembly import Problem, assemble, build_model, load_pair
+from loginmea_fast.training.assembly import Problem, assemble, build_model, choose_device, load_pair
 from loginmea_fast.training.config import Config
-from loginmea_fast.training.run_directory import RunDirectory
+from loginmea_fast.training.run_directory import RunDirectory, Which
 
 __all__ = ["LoadedRun", "evaluate", "load_run"]
 
@@ -24,7 +24,7 @@ class LoadedRun:
         run: the directory.
         config: as trained, with what the caller changed.
         problem: graph, features and links.
-        model: with the best parameters.
+        model: with the parameters of the checkpoint.
         epoch: the epoch, counted from 1, that they are from.
     """
 
@@ -36,13 +36,18 @@ class LoadedRun:
 
 
 def load_run(
-    path: str | os.PathLike[str], /, pair: AlignmentPair | None = None, **overrides: Any
+    path: str | os.PathLike[str],
+    /,
+    pair: AlignmentPair | None = None,
+    checkpoint: Which | None = None,
+    **overrides: Any,
 ) -> LoadedRun:
     """The best model of a run directory, with its data and links.
 
     Args:
         path: the run directory.
         pair: the data it was trained on; read from where its configuration says unless given.
+        checkpoint: "best" or "last"; by default the best, or the last where no epoch was validated yet.
         overrides: configuration that does not change the model: device, backend, csls_k, candidates, and `path`
             where the data has moved.
 
@@ -53,23 +58,29 @@ def load_run(
     """
     run = RunDirectory.open(path)
     config = run.config.override(**overrides)
-    checkpoint = run.load_best()
+    choose_device(config.device)
+    loaded, file = run.load(checkpoint)
     pair = load_pair(config) if pair is None else pair
     problem = assemble(pair, config, run.load_split(pair.num_entities))
     model = build_model(problem, config)
-    checkpoint.check_model(problem.fingerprint(model), run.path)
-    model.load_state_dict(checkpoint.part("model"))
-    return LoadedRun(run, config, problem, model, checkpoint.state["epoch"])
+    loaded.check_model(problem.fingerprint(model), file)
+    model.load_state_dict(loaded.part("model"))
+    return LoadedRun(run, config, problem, model, loaded.state["epoch"])
 
 
 def evaluate(
-    path: str | os.PathLike[str], /, pair: AlignmentPair | None = None, **overrides: Any
+    path: str | os.PathLike[str],
+    /,
+    pair: AlignmentPair | None = None,
+    checkpoint: Which | None = None,
+    **overrides: Any,
 ) -> dict[str, Any]:
-    """Metrics of a run's best checkpoint on its test links; JSON-ready, the same whenever it is called.
+    """Metrics of a run's checkpoint on its test links; JSON-ready, the same whenever it is called.
 
     Args:
         path: the run directory.
         pair: see `load_run`.
+        checkpoint: see `load_run`.
         overrides: see `load_run`.
 
     Returns:
@@ -80,7 +91,7 @@ def evaluate(
         CheckpointError: see `load_run`.
         DataError: see `load_run`.
     """
-    loaded = load_run(path, pair, **overrides)
+    loaded = load_run(path, pair, checkpoint, **overrides)
     config, problem = loaded.config, loaded.problem
     metrics = evaluate_links(
         loaded.model,

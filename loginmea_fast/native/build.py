@@ -54,7 +54,9 @@ def compile_library(module: str, sources: Sources, tools: Toolchain, tree: Tree,
         BuildError: with the compiler's first error, a hint where one is known, and the path of the log.
     """
     workers = jobs()
-    opening = f"loginmea_fast: compiling {module} ({_told(tools)}, {workers} at once) ..."
+    opening = (
+        f"loginmea_fast: compiling {module}, once for this machine ({_told(tools)}, {workers} at once) ..."
+    )
     print(opening, end=" ", file=sys.stderr, flush=True)
     started = time.monotonic()
     tree.mark("building")

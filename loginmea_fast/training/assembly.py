@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,10 +16,11 @@ from loginmea_fast.data import AlignmentPair, Split
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.nn import LoginMEA
+from loginmea_fast.ops._launch import native_reason
 from loginmea_fast.training.checkpoint import fingerprint
 from loginmea_fast.training.config import Config
 
-__all__ = ["Problem", "assemble", "build_model", "choose_device", "load_pair"]
+__all__ = ["Problem", "assemble", "build_model", "choose_device", "load_pair", "prepare_kernels"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,18 @@ def build_model(problem: Problem, config: Config) -> LoginMEA:
             compute_dtype=getattr(torch, config.dtype),
         )
     return model.to(problem.device)
+
+
+def prepare_kernels(config: Config) -> None:
+    """Load the native kernels that operators would load at their first call, building them where they are not yet.
+
+    Before a clock starts, so that seconds of compiling are not taken for training. What cannot be built is left to the
+    operators, which say so and take the formula.
+    """
+    device = choose_device(config.device)
+    backend = os.environ.get("LOGINMEA_BACKEND", "auto") if config.backend == "auto" else config.backend
+    if backend in ("auto", device.type):
+        native_reason(torch.empty(0, device=device), device.type)
 
 
 def _parts(feature: Tensor) -> list[Tensor]:

@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,11 +26,13 @@ __all__ = [
     "fingerprint",
     "load_checkpoint",
     "load_tensors",
+    "read_metadata",
     "save_tensors",
 ]
 
 VERSION = 1
 _FORMAT = "loginmea_fast"
+_REMEDY = "train anew"
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -50,11 +53,14 @@ class Checkpoint:
         tensors: by dotted name, `model.*` the parameters, `optimizer.*` and `links.*` what only a resumed run needs.
         state: JSON-ready scalars (epoch, best score, ...).
         fingerprint: of the model and its data; see the function of this name.
+        model: the configuration keys that the shape of the model follows from, which can be compared before any data
+            is read.
     """
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
     fingerprint: dict[str, Any]
+    model: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write atomically; a failure leaves an earlier file at `path` as it was.
@@ -62,7 +68,7 @@ class Checkpoint:
         Raises:
             CheckpointError: the file cannot be written, for example because the disk is full.
         """
-        save_tensors(path, self.tensors, state=self.state, fingerprint=self.fingerprint)
+        save_tensors(path, self.tensors, state=self.state, fingerprint=self.fingerprint, model=self.model)
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors below `prefix.`, by the rest of their names."""
@@ -106,14 +112,20 @@ def _bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, remedy: str = _REMEDY) -> Checkpoint:
     """Read a checkpoint back, on the CPU.
+
+    Args:
+        path: the file.
+        remedy: what to do if it is damaged, for the error.
 
     Raises:
         CheckpointError: the file is missing, cut short, no checkpoint of this package, or of a newer version.
     """
-    tensors, metadata = load_tensors(path)
-    return Checkpoint(tensors, metadata["state"], metadata["fingerprint"])
+    tensors, metadata = load_tensors(path, remedy)
+    if not {"state", "fingerprint"} <= metadata.keys():
+        raise CheckpointError(f"{path} holds no model; {remedy}")
+    return Checkpoint(tensors, metadata["state"], metadata["fingerprint"], metadata.get("model", {}))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> None:
@@ -185,25 +197,41 @@ def _sync_directory(directory: Path) -> None:
             os.close(descriptor)
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: Path, remedy: str = _REMEDY) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors, on the CPU, and metadata of a file that `save_tensors` wrote.
+
+    Args:
+        path: the file.
+        remedy: what to do if it is damaged, for the error.
 
     Raises:
         CheckpointError: the file is missing, cut short, not of this package, or of a newer version.
     """
+    with _opened(path, remedy) as (file, metadata):
+        # Cloned: the mapped file may be replaced, and its tensors need not be aligned for vector loads.
+        return {name: file.get_tensor(name).clone() for name in file.keys()}, metadata  # noqa: SIM118
+
+
+def read_metadata(path: Path, remedy: str = _REMEDY) -> dict[str, Any]:
+    """The metadata alone, at once whatever the size; all that `load_tensors` refuses is refused here."""
+    with _opened(path, remedy) as (_, metadata):
+        return metadata
+
+
+@contextmanager
+def _opened(path: Path, remedy: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; the run saved none yet, or the path is wrong")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             _check_version(path, metadata)
-            # Cloned: the mapped file may be replaced, and its tensors need not be aligned for vector loads.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is cut short or damaged ({error}); use the other checkpoint of the run, or train anew"
-        ) from None
-    return tensors, {k: json.loads(v) for k, v in metadata.items() if k not in ("format", "version")}
+            yield (
+                file,
+                {key: json.loads(text) for key, text in metadata.items() if key not in ("format", "version")},
+            )
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is cut short or damaged ({error}); {remedy}") from None
 
 
 def _check_version(path: Path, metadata: Mapping[str, str]) -> None:

@@ -181,6 +181,11 @@ class Config:
         """Flat, JSON-ready keys and values."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
+    def shape(self) -> dict[str, Any]:
+        """The keys that the parameters of a model follow from, JSON-ready."""
+        keys = {name for name, field in _FIELDS.items() if field.metadata["section"] == "model"}
+        return {key: value for key, value in self.as_dict().items() if key in keys | {"modalities"}}
+
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 _TYPES = typing.get_type_hints(Config)
@@ -298,7 +303,7 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
             accepted = (int,) if kind is int else (int, float)
             if isinstance(value, accepted) and not isinstance(value, bool):
                 return _in_range(field, kind(value))
-    raise ConfigError(f"configuration key {name!r} must be {expected}; got {value!r}")
+    raise ConfigError(f"configuration key {name!r} must be {expected}; got {value!r}", name)
 
 
 def _in_range(field: dataclasses.Field[Any], value: float) -> float:
@@ -310,7 +315,7 @@ def _in_range(field: dataclasses.Field[Any], value: float) -> float:
             wanted = f"strictly between {low} and {high}" if is_open else f"between {low} and {high}"
         else:
             wanted = f"above {low}" if is_open else f"at least {low}"
-        raise ConfigError(f"configuration key {field.name!r} must be {wanted}; got {value!r}")
+        raise ConfigError(f"configuration key {field.name!r} must be {wanted}; got {value!r}", field.name)
     return value
 
 

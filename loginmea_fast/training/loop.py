@@ -11,6 +11,7 @@ import os
 import platform
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,9 +24,9 @@ from loginmea_fast.evaluation.embedding import joint_embedding
 from loginmea_fast.evaluation.links import evaluate_links
 from loginmea_fast.evaluation.metrics import rank_metrics
 from loginmea_fast.nn import LoginMEA
-from loginmea_fast.training.assembly import Problem, assemble, build_model
+from loginmea_fast.training.assembly import Problem, assemble, build_model, prepare_kernels
 from loginmea_fast.training.bootstrapping import Bootstrapping, without
-from loginmea_fast.training.checkpoint import Checkpoint, load_checkpoint
+from loginmea_fast.training.checkpoint import Checkpoint
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.interrupt import StopOnSignal, TrainingInterrupted
 from loginmea_fast.training.memory import measure_peak_memory
@@ -91,7 +92,7 @@ def fit(
         if out is None:
             raise ConfigError("resume needs the run directory; give it as out")
         run = RunDirectory.open(out)
-        _check_same(run.config, _with_absolute_paths((config or run.config).override(**overrides)))
+        run.check_resumable(_with_absolute_paths((config or run.config).override(**overrides)))
         config = run.config
         split = run.load_split(pair.num_entities) if run.split_file.is_file() else None
     else:
@@ -104,6 +105,7 @@ def fit(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     problem = assemble(pair, config, split)
+    prepare_kernels(config)
     if out is None:
         return _run(Trainer(problem, config), resume, progress)
     if run is None:
@@ -178,7 +180,7 @@ class Trainer:
         """Begin, or continue from the run's last checkpoint where there is one."""
         if self.run is not None and resume:
             if self.run.last_file.is_file():
-                self._restore(load_checkpoint(self.run.last_file))
+                self._restore(*self.run.load("last"))
             self.run.rewind_metrics(self.standing.epoch)
             self.history = self.run.metrics()
         split = self.problem.split
@@ -201,11 +203,10 @@ class Trainer:
                 tensors[f"optimizer.{name}.{key}"] = value
         tensors["links.joined"] = self.bootstrapping.joined
         tensors["links.candidates"] = self.bootstrapping.candidates
-        return Checkpoint(tensors, dict(vars(self.standing)), self.fingerprint)
+        return Checkpoint(tensors, dict(vars(self.standing)), self.fingerprint, self.config.shape())
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        assert self.run is not None
-        checkpoint.check_model(self.fingerprint, self.run.last_file)
+    def _restore(self, checkpoint: Checkpoint, file: Path) -> None:
+        checkpoint.check_model(self.fingerprint, file)
         self.model.load_state_dict(checkpoint.part("model"))
         moments = checkpoint.part("optimizer")
         for name, parameter in self.model.named_parameters():
@@ -414,11 +415,12 @@ class Trainer:
             self.best_parameters = {name: t.detach().clone() for name, t in parameters.items()}
             return
         tensors = {f"model.{name}": t for name, t in parameters.items()}
-        Checkpoint(tensors, dict(vars(self.standing)), self.fingerprint).save(self.run.best_file)
+        standing = dict(vars(self.standing))
+        Checkpoint(tensors, standing, self.fingerprint, self.config.shape()).save(self.run.best_file)
 
     def finish(self) -> FitResult:
         """Take the best parameters and measure the test links."""
-        best = self.best_parameters if self.run is None else self.run.load_best().part("model")
+        best = self.best_parameters if self.run is None else self.run.load()[0].part("model")
         self.model.load_state_dict(best)
         metrics = self._test_metrics(breakdown=True)
         self._record("final", best_epoch=self.standing.best_epoch, metrics=metrics)
@@ -444,12 +446,3 @@ def _with_absolute_paths(config: Config) -> Config:
         entries = [entry.split("=", 1) for entry in config.vectors]
         values["vectors"] = [f"{modality}={os.path.abspath(file)}" for modality, file in entries]
     return config.override(**values)
-
-
-def _check_same(stored: Config, wanted: Config) -> None:
-    changed = [key for key, value in stored.as_dict().items() if wanted.as_dict()[key] != value]
-    if changed:
-        raise ConfigError(
-            f"a resumed run keeps its configuration, but {', '.join(changed)} would change; "
-            "leave the change out, or train into a new directory"
-        )

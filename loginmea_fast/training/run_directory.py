@@ -5,10 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from loginmea_fast.data import Split
 from loginmea_fast.errors import CheckpointError, ConfigError
@@ -17,11 +17,14 @@ from loginmea_fast.training.checkpoint import (
     atomic_write,
     load_checkpoint,
     load_tensors,
+    read_metadata,
     save_tensors,
 )
 from loginmea_fast.training.config import Config
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "Which"]
+
+Which = Literal["best", "last"]
 
 
 class RunDirectory:
@@ -39,12 +42,17 @@ class RunDirectory:
 
     @staticmethod
     def check_new(path: str | os.PathLike[str]) -> None:
-        """Raise `ConfigError` where `path` holds something already; worth asking before data is read."""
+        """Raise `ConfigError` where `create` would; asked before data is read, so that nobody waits to be told."""
         directory = Path(path)
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise ConfigError(
-                f"{directory} exists already; go on with the run in it by --resume, or choose another directory"
-            )
+            remedy = "choose another directory"
+            if (directory / "config.toml").is_file():
+                remedy = f"go on with the run in it by --resume {directory}, or {remedy}"
+            raise ConfigError(f"{directory} exists already; {remedy}")
+        there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            why = "may not be written to" if there.is_dir() else "is no directory"
+            raise ConfigError(f"cannot make the run directory {directory}: {there} {why}; choose another")
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], config: Config) -> RunDirectory:
@@ -79,6 +87,28 @@ class RunDirectory:
                 f"{directory} is not a run directory: it has no config.toml; name one that train made"
             )
         return cls(directory, Config.load(directory / "config.toml"))
+
+    def check_resumable(self, wanted: Config) -> None:
+        """Check all of going on with the run that can be checked without its data.
+
+        Args:
+            wanted: the configuration that the caller asks for; it must be that of the run.
+
+        Raises:
+            ConfigError: the configuration would change, or another process is training here.
+            CheckpointError: the last checkpoint is cut short, of a newer version, or of another model.
+        """
+        stored = self.config.as_dict()
+        changed = [key for key, value in wanted.as_dict().items() if stored[key] != value]
+        if changed:
+            raise ConfigError(
+                f"a resumed run keeps its configuration, but {', '.join(changed)} would change; "
+                "leave the change out, or train into a new directory"
+            )
+        with self.hold():
+            if self.last_file.is_file():
+                metadata = read_metadata(self.last_file, self._remedy("last"))
+                self._check_model(metadata.get("model", {}), self.last_file)
 
     @property
     def config_file(self) -> Path:
@@ -115,7 +145,10 @@ class RunDirectory:
         Raises:
             CheckpointError: the file is missing or damaged, or the data has changed.
         """
-        tensors, _ = load_tensors(self.split_file)
+        tensors, _ = load_tensors(
+            self.split_file,
+            f"delete it and go on with train --resume {self.path}, which draws the same links again",
+        )
         split = Split(tensors["train"], tensors["valid"], tensors["test"])
         highest = max(int(part.max()) for part in (split.train, split.valid, split.test) if len(part))
         if highest >= num_entities:
@@ -125,17 +158,53 @@ class RunDirectory:
             )
         return split
 
-    def load_best(self) -> Checkpoint:
-        """The best checkpoint so far; the last one where no epoch was validated yet.
+    def load(self, which: Which | None = None) -> tuple[Checkpoint, Path]:
+        """A checkpoint and the file it is from.
+
+        Args:
+            which: "best" or "last"; None takes the best, or the last where no epoch was validated yet.
 
         Raises:
-            CheckpointError: the run saved none yet, or the file is damaged.
+            ConfigError: `which` is neither.
+            CheckpointError: the run saved none yet, or the file is damaged, of a newer version, or of another model
+                than config.toml describes.
         """
-        if not self.best_file.is_file() and not self.last_file.is_file():
+        files = {"best": self.best_file, "last": self.last_file}
+        if which is not None and which not in files:
+            raise ConfigError(f"checkpoint must be 'best' or 'last'; got {which!r}")
+        there = [name for name, file in files.items() if file.is_file()]
+        if not there:
             raise CheckpointError(
-                f"{self.path} holds no checkpoint yet; let the run reach its first one, or --resume it"
+                f"{self.path} holds no checkpoint yet; let the run reach its first one, or go on with train "
+                f"--resume {self.path}"
             )
-        return load_checkpoint(self.best_file if self.best_file.is_file() else self.last_file)
+        chosen: Any = which or there[0]
+        if chosen not in there:
+            raise CheckpointError(
+                f"{self.path} holds no {chosen} checkpoint; take the other with --checkpoint {there[0]}"
+            )
+        checkpoint = load_checkpoint(files[chosen], self._remedy(chosen))
+        self._check_model(checkpoint.model, files[chosen])
+        return checkpoint, files[chosen]
+
+    def _remedy(self, damaged: Which) -> str:
+        """What a user can do about a damaged checkpoint: the other one measures, only the last one resumes."""
+        other: Which = "best" if damaged == "last" else "last"
+        file = self.best_file if other == "best" else self.last_file
+        anew = f"train anew with train --config {self.config_file} --out RUN"
+        if not file.is_file():
+            return anew
+        measure = f"{file.name} is there: evaluate {self.path} --checkpoint {other} measures it"
+        return f"{measure}, and to go on {anew}" if damaged == "last" else f"{measure}, or {anew}"
+
+    def _check_model(self, theirs: Mapping[str, Any], file: Path) -> None:
+        ours = self.config.shape()
+        for key, value in theirs.items():
+            if ours.get(key) != value:
+                raise CheckpointError(
+                    f"{file} is of another model: {key} is {value} there and {ours.get(key)} in {self.config_file}; "
+                    "put the checkpoint of this run back, or correct config.toml"
+                )
 
     @contextmanager
     def hold(self) -> Iterator[None]:

@@ -42,10 +42,9 @@ def test_the_demo_for_people(call, tmp_path: Path) -> None:
     assert str(tmp_path / "demo" / "without-names") in done.out
 
 
-def test_the_demo_leaves_a_directory_in_use_alone(call, tmp_path: Path) -> None:
-    (tmp_path / "without-names").mkdir()
-    (tmp_path / "without-names" / "mine").touch()
-    done = call("demo", "--out", tmp_path, *FAST)
-    assert done.status == 2
-    assert "exists already" in done.err.splitlines()[-1]
-    assert [path.name for path in tmp_path.rglob("*")] == ["without-names", "mine"]
+@pytest.mark.parametrize("name", ["without-names", "with-names"])
+def test_the_demo_leaves_a_directory_in_use_alone(call, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").touch()
+    call("demo", "--out", tmp_path, *FAST).check_error(f"{name} exists already")
+    assert [path.name for path in tmp_path.rglob("*")] == [name, "mine"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from loginmea_fast import ops
@@ -37,6 +39,8 @@ def test_json_is_all_there_is_on_stdout(call) -> None:
     )
     assert report["cache"]["bytes"] >= report["cache"]["library_bytes"]
     assert report["ceilings"] is None
+    assert report["check_seconds"] >= sum(check["seconds"] for check in report["checks"]) > 0
+    assert re.search(r"20 of 20 checks passed in [1-9][0-9.]* m?s\n", done.err)
 
 
 def test_a_backend_that_serves_and_why_another_does_not(call, monkeypatch) -> None:

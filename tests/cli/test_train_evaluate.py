@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from loginmea_fast.cli import train
 from tests.cli.conftest import TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
@@ -79,8 +81,76 @@ def test_without_out_the_run_directory_is_new_each_time(
 
 def test_a_directory_in_use_is_left_alone(call, trained_run: Path, data_dir: Path) -> None:
     before = {path.name: path.read_bytes() for path in trained_run.iterdir()}
-    call("train", data_dir, "--out", trained_run, "--quiet", *TINY).check_error("exists already", "--resume")
+    call("train", data_dir, "--out", trained_run, "--quiet", *TINY).check_error(
+        "exists already", f"--resume {trained_run}"
+    )
     assert {path.name: path.read_bytes() for path in trained_run.iterdir()} == before
+
+
+def never(*args, **options):
+    raise AssertionError("data was read before the mistake was told")
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["DIR", "--out", "RUN"], ["RUN exists already"]),
+        (["DIR", "--out", "RUN/config.toml/deep"], ["cannot make the run directory", "is no directory"]),
+        (["DIR", "--device", "cuda:99"], ["cuda:99", "is not there"]),
+        (["DIR", "--seed-ratio", "1.5"], ["'seed_ratio'", "(--seed-ratio)"]),
+        (["--resume", "NONE"], ["not a run directory"]),
+        (["--resume", "RUN", "--epochs", "99"], ["epochs would change"]),
+        (["--resume", "CUT"], ["CUT/last.safetensors is cut short", "evaluate CUT --checkpoint best"]),
+        (["--resume", "NEWER"], ["NEWER/last.safetensors has checkpoint version 2", "upgrade"]),
+        (
+            ["--resume", "OTHER"],
+            ["OTHER/last.safetensors is of another model", "hidden_dim is 8 there and 9"],
+        ),
+    ],
+)
+def test_what_can_be_told_at_once_is_told_before_data_is_read(
+    call, trained_run: Path, tmp_path: Path, monkeypatch, argv: list[str], parts: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("RUN", "CUT", "NEWER", "OTHER"):
+        shutil.copytree(trained_run, name)
+    last = Path("CUT/last.safetensors")
+    last.write_bytes(last.read_bytes()[:-1])
+    last = Path("NEWER/last.safetensors")
+    last.write_bytes(last.read_bytes().replace(b'"version": "1"', b'"version": "2"', 1))
+    config = Path("OTHER/config.toml")
+    config.write_text(config.read_text().replace("hidden_dim = 8", "hidden_dim = 9"))
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    monkeypatch.setattr("loginmea_fast.training.load_pair", never)
+    call("train", *argv).check_error(*parts)
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_evaluate_measures_the_checkpoint_that_is_asked_for(
+    call, trained_run: Path, tmp_path: Path, which
+) -> None:
+    other = {"best": "last", "last": "best"}[which]
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    damaged = run / f"{other}.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    call("evaluate", run, "--checkpoint", other).check_error(damaged.name, "damaged", f"--checkpoint {which}")
+    assert call("evaluate", run, "--checkpoint", which, "--json").json["pairs"] == 28
+    call("evaluate", run, "--checkpoint", "first").check_error("--checkpoint", "'first'", "best", "last")
+
+
+def test_compiling_is_not_counted_as_training(call, data_dir: Path, tmp_path: Path, monkeypatch) -> None:
+    clock = [0.0]
+
+    def compile_for_long(config) -> None:
+        clock[0] += 1000
+
+    monkeypatch.setattr("loginmea_fast.training.prepare_kernels", compile_for_long)
+    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    answer = call("train", data_dir, "--epochs", 1, "--out", tmp_path / "run", "--json", *TINY).json
+    assert clock == [1000]
+    assert answer["seconds"] == 0
 
 
 def test_train_without_data_says_what_to_name(call) -> None:
@@ -88,7 +158,9 @@ def test_train_without_data_says_what_to_name(call) -> None:
 
 
 def test_a_missing_data_set_is_named(call, tmp_path: Path) -> None:
-    call("train", tmp_path / "nothing", "--out", tmp_path / "run").check_error("nothing", "does not exist")
+    call("train", tmp_path / "nothing", "--out", tmp_path / "run").check_error(
+        "nothing", "does not exist", "dbp15k: ent_ids_1", "openea: rel_triples_1"
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -39,9 +39,9 @@ def _types(pair, side):
 
 def test_mmkb_links_four_entities_twice_and_loads_with_a_note(dataset):
     directory = dataset("mmkb/FB15K_DB15K")
-    start = time.perf_counter()
+    start = time.process_time()  # not the wall's: other work on the machine is no slowness of the reader
     pair = data.load(directory)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     (note,) = pair.notes
     assert "line 2091: entity 17040" in note
     assert "4 of 12,846 links" in note

@@ -65,7 +65,7 @@ def test_a_share_is_rounded_down_without_floating_point_slips():
 
 @pytest.mark.parametrize("ratio", [0, 1, -0.1, 1.5, float("nan"), float("inf")])
 def test_seed_ratio_must_be_inside(pair, ratio):
-    with pytest.raises(DataError, match=r"seed ratio is .* inside \(0, 1\)"):
+    with pytest.raises(DataError, match=r"seed_ratio is .* inside \(0, 1\)"):
         pair.split(ratio)
 
 

@@ -95,9 +95,9 @@ BAD = {
     "missing list": ({"ent_ids_2": None}, ["ent_ids_2", "missing"]),
     "missing triples": ({"triples_1": None}, ["triples_1", "missing"]),
     "missing links": ({"ill_ent_ids": None}, ["ill_ent_ids", "missing"]),
-    "empty list": ({"ent_ids_1": ""}, ["ent_ids_1 is empty"]),
+    "empty list": ({"ent_ids_1": ""}, ["ent_ids_1 is empty", "lines of id, uri", "again"]),
     "blank list": ({"ent_ids_1": "\n \n"}, ["ent_ids_1 is empty"]),
-    "no triples": ({"triples_2": ""}, ["triples_2 is empty"]),
+    "no triples": ({"triples_2": ""}, ["triples_2 is empty", "lines of head, relation, tail", "again"]),
     "no links": ({"ill_ent_ids": "\n"}, ["ill_ent_ids is empty"]),
     "columns of a list": ({"ent_ids_1": "0\ta\n1\n"}, ["ent_ids_1, line 2", "2 tab-separated fields", "'1'"]),
     "too many columns of a list": (
@@ -177,8 +177,12 @@ def test_bad_input_is_one_sentence_with_file_and_line(tiny, case):
 
 
 def test_layout_that_is_asked_for_must_be_there(tiny):
-    with pytest.raises(DataError, match="rel_triples_1 is missing"):
+    with pytest.raises(
+        DataError, match=r"rel_triples_1 is missing; the layout openea needs rel_triples_1, .*ent_links"
+    ):
         data.load(tiny(), format="openea")
+    with pytest.raises(DataError, match=r"no-such does not exist; give the directory .*dbp15k: ent_ids_1"):
+        data.load(tiny() / "no-such", format="openea")
     with pytest.raises(DataError, match="unknown data format 'rdf'; known are dbp15k, openea"):
         data.load(tiny(), format="rdf")
 

@@ -17,6 +17,7 @@ from loginmea_fast.training.checkpoint import (
     fingerprint,
     load_checkpoint,
     load_tensors,
+    read_metadata,
     save_tensors,
 )
 
@@ -71,6 +72,13 @@ def test_a_file_cut_short(saved, keep):
     saved.write_bytes(saved.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"last\.safetensors is cut short or damaged.*train anew"):
         load_checkpoint(saved)
+
+
+def test_the_metadata_alone_is_as_careful(saved):
+    assert read_metadata(saved)["state"]["epoch"] == 7
+    saved.write_bytes(saved.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"cut short or damaged .*; call for help"):
+        read_metadata(saved, "call for help")
 
 
 def test_a_missing_file(tmp_path):

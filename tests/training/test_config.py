@@ -3,9 +3,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loginmea_fast import AlignmentGraph, LoginMEA
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.training.config import Config, parse_overrides
 
@@ -153,6 +155,18 @@ def test_bad_values_are_named(values, message):
 def test_bad_overrides_are_named(override, message):
     with pytest.raises(ConfigError, match=message):
         Config().override([override])
+
+
+@pytest.mark.parametrize("key", ["hidden_dim", "rank", "depth"])
+def test_configuration_and_model_draw_the_same_line(key):
+    low = Config.__dataclass_fields__[key].metadata["low"]
+    graph = AlignmentGraph.from_triples(torch.tensor([[0, 0, 1]]), 2, 1)
+    assert LoginMEA(graph, {"image": 3}, **{key: low}) is not None
+    assert getattr(Config.build({key: low}), key) == low
+    with pytest.raises(ConfigError, match=f"{key}.* must be at least {low}; got {low - 1}"):
+        LoginMEA(graph, {"image": 3}, **{key: low - 1})
+    with pytest.raises(ConfigError, match=f"{key}.* must be at least {low}; got {low - 1}"):
+        Config.build({key: low - 1})
 
 
 def test_bad_files_are_named(tmp_path):

@@ -16,7 +16,7 @@ import torch
 
 import loginmea_fast as lf
 from loginmea_fast.errors import CheckpointError, ConfigError, DataError, LoginMEAError
-from loginmea_fast.training import Config, TrainingInterrupted, fit, loop
+from loginmea_fast.training import Config, TrainingInterrupted, assembly, fit, loop
 from loginmea_fast.training.assembly import assemble
 from loginmea_fast.training.interrupt import StopOnSignal
 from loginmea_fast.training.loop import Trainer, batches
@@ -283,7 +283,7 @@ def test_evaluation_of_the_directory_equals_the_result(tmp_path):
 
 def test_a_directory_that_exists_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match="exists already; go on with the run in it by --resume"):
+    with pytest.raises(ConfigError, match="exists already; choose another directory"):
         quiet_fit(out=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(ConfigError, match="exists already"):
@@ -370,19 +370,86 @@ def test_a_disk_that_fills_up_costs_nothing_but_the_epochs_since(tmp_path, monke
     assert resumed.metrics == whole.metrics
 
 
-@pytest.mark.parametrize("part", ["last.safetensors", "best.safetensors", "split.safetensors"])
-def test_damaged_files_are_named(tmp_path, part):
-    quiet_fit(out=tmp_path / "run", epochs=2)
-    file = tmp_path / "run" / part
+@pytest.mark.parametrize("part", ["last", "best"])
+def test_a_damaged_checkpoint_leads_to_the_other(tmp_path, part):
+    run = quiet_fit(out=tmp_path / "run", epochs=2).run
+    file, other = run.path / f"{part}.safetensors", {"last": "best", "best": "last"}[part]
     file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(CheckpointError, match=rf"{part} is cut short or damaged"):
+    remedy = rf"{file.name} is cut short or damaged .*evaluate {run.path} --checkpoint {other} measures it.*--config"
+    with pytest.raises(CheckpointError, match=remedy):
+        fit(synthetic_pair(), out=run.path, resume=True, progress=False)
+    with pytest.raises(CheckpointError, match=remedy):
+        lf.evaluation.evaluate(run.path, synthetic_pair(), checkpoint=part)
+    assert lf.evaluation.evaluate(run.path, synthetic_pair(), checkpoint=other)["epoch"] == 2
+    (run.path / f"{other}.safetensors").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"cut short or damaged \([^)]*\); train anew with train --config"
+    ):
+        lf.evaluation.evaluate(run.path, synthetic_pair())
+
+
+def test_a_damaged_split_is_drawn_again(tmp_path):
+    first = quiet_fit(out=tmp_path / "run", epochs=2)
+    first.run.split_file.write_bytes(first.run.split_file.read_bytes()[:-9])
+    with pytest.raises(
+        CheckpointError, match=r"split\.safetensors is cut short or damaged .*delete it and go on"
+    ):
         fit(synthetic_pair(), out=tmp_path / "run", resume=True, progress=False)
+    first.run.split_file.unlink()
+    again = fit(synthetic_pair(), out=tmp_path / "run", resume=True, progress=False)
+    assert again.metrics == first.metrics
+
+
+def test_a_split_in_the_place_of_a_checkpoint(tmp_path):
+    run = quiet_fit(out=tmp_path / "run", epochs=2).run
+    shutil.copy(run.split_file, run.best_file)
+    with pytest.raises(CheckpointError, match=r"best\.safetensors holds no model; .*--checkpoint last"):
+        lf.evaluation.evaluate(run.path, synthetic_pair())
+
+
+def test_a_checkpoint_of_another_model_is_refused_before_data_is_read(tmp_path):
+    run = quiet_fit(out=tmp_path / "run", epochs=2).run
+    other = quiet_fit(out=tmp_path / "other", epochs=2, hidden_dim=8).run
+    shutil.copy(other.last_file, run.last_file)
+    with pytest.raises(
+        CheckpointError, match=r"last\.safetensors is of another model: hidden_dim is 8 there and 16 in"
+    ):
+        run.check_resumable(run.config)
+    with pytest.raises(CheckpointError, match="hidden_dim is 8 there and 16 in"):
+        run.load("last")
+
+
+def test_the_checkpoint_to_measure_can_be_chosen(tmp_path, monkeypatch):
+    scores = iter([0.9, 0.1])
+    monkeypatch.setattr(Trainer, "_validation_metrics", lambda self: {"hits@1": 0.0, "mrr": next(scores)})
+    run = quiet_fit(out=tmp_path / "run", epochs=2, eval_every=1).run
+    epochs = {
+        c: lf.evaluation.evaluate(run.path, synthetic_pair(), checkpoint=c)["epoch"] for c in ("best", "last")
+    }
+    assert epochs == {"best": 1, "last": 2}
+    with pytest.raises(ConfigError, match="checkpoint must be 'best' or 'last'; got 'first'"):
+        lf.evaluation.evaluate(run.path, synthetic_pair(), checkpoint="first")
+
+
+def test_kernels_are_there_before_the_clock_starts(monkeypatch):
+    happened = []
+    progress = loop.Progress
+    monkeypatch.setattr(
+        assembly, "native_reason", lambda tensor, device: happened.append(f"kernels {device}")
+    )
+    monkeypatch.setattr(loop, "Progress", lambda *args: happened.append("clock") or progress(*args))
+    quiet_fit(epochs=1, device="cpu")
+    assert happened == ["kernels cpu", "clock"]
+    quiet_fit(epochs=1, device="cpu", backend="reference")
+    assert happened == ["kernels cpu", "clock", "clock"]
 
 
 def test_evaluation_before_the_first_checkpoint(tmp_path):
     run = quiet_fit(out=tmp_path / "run", epochs=2).run
     run.best_file.unlink()
     assert lf.evaluation.evaluate(run.path, synthetic_pair())["epoch"] == 2
+    with pytest.raises(CheckpointError, match="no best checkpoint; take the other with --checkpoint last"):
+        lf.evaluation.evaluate(run.path, synthetic_pair(), checkpoint="best")
     run.last_file.unlink()
     with pytest.raises(CheckpointError, match="holds no checkpoint yet"):
         lf.evaluation.evaluate(run.path, synthetic_pair())
