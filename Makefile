@@ -7,7 +7,7 @@ NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh cs
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format typecheck native compile-cuda compile-triton clean \
-        bench bench-fusion bench-loss bench-search bench-step bench-gpu
+        bench bench-attention bench-fusion bench-loss bench-search bench-step bench-gpu
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -60,7 +60,10 @@ compile-cuda: $(VENV)/.package ## every .cu with nvcc for sm_80 and sm_90; no GP
 compile-triton: $(VENV)/.test ## every Triton kernel for sm_80 and sm_90; no GPU needed
 	$(BIN)/python scripts/compile_triton.py
 
-bench: bench-fusion bench-loss bench-search bench-step ## all benchmarks of this machine
+bench: bench-attention bench-fusion bench-loss bench-search bench-step ## all benchmarks of this machine
+
+bench-attention: $(VENV)/.bench ## relation_reflection_attention
+	$(BIN)/python bench/relation_reflection_attention.py
 
 bench-fusion: $(VENV)/.bench ## low_rank_fusion
 	$(BIN)/python bench/low_rank_fusion.py

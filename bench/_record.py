@@ -70,13 +70,17 @@ def machine() -> dict[str, Any]:
     }
 
 
-def record(name: str, rows: Sequence[Mapping[str, Any]], *, note: str = "", **more: Any) -> Path:
+def record(
+    name: str, rows: Sequence[Mapping[str, Any]], *, note: str = "", merge: str | None = None, **more: Any
+) -> Path:
     """Write what was measured, replacing an older record of the same name on this machine.
 
     Args:
         name: of the benchmark, the stem of its operator where it has one; further parts after a dash.
         rows: one mapping a line of the printed table: provider, case, seconds, ratios, errors, bytes; JSON values.
         note: what a reader of the figures must know.
+        merge: key of the rows by which a long benchmark is measured piece by piece: older rows stay whose value is none
+            of the new ones, and every row says on what commit and day it was measured.
         more: JSON-ready facts shared by all rows, for example the measured ceilings.
 
     Returns:
@@ -84,7 +88,14 @@ def record(name: str, rows: Sequence[Mapping[str, Any]], *, note: str = "", **mo
     """
     path = RESULTS / machine_slug() / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"name": name, "machine": machine(), "note": note, **more, "rows": [dict(row) for row in rows]}
+    host = machine()
+    kept = [dict(row) for row in rows]
+    if merge is not None:
+        kept = [{**row, "commit": host["commit"], "date": host["date"]} for row in kept]
+        new = {row[merge] for row in kept}
+        older = json.loads(path.read_text())["rows"] if path.is_file() else []
+        kept = [row for row in older if row[merge] not in new] + kept
+    content = {"name": name, "machine": host, "note": note, **more, "rows": kept}
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     temporary.replace(path)

@@ -34,9 +34,6 @@ TO_COME = {
         "csrc/cuda/{}.h",
         "csrc/cuda/{}.cuh",
         "csrc/cuda/{}.cu",
-        "bench/{}.py",
-        "bench/test_{}.py",
-        "docs/ops/{}.md",
     },
     "low_rank_fusion": {"docs/ops/{}.md"},
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -175,27 +174,6 @@ def test_load_says_what_is_wrong(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, path, metadata={"alignment_graph": '{"version": 999}'})
     with pytest.raises(CheckpointError, match="newer version"):
         AlignmentGraph.load(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
-        ("dst_source", lambda t: t + 1_000_000, r"dst_source holds numbers outside \[0, "),
-        ("set_edge", lambda t: -t - 1, "set_edge holds numbers outside"),
-        ("src_set", lambda t: t[:-1], "src_set is torch.int32"),
-        ("dst_ptr", lambda t: t.flip(0), "dst_ptr does not rise from 0"),
-        ("rel_ptr", lambda t: t.int(), "rel_ptr is torch.int32"),
-        ("set_count", lambda t: t.double(), "set_count is torch.float64"),
-    ],
-)
-def test_load_refuses_numbers_that_lead_outside(
-    tmp_path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor], message: str
-) -> None:
-    graph = AlignmentGraph.from_triples(*triples_of("random"))
-    setattr(graph, name, change(getattr(graph, name)))
-    graph.save(tmp_path / "graph.safetensors")
-    with pytest.raises(CheckpointError, match=message):
-        AlignmentGraph.load(tmp_path / "graph.safetensors")
 
 
 def test_means_check_their_arguments() -> None:

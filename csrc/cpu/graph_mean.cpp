@@ -35,11 +35,17 @@ void row_sums(int64_t rows, int64_t width, const int64_t* ptr, const Index* inde
       const int64_t i = order != nullptr ? order[r] : r, end = ptr[i + 1];
       prefetch_row<Use::write>(y + i * width, width);
       std::fill_n(sum.get(), width, A(0));
-      for (int64_t k = ptr[i]; k < end; ++k) {
-        if (k + kAhead < end) prefetch_row(x + index[k + kAhead] * x_stride, width);
-        const Index j = index[k];
-        const A weight = (value != nullptr ? A(value[k]) : A(1)) * (in != nullptr ? in[j] : A(1));
-        add_row(weight, x + j * x_stride, sum.get(), width);
+      const T* row[kClump];
+      A weight[kClump];
+      for (int64_t k = ptr[i]; k < end; k += kClump) {
+        const int count = static_cast<int>(std::min<int64_t>(kClump, end - k));
+        for (int n = 0; n < count; ++n) {
+          if (k + n + kAhead < end) prefetch_row(x + index[k + n + kAhead] * x_stride, width);
+          const Index j = index[k + n];
+          row[n] = x + j * x_stride;
+          weight[n] = (value != nullptr ? A(value[k + n]) : A(1)) * (in != nullptr ? in[j] : A(1));
+        }
+        with_count(count, [&](auto n) { add_rows(row, weight, sum.get(), width, n); });
       }
       if (self != nullptr && self[i] != 0) {
         add_row(self[i] * (in != nullptr ? in[i] : A(1)), x + i * x_stride, sum.get(), width);

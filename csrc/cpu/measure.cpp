@@ -5,21 +5,20 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <stdexcept>
 #include <vector>
+
+#include "lanes.h"
+#include "memory.h"
+#include "rows.h"
 
 namespace loginmea {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kLanes = 16;
-#elif defined(__AVX__)
-constexpr int kLanes = 8;
-#else
-constexpr int kLanes = 4;
-#endif
-using vector [[gnu::vector_size(kLanes * sizeof(float))]] = float;
+using vector = Lanes<float>;
+
+// Rows between asking for one and summing it.
+constexpr std::int64_t kAhead = 12;
 
 // Enough independent chains to hide the latency of a multiply-add on two pipes, few enough for sixteen registers.
 constexpr int kChains = 12;
@@ -29,8 +28,8 @@ void require(bool condition, const char* message) {
 }
 
 // Written once by the threads that will read it, so that each page lies next to its reader.
-std::unique_ptr<float[]> touched(std::int64_t n, int num_threads) {
-  std::unique_ptr<float[]> data(new float[n]);
+Scratch<float> touched(std::int64_t n, int num_threads) {
+  Scratch<float> data = scratch<float>(n);
 #pragma omp parallel for num_threads(num_threads) schedule(static)
   for (std::int64_t i = 0; i < n; ++i) data[i] = 1.0f;
   return data;
@@ -58,9 +57,7 @@ float fma_chains(std::int64_t steps, float factor) {
   }
   vector sum = {};
   for (int c = 0; c < kChains; ++c) sum += chain[c];
-  float total = 0;
-  for (int lane = 0; lane < kLanes; ++lane) total += sum[lane];
-  return total;
+  return total<float>(sum);
 }
 
 }  // namespace
@@ -93,7 +90,7 @@ double measure_fma(double seconds, int num_threads) {
                       sink = sink + total;
                     }));
   }
-  return 2.0 * kLanes * kChains * static_cast<double>(kSteps) * num_threads / best;
+  return 2.0 * kLanes<float> * kChains * static_cast<double>(kSteps) * num_threads / best;
 }
 
 double measure_gather(std::int64_t rows, std::int64_t width, std::int64_t count, int repeats, int num_threads) {
@@ -116,8 +113,8 @@ double measure_gather(std::int64_t rows, std::int64_t width, std::int64_t count,
 #pragma omp for schedule(static)
       for (std::int64_t i = 0; i < count; ++i) {
         const float* row = table.get() + pick[i] * width;
-#pragma omp simd
-        for (std::int64_t c = 0; c < width; ++c) out[c] += row[c];
+        prefetch_row(table.get() + pick[std::min(i + kAhead, count - 1)] * width, width);
+        add_row(1.0f, row, out, width);
       }
       total += sum[0];
     }

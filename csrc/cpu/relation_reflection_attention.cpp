@@ -37,8 +37,6 @@ namespace {
 using std::int32_t;
 using std::int64_t;
 
-// Edges whose rows are summed in one go; more would leave the registers.
-constexpr int kClump = 8;
 // Edges between asking for a row and using it.
 constexpr int64_t kAhead = 12;
 
@@ -183,24 +181,9 @@ void walk(const Stream& s, const std::vector<Cut>& cuts, int64_t width, int num_
   }
 }
 
-// Calls body with std::make_index_sequence<count>, so that the rows of a clump are summed without a loop.
-template <class Body>
-decltype(auto) with_count(int count, Body&& body) {
-  switch (count) {
-    case 1: return body(std::make_index_sequence<1>{});
-    case 2: return body(std::make_index_sequence<2>{});
-    case 3: return body(std::make_index_sequence<3>{});
-    case 4: return body(std::make_index_sequence<4>{});
-    case 5: return body(std::make_index_sequence<5>{});
-    case 6: return body(std::make_index_sequence<6>{});
-    case 7: return body(std::make_index_sequence<7>{});
-    default: return body(std::make_index_sequence<kClump>{});
-  }
-}
-
 // sum += t and the result is t . u, for t = sum_k weight_k row_k.
 template <class T, class A, std::size_t... k>
-A add_rows(const T* const* row, const A* weight, const T* u, A* sum, int64_t width, std::index_sequence<k...>) {
+A add_rows_along(const T* const* row, const A* weight, const T* u, A* sum, int64_t width, std::index_sequence<k...>) {
   const T* const rows[] = {row[k]...};
   const A weights[] = {weight[k]...};
   Lanes<A> along{};
@@ -228,7 +211,8 @@ void attend(const Stream& s, int64_t begin, int64_t end, const A* weight, Rows<c
       if (s.set[ahead] != s.set[ahead - 1]) prefetch_row(u[s.set[ahead]], width);
     }
     const T* reflector = u[set];
-    const A along = with_count(count, [&](auto k) { return add_rows(row, weight + e, reflector, sum, width, k); });
+    const A along =
+        with_count(count, [&](auto k) { return add_rows_along(row, weight + e, reflector, sum, width, k); });
     add_row(-2 * along, reflector, sum, width);
     e += count;
   }

@@ -1,7 +1,9 @@
 // What kernels do to single rows.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "lanes.h"
 
@@ -35,6 +37,34 @@ template <class A, class T>
 inline void add_row(A factor, const T* row, A* sum, std::int64_t width) {
   over_row<A>(width, [&](std::int64_t c, auto part) {
     store(sum + c, load<A>(sum + c, part) + factor * load<A>(row + c, part), part);
+  });
+}
+
+// Rows that are summed in one go; more would leave the registers.
+constexpr int kClump = 8;
+
+// Calls body with std::make_index_sequence<count>, so that the rows of a clump are summed without a loop.
+template <class Body>
+decltype(auto) with_count(int count, Body&& body) {
+  switch (count) {
+    case 1: return body(std::make_index_sequence<1>{});
+    case 2: return body(std::make_index_sequence<2>{});
+    case 3: return body(std::make_index_sequence<3>{});
+    case 4: return body(std::make_index_sequence<4>{});
+    case 5: return body(std::make_index_sequence<5>{});
+    case 6: return body(std::make_index_sequence<6>{});
+    case 7: return body(std::make_index_sequence<7>{});
+    default: return body(std::make_index_sequence<kClump>{});
+  }
+}
+
+// sum += sum_k weight_k row_k
+template <class T, class A, std::size_t... k>
+inline void add_rows(const T* const* row, const A* weight, A* sum, std::int64_t width, std::index_sequence<k...>) {
+  const T* const rows[] = {row[k]...};
+  const A weights[] = {weight[k]...};
+  over_row<A>(width, [&](std::int64_t c, auto part) {
+    store(sum + c, load<A>(sum + c, part) + (... + (weights[k] * load<A>(rows[k] + c, part))), part);
   });
 }
 

@@ -81,16 +81,15 @@ class RelationReflectionAttention(nn.Module):
         if self.num_relations % 2:
             table = torch.cat([table, table.new_zeros(1, table.shape[1])])
         reflectors = relation_reflectors(table, graph).to(x.dtype)
-        logits = reflectors @ self.relation_vector.to(x.dtype)
-        vector = None if self.neighbor_vector is None else self.neighbor_vector.to(x.dtype)
         return relation_reflection_attention(
             x,
             reflectors,
-            logits,
+            None,
             graph,
-            neighbor_vector=vector,
+            neighbor_vector=self.neighbor_vector,
             activation=self.activation,
             backend=self.backend,
+            relation_vector=self.relation_vector,
         )
 
     # Making the index reads the tensors on the CPU once; torch.compile leaves it alone.
