@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -47,6 +48,59 @@ def test_the_table_of_keys_is_that_of_the_class(scripts: None) -> None:
 
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     assert config_table() in text, "run scripts/render_config.py"
+
+
+def test_the_figures_of_the_readme_are_the_recorded_ones(scripts: None) -> None:
+    from render_results import render
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert render(ROOT / "bench" / "results") in text, "run scripts/render_results.py"
+
+
+MACHINE = {"device": "CPU", "cores": 2, "capability": "AVX2", "torch": "2.9", "date": "2026-01-02"}
+
+
+def write_record(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
+    folder.mkdir(exist_ok=True)
+    content = {"name": name, "machine": MACHINE, "note": "zh_en; random images", "rows": rows}
+    (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_a_line_a_case_with_the_fastest_of_the_plain_forms(scripts: None, tmp_path: Path) -> None:
+    from render_results import NOTHING, render
+
+    assert render(tmp_path) == NOTHING
+    step = {"provider": "authors, one backward", "seconds": 40.0, "bytes": 9e9}
+    write_record(
+        tmp_path / "cpu",
+        "training_step",
+        [
+            step,
+            {"provider": "authors, one a batch", "seconds": 60.0, "bytes": 9e9},
+            {"provider": "clean", "seconds": 20.0, "bytes": 8e9},
+            {"provider": "torch.compile", "seconds": 16.0, "bytes": 7e9},
+            {"provider": "ours float32", "seconds": 4.0, "bytes": 1e9},
+            {"provider": "ours float32 kept", "seconds": 3.0, "bytes": 2e9},
+            {"provider": "ours bfloat16", "seconds": 2.0, "bytes": 5e8},
+        ],
+    )
+    layers = {"graph": "FR_EN", "layers": 2, "width": 300}
+    write_record(
+        tmp_path / "cpu",
+        "relation_reflection_attention",
+        [
+            {"provider": "authors", "skipped": "needs about 40 GB", **layers},
+            {"provider": "ours", "forward": 1.0, "backward": 2.0, "bytes": 1e6, **layers},
+        ],
+    )
+    write_record(tmp_path / "cpu", "contrastive_loss-sizes", [step])
+    lines = render(tmp_path).splitlines()
+    assert lines[0].startswith("CPU, 2 cores, AVX2, torch 2.9, 2026-01-02; ")
+    assert lines[4:] == [
+        "| a whole training step: zh_en | 40.00 s, 9,000 MB | torch.compile: 16.00 s, 7,000 MB | 4.00 s, 1,000 MB "
+        "| 10.0x / 4.0x | 2.00 s, 500 MB |",
+        "| `relation_reflection_layers`, FR_EN, 2 layers 300 wide | needs about 40 GB |  | 3.00 s, 1 MB | - / - |  |",
+    ]
 
 
 def test_rendering_leaves_the_rest_of_a_document_alone(scripts: None, tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""Writes the README's table of operators from the records that benchmarks keep in bench/results/<machine>/.
+
+A line a case, main cases only: sweeps over sizes keep records of their own and stay in docs/ops.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from markers import render_into
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Benchmark -> what tells its cases apart, of the keys of a row or of its record; in the order of the table.
+CASES = {
+    "training_step": "a whole training step: {note}",
+    "relation_reflection_attention": "`relation_reflection_layers`, {graph}, {layers} layers {width:,} wide",
+    "low_rank_fusion": "`low_rank_fusion`, {rows:,} entities, {modalities} modalities {width:,} wide, rank {rank}",
+    "contrastive_loss": "`contrastive_loss`, {batch:,} links, {width:,} wide",
+    "alignment_search": "`alignment_ranks` by CSLS, {case}",
+}
+NOTHING = "No benchmark of the operators is recorded yet: `make bench` measures them."
+
+
+def render(results: Path) -> str:
+    """The tables of all machines as markdown; a machine is a directory of records."""
+    parts = []
+    for directory in sorted(path for path in results.iterdir() if path.is_dir()):
+        records = [directory / f"{name}.json" for name in CASES]
+        found = [json.loads(path.read_text(encoding="utf-8")) for path in records if path.is_file()]
+        if found:
+            parts.append("\n".join([_machine(found), "", *_table(found)]))
+    return "\n\n".join(parts) or NOTHING
+
+
+def _machine(records: Iterable[Mapping[str, Any]]) -> str:
+    machines = [record["machine"] for record in records]
+    first = machines[0]
+    dates = sorted({machine["date"] for machine in machines})
+    return (
+        f"{first['device']}, {first['cores']} cores, {first['capability']}, torch {first['torch']}, "
+        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; seconds of one call, with gradients where there are any, and "
+        "megabytes at its peak beyond the arguments:"
+    )
+
+
+def _table(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    yield "| | authors' form | fastest other | ours | faster than authors' / other | ours, bfloat16 |"
+    yield "|---|---|---|---|---|---|"
+    for record in records:
+        cases: dict[str, list[Mapping[str, Any]]] = {}
+        for row in record["rows"]:
+            label = CASES[record["name"]].format(
+                **{**record, **row, "note": record["note"].partition(";")[0]}
+            )
+            cases.setdefault(label, []).append(row)
+        for label, rows in cases.items():
+            yield f"| {label} | {' | '.join(_cells(rows))} |"
+
+
+def _cells(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    authors, others, ours, half = _sort(rows)
+    fastest = min((row for row in others if _measured(row)), key=seconds, default=None)
+    faster = " / ".join(
+        f"{seconds(slow) / seconds(ours):.1f}x" if slow and _measured(slow) and ours else "-"
+        for slow in (authors, fastest)
+    )
+    name = f"{fastest['provider']}: " if fastest else ""
+    return [_cell(authors), name + _cell(fastest), _cell(ours), faster, _cell(half)]
+
+
+def _sort(rows: Iterable[Mapping[str, Any]]) -> tuple[Any, list[Mapping[str, Any]], Any, Any]:
+    """Authors' form, other plain forms, ours in float32, ours in bfloat16; the first of each kind as recorded."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {"authors": [], "other": [], "ours": [], "half": []}
+    for row in rows:
+        provider = row["provider"]
+        if provider.startswith("authors"):
+            kinds["authors"].append(row)
+        elif provider.startswith("ours bfloat16"):
+            kinds["half"].append(row)
+        elif provider in ("ours", "ours float32"):
+            kinds["ours"].append(row)
+        elif not provider.startswith("ours"):
+            kinds["other"].append(row)
+    first = {kind: next(iter(found), None) for kind, found in kinds.items()}
+    return first["authors"], kinds["other"], first["ours"], first["half"]
+
+
+def _measured(row: Mapping[str, Any]) -> bool:
+    return "seconds" in row or "forward" in row
+
+
+def seconds(row: Mapping[str, Any]) -> float:
+    """Of one call, forward and backward."""
+    return row["seconds"] if "seconds" in row else row["forward"] + row["backward"]
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    if not _measured(row):
+        return row["skipped"]
+    return f"{seconds(row):.2f} s, {row['bytes'] / 1e6:,.0f} MB"
+
+
+if __name__ == "__main__":
+    changed = render_into(ROOT / "README.md", "results", render(ROOT / "bench" / "results"))
+    print("README.md", "written" if changed else "is up to date")
