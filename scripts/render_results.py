@@ -42,8 +42,8 @@ def _machine(records: Iterable[Mapping[str, Any]]) -> str:
     dates = sorted({machine["date"] for machine in machines})
     return (
         f"{first['device']}, {first['cores']} cores, {first['capability']}, torch {first['torch']}, "
-        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; seconds of one call, with gradients where there are any, and "
-        "megabytes at its peak beyond the arguments:"
+        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; seconds of one call, with gradients where there are any, "
+        "and megabytes at its peak beyond the arguments:"
     )
 
 
