@@ -40,10 +40,11 @@ def _machine(records: Iterable[Mapping[str, Any]]) -> str:
     machines = [record["machine"] for record in records]
     first = machines[0]
     dates = sorted({machine["date"] for machine in machines})
+    days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     return (
         f"{first['device']}, {first['cores']} cores, {first['capability']}, torch {first['torch']}, "
-        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; seconds of one call, with gradients where there are any, "
-        "and megabytes at its peak beyond the arguments:"
+        f"{days}; seconds of one call, with gradients where there are any, and megabytes at its peak beyond the "
+        "arguments:"
     )
 
 
