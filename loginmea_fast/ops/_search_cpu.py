@@ -89,6 +89,9 @@ class CpuPasses:
         undecided = 0
         for places, rows, packed in self._packed(left):
             for targets, keys in self._runs(right, rows):
+                tick(len(rows) * len(keys))
+                if min(places.start, targets.start) >= len(own):
+                    continue  # further candidates on both sides: no pair is ranked here
                 undecided += self._native.search_counts(
                     packed.data_ptr(),
                     *_matrix(rows)[:2],
@@ -113,7 +116,6 @@ class CpuPasses:
                     counts.data_ptr(),
                     self._threads,
                 )
-                tick(len(rows) * len(keys))
         return counts, undecided
 
     def cosines(self, left: Side, rows: slice, right: Side, index: Tensor) -> Tensor:

@@ -130,6 +130,9 @@ class DevicePasses(ABC):
         again = 0
         for rows in self._blocks(left, scoring.left, scoring.scale, own):
             for keys in self._blocks(right, scoring.right, scoring.scale, own):
+                tick(len(rows.rows) * len(keys.rows))
+                if min(rows.places.start, keys.places.start) >= pairs:
+                    continue  # further candidates on both sides: no pair is ranked here
                 used = torch.zeros(1, dtype=torch.int32, device=device)
                 above = [torch.zeros(len(b.rows), dtype=torch.int32, device=device) for b in (rows, keys)]
                 self.count(rows, keys, scoring.scale, above, codes, used)
@@ -145,7 +148,6 @@ class DevicePasses(ABC):
                 else:
                     self._count_all(left, rows.places, right, keys.places, scoring, own, counts)
                 again += undecided
-                tick(len(rows.rows) * len(keys.rows))
         return counts, again
 
     def cosines(self, left: Side, rows: slice, right: Side, index: Tensor) -> Tensor:

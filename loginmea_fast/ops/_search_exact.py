@@ -22,6 +22,8 @@ ROUNDING = 4e-6  # passes add and compare in float32, on numbers up to 10
 LIST_BYTES = 2**27
 AGAIN_ROWS = 4096
 WORKING_BYTES = 2**27  # of rows in float64
+PROBE = 512  # pairs on which a narrow pass is tried
+UNDECIDED = 1 / 50  # share of scores beyond which computing them again costs more than a narrow pass saves
 
 Best = tuple[Tensor, Tensor]  # scores float64 [rows, k] and index int64 [rows, k]
 
@@ -183,6 +185,9 @@ def alignment_ranks(
     partner = torch.arange(pairs, dtype=torch.int32, device=left.inverse.device)[:, None]
     own = scoring.scale * passes.cosines(left, slice(0, pairs), right, partner)[:, 0]
     own = own - scoring.left[:pairs] - scoring.right[:pairs]
+    if passes.narrow and _undecided(passes, left, right, scoring, own) > UNDECIDED:
+        passes = passes.wide()
+        left, right = passes.side(left.parts), passes.side(right.parts)
     (above_lr, ties_lr, above_rl, ties_rl), _ = passes.counts(left, right, scoring, own, tick)
     return 1 + above_lr + ties_lr / 2, 1 + above_rl + ties_rl / 2, ties_lr.clone(), ties_rl.clone()
 
@@ -200,6 +205,18 @@ def mutual_nearest(passes: Passes, left: Side, right: Side, csls_k: int, tick: T
     )
     assert to_left is not None
     return reference.mutual(to_right[1][:, 0], to_left[1][:, 0])
+
+
+def _undecided(passes: Passes, left: Side, right: Side, scoring: Scoring, own: Tensor) -> float:
+    """Share of the scores of some pairs, spread over all, that these passes leave undecided."""
+    some = slice(0, len(own), -(-len(own) // PROBE))
+    a, b = (
+        Side([side.parts[0][some]], side.inverse[some].contiguous(), side.slack[some].contiguous())
+        for side in (left, right)
+    )
+    means = Scoring(scoring.scale, scoring.left[some].contiguous(), scoring.right[some].contiguous())
+    _, undecided = passes.counts(a, b, means, own[some].contiguous(), lambda done: None)
+    return undecided / len(a) ** 2
 
 
 def _unsettled(rows: int, k: int, device: torch.device) -> Best:

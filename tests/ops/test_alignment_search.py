@@ -240,6 +240,54 @@ def test_approximate_scores_keep_their_bound(backend: str, kind: str, width: int
     check(columns, truth.T, bound.T)
 
 
+@pytest.mark.parametrize(("kind", "kept"), [("random", True), ("clustered", False)])
+def test_a_screen_that_decides_little_is_dropped(
+    backend: str, kind: str, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _spare_the_interpreter(backend, (300,), "bfloat16")
+    left, right = (side.to(_device(backend)) for side in _sides(kind, 300, 0, 0, 301))
+    passes = ops._passes("test", left, "bfloat16", backend)
+    if passes is None:
+        pytest.skip("the reference does not screen")
+    counted = []
+    counts = type(passes).counts
+
+    def counting(self, left, *others):
+        counted.append((self.narrow, len(left)))
+        return counts(self, left, *others)
+
+    monkeypatch.setattr(type(passes), "counts", counting)
+    monkeypatch.setattr(exact, "PROBE", 100)
+    alignment_ranks(left, right, 10, screen="bfloat16", backend=backend)
+    assert counted == [(True, 100), (kept, 300)]
+
+
+@pytest.mark.parametrize("csls_k", [0, 4])
+def test_further_candidates_are_ranked_against_pairs_alone(backend: str, csls_k: int, monkeypatch) -> None:
+    """Most blocks hold no pair of either side, and none of them is counted."""
+    if backend != "cpu":
+        pytest.skip("needs blocks of a known size")
+    left, right = _sides("random", 40, 900, 700, 16)
+    (a, more_a), (b, more_b) = _halves(left, 40), _halves(right, 40)
+    native = ops._passes("test", left, None, backend)._native
+    counted = []
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(native, name)
+
+        def search_counts(self, *arguments):
+            counted.append((arguments[4], arguments[8]))
+            return native.search_counts(*arguments)
+
+    monkeypatch.setattr("loginmea_fast.native.load", lambda device: Counting())
+    ranks = alignment_ranks(a, b, csls_k, more_a, more_b, backend=backend)
+    there, back = _brute_force_ranks(left, right, 40, csls_k)
+    assert np.array_equal(ranks[0].numpy(), there)
+    assert np.array_equal(ranks[1].numpy(), back)
+    assert sum(rows * keys for rows, keys in counted) == 40 * 740 + 900 * 40
+
+
 @pytest.mark.parametrize("room", [0, 3])
 def test_a_full_buffer_of_undecided_scores(backend: str, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks too undecided to be written down are counted in float64."""
