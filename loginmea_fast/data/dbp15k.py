@@ -147,9 +147,12 @@ def _links(
     links = read(path)
     notes = repeated_links(path, links, options.max_repeated_links, uris)
     split_paths = [directory / name for name in _SPLIT_FILES]
-    if not (split_paths[0].is_file() and split_paths[2].is_file()):
+    there = [entry for entry in split_paths if entry.is_file()]
+    if not (split_paths[0] in there and split_paths[2] in there):
+        if there:
+            notes += (f"{there[0].name} alone is no official split, which needs sup_ent_ids and ref_ent_ids",)
         return links, None, notes
-    split_paths = [entry for entry in split_paths if entry.is_file()]
+    split_paths = there
     parts = [read(entry) for entry in split_paths]
     notes += check_parts(split_paths, parts, links, len(side))
     if len(parts) == 2:

@@ -77,6 +77,12 @@ def test_official_split_without_validation_links(tiny):
     assert split.test.tolist() == [[4, 5], [6, 7]]
 
 
+def test_half_an_official_split_is_none_and_that_is_said(tiny):
+    pair = data.load(tiny(sup_ent_ids="0\t2\n"))
+    assert pair.official_split is None
+    assert pair.notes == ("sup_ent_ids alone is no official split, which needs sup_ent_ids and ref_ent_ids",)
+
+
 def test_a_few_repeated_links_are_kept_with_a_note(tiny):
     pair = data.load(tiny(ill_ent_ids="0\t2\n1\t3\n4\t2\n"), max_repeated_links=0.5)
     assert len(pair.links) == 3
