@@ -1,22 +1,23 @@
 """Adaptive low-rank fusion and its gradient: providers side by side, right before fast, each in a process of its own.
 
-python bench/low_rank_fusion.py                     # rows of zh_en, three modalities 300 wide, rank 8
-python bench/low_rank_fusion.py --sweep             # rows, ranks, modalities and widths, ours alone
+python bench/low_rank_fusion.py                     # rows of zh_en, three modalities 300 wide, rank 8: every provider;
+                                                    # then other rows, ranks, modalities and widths: authors once, ours
+python bench/low_rank_fusion.py --cases main        # one of the two; --record adds to what is on record
 python bench/low_rank_fusion.py --rows 5000 --rank 4
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -24,12 +25,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from bench._record import record
+from bench._record import RESULTS, commit, machine_slug, record
 
 ENTITIES = 38_960  # of zh_en
 # Largest relative L2 error of the output and of any gradient against float64 that a provider may have and be timed.
 # The rank weights' gradient, a few numbers that are each a difference of large sums, is reported but not bounded.
 BOUNDS = {"float32": 1e-5, "bfloat16": 6e-3}
+# A virtual machine's two cores are at times threads of one. Rounds with less than this share of what all threads should
+# reach are taken again, at most as many times as there are rounds.
+WHOLE_MACHINE = 0.85
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +63,7 @@ SWEEP = (
     Case(width=100),
     Case(width=512),
 )
+CHECK_ROWS = 2000  # compared with float64 before timing
 NAMES = ("inputs", "query", "factors", "rank_weights", "bias")
 Arguments = dict[str, list[Tensor]]
 
@@ -108,14 +113,13 @@ def clean(a: Arguments) -> Tensor:
 
 
 def ours(**options: object) -> Callable[[Arguments], Tensor]:
-    """The operator, with the scale that folds attention and lengths into it."""
+    """The operator, its scale folded in."""
 
     def forward(a: Arguments) -> Tensor:
-        from loginmea_fast.ops.low_rank_fusion import low_rank_fusion, modality_scale
+        from loginmea_fast.ops.low_rank_fusion import adaptive_low_rank_fusion
 
-        scale = modality_scale(a["inputs"], a["query"][0])
-        return low_rank_fusion(
-            a["inputs"], a["factors"], a["rank_weights"][0], a["bias"][0], scale, **options
+        return adaptive_low_rank_fusion(
+            a["inputs"], a["query"][0], a["factors"], a["rank_weights"][0], a["bias"][0], **options
         )
 
     return forward
@@ -125,13 +129,13 @@ PROVIDERS: dict[str, Callable[[Arguments], Tensor]] = {
     "authors": authors,
     "clean": clean,
     "torch.compile": torch.compile(authors, dynamic=False),
-    "ours reference": ours(backend="reference"),
+    "blocked torch": ours(backend="reference"),
     "ours float32": ours(),
     "ours float32 kept": ours(keep_products=True),
     "ours bfloat16 products": ours(precision="bfloat16"),
     "ours bfloat16": ours(),
 }
-OURS = tuple(name for name in PROVIDERS if name.startswith("ours") and "reference" not in name)
+OURS = tuple(name for name in PROVIDERS if name.startswith("ours"))
 
 
 def prepared(name: str, case: Case, rows: int | None = None) -> Arguments:
@@ -154,7 +158,7 @@ def step(forward: Callable[[Arguments], Tensor], a: Arguments) -> tuple[float, f
     return between - start, time.perf_counter() - between, [y.detach(), *gradients]
 
 
-def errors_of(name: str, case: Case, rows: int) -> dict[str, float]:
+def errors_of(name: str, case: Case, rows: int = CHECK_ROWS) -> dict[str, float]:
     """Relative L2 errors on the first rows, from the same rounded arguments; raises where they are too large."""
     from loginmea_fast.reference.low_rank_fusion import low_rank_fusion, modality_scale
 
@@ -183,107 +187,154 @@ def resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def fma_rate() -> float:
+def fma_rate(threads: int) -> float:
     """Float32 operations a second of multiply-adds that stay in registers: what no product can exceed."""
     from loginmea_fast import native
 
-    return native.load("cpu").measure_fma(0.1, torch.get_num_threads())
+    return native.load("cpu").measure_fma(0.05, threads)
 
 
 def gemm_rate(case: Case, dtype: torch.dtype) -> float:
-    """FLOP/s of torch.mm on the product of one modality and one rank."""
+    """FLOP/s of torch.mm on the product of one modality and one rank, into memory that is there."""
     left = torch.randn(case.rows, case.width).to(dtype)
     right = torch.randn(case.width, case.width).to(dtype)
+    out = torch.empty(case.rows, case.width, dtype=dtype)
     seconds = []
     for _ in range(6):
         start = time.perf_counter()
-        torch.mm(left, right)
+        torch.mm(left, right, out=out)
         seconds.append(time.perf_counter() - start)
     return 2 * case.rows * case.width**2 / statistics.median(seconds[1:])
 
 
-def in_process(name: str, case: Case, measure: str, repeats: int, check_rows: int) -> dict[str, object]:
-    """What a child process does: check and time one provider, or find its peak memory."""
-    forward = PROVIDERS[name]
-    if measure == "memory":
-        a = prepared(name, case)
-        warm = prepared(name, case, 100) if name != "torch.compile" else a
-        step(forward, warm)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = resident("VmRSS")
-        *_, results = step(forward, a)
-        kept = sum(t.numel() * t.element_size() for t in results)
-        return {"bytes": resident("VmHWM") - before, "result_bytes": kept}
-    errors = errors_of(name, case, check_rows)
-    a = prepared(name, case)
-    step(forward, a)
-    times, rates = [], []
-    for _ in range(repeats):
-        rates.append(fma_rate())
-        times.append(step(forward, a)[:2])
-    seconds = [statistics.median(t) for t in zip(*times, strict=True)]
-    return {"forward": seconds[0], "backward": seconds[1], "fma": statistics.median(rates), "errors": errors}
+def peak_memory(forward: Callable[[Arguments], Tensor], a: Arguments) -> dict[str, int]:
+    """Bytes of one forward and backward beyond the arguments, and of the output and gradients among them."""
+    libc, trim, mmap = ctypes.CDLL(None), -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    # Memory that is freed goes back at once, so that the peak is of what is alive.
+    libc.mallopt(trim, 65536), libc.mallopt(mmap, 65536), libc.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    *_, results = step(forward, a)
+    peak = resident("VmHWM") - before
+    libc.mallopt(trim, 64 << 20), libc.mallopt(mmap, 32 << 20)  # as glibc itself would have adapted by now
+    return {"bytes": peak, "result_bytes": sum(t.numel() * t.element_size() for t in results)}
 
 
-def child(name: str, case: Case, measure: str, repeats: int, check_rows: int) -> dict[str, object]:
+def rounds(forward: Callable[[Arguments], Tensor], a: Arguments, repeats: int) -> dict[str, float]:
+    """Median seconds of `repeats` rounds, and the ceiling measured around each."""
+    threads = torch.get_num_threads()
+    taken: list[tuple[float, float, float]] = []  # rate of multiply-adds, forward, backward
+    enough = WHOLE_MACHINE * threads * fma_rate(1)
+    while sum(rate >= enough for rate, *_ in taken) < repeats and len(taken) < 2 * repeats:
+        before = fma_rate(threads)
+        seconds = step(forward, a)[:2]
+        taken.append((min(before, fma_rate(threads)), *seconds))
+    whole = [t for t in taken if t[0] >= enough]
+    rate, ahead, back = (statistics.median(column) for column in zip(*(whole or taken), strict=True))
+    return {
+        "forward": ahead,
+        "backward": back,
+        "fma": rate,
+        "rounds": len(whole or taken),
+        "whole_machine": bool(whole),
+    }
+
+
+def in_process(name: str, case: Case, repeats: int, memory: bool) -> dict[str, object]:
+    """What a child process does: check one provider, find its peak memory, time it."""
+    errors = errors_of(name, case)
+    forward, a = PROVIDERS[name], prepared(name, case)
+    if name == "torch.compile":
+        step(forward, a)  # compiles for these sizes
+    used = peak_memory(forward, a) if memory else {"bytes": None, "result_bytes": None}
+    return {**rounds(forward, a, repeats), **used, "errors": errors}
+
+
+def child(name: str, case: Case, repeats: int, memory: bool) -> dict[str, object]:
     """Run one provider in a process of its own."""
-    command = [sys.executable, __file__, "--provider", name, "--measure", measure, "--repeats", str(repeats)]
-    command += ["--check-rows", str(check_rows)]
+    command = [sys.executable, __file__, "--provider", name, "--repeats", str(repeats)]
+    if memory:
+        command.append("--memory")
     for field, value in dataclasses.asdict(case).items():
         command += [f"--{field}", str(value)]
-    environment = dict(os.environ)
-    if measure == "memory":
-        # Memory that is freed goes back at once, so that the peak is of what is alive.
-        environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     with tempfile.TemporaryFile("w+") as log:
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True)
         log.seek(0)
         if done.returncode:
             raise SystemExit(log.read().strip().splitlines()[-1])
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def report(case: Case, providers: Sequence[str], repeats: int, check_rows: int) -> list[dict[str, object]]:
-    """Print the table of one case; returns its rows."""
+def measured(name: str, case: Case, repeats: int, memory: bool) -> dict[str, object]:
+    """One row of the record."""
+    row = child(name, case, repeats, memory)
+    errors = row.pop("errors")
+    products = (
+        3 if name.startswith("ours") and "kept" not in name else 2
+    )  # recomputation is work that is done
+    return {
+        "provider": name,
+        **dataclasses.asdict(case),
+        **row,
+        "forward_flops": case.operations / row["forward"],
+        "backward_flops": products * case.operations / row["backward"],
+        "error": errors["output"],
+        "gradient_error": max(e for label, e in errors.items() if label not in ("output", "rank_weights")),
+        "rank_weights_error": errors["rank_weights"],
+        "commit": commit(),
+    }
+
+
+def report(case: Case, providers: Sequence[str], repeats: int, main: bool) -> Iterator[dict[str, object]]:
+    """Print the table of one case; yields its rows."""
     rates = {dtype: gemm_rate(case, dtype) for dtype in (torch.float32, torch.bfloat16)}
     print(f"\n{case}; {case.operations / 1e9:.0f} GFLOP a product with all factors")
     print(
         f"torch.mm: float32 {rates[torch.float32] / 1e9:.0f} GFLOP/s, bfloat16 {rates[torch.bfloat16] / 1e9:.0f}; "
-        f"multiply-adds in registers, float32: {fma_rate() / 1e9:.0f} GFLOP/s"
+        f"multiply-adds in registers, float32: {fma_rate(torch.get_num_threads()) / 1e9:.0f} GFLOP/s"
     )
+    if not main:
+        print("authors: one round, after one of 2,000 rows")
     print(
-        f"{'':24}{'forward':>9}{'':>8}{'GFLOP/s':>9}{'of FMA':>8}{'backward':>10}{'':>8}{'GFLOP/s':>9}{'MB':>8}"
-        f"{'beside results':>16}{'error':>9}{'gradients':>11}"
+        f"{'':24}{'forward':>9}{'x authors':>11}{'x compiled':>12}{'GFLOP/s':>9}{'of FMA':>8}{'backward':>10}"
+        f"{'x authors':>11}{'x compiled':>12}{'GFLOP/s':>9}{'of FMA':>8}{'MB':>7}{'temporary':>11}{'error':>9}"
+        f"{'gradients':>11}"
     )
-    rows: list[dict[str, object]] = []
+    seen: dict[str, dict[str, object]] = {}
     for name in providers:
-        timed = child(name, case, "time", repeats, check_rows)
-        used = child(name, case, "memory", 1, check_rows)
-        errors: dict[str, float] = timed.pop("errors")
-        worst = max(error for label, error in errors.items() if label not in ("output", "rank_weights"))
-        products = 3 if "ours" in name and "kept" not in name else 2  # recomputation is work that is done
-        row = {
-            "provider": name,
-            **dataclasses.asdict(case),
-            **timed,
-            **used,
-            "forward_flops": case.operations / timed["forward"],
-            "backward_flops": products * case.operations / timed["backward"],
-            "error": errors["output"],
-            "gradient_error": worst,
-            "rank_weights_error": errors["rank_weights"],
-        }
-        rows.append(row)
-        first = rows[0]
-        print(
-            f"{name:24}{row['forward']:9.3f}{first['forward'] / row['forward']:7.2f}x{row['forward_flops'] / 1e9:9.0f}"
-            f"{row['forward_flops'] / row['fma']:8.0%}{row['backward']:10.3f}"
-            f"{first['backward'] / row['backward']:7.2f}x{row['backward_flops'] / 1e9:9.0f}{row['bytes'] / 1e6:8.0f}"
-            f"{(row['bytes'] - row['result_bytes']) / 1e6:16.0f}{row['error']:9.1e}{worst:11.1e}",
-            flush=True,
+        whole = main or name.startswith("ours")
+        row = seen[name] = measured(name, case, repeats if whole else 1, memory=whole)
+        row |= {"mm_float32": rates[torch.float32], "mm_bfloat16": rates[torch.bfloat16]}
+        cells = [f"{name:24}"]
+        for half in ("forward", "backward"):
+            cells.append(f"{row[half]:{9 if half == 'forward' else 10}.3f}")
+            for other, space in (("authors", 10), ("torch.compile", 11)):
+                ratio = f"{seen[other][half] / row[half]:.2f}x" if other in seen else ""
+                cells.append(f"{ratio:>{space + 1}}")
+            cells.append(f"{row[half + '_flops'] / 1e9:9.0f}{row[half + '_flops'] / row['fma']:8.0%}")
+        beside = (
+            f"{row['bytes'] / 1e6:7.0f}{(row['bytes'] - row['result_bytes']) / 1e6:11.0f}"
+            if whole
+            else " " * 18
         )
-    rows[0] |= {"mm_float32": rates[torch.float32], "mm_bfloat16": rates[torch.bfloat16]}
-    return rows
+        slow = "" if row["whole_machine"] else "  (only part of the machine)"
+        print(*cells, beside, f"{row['error']:9.1e}{row['gradient_error']:11.1e}", slow, sep="", flush=True)
+        yield row
+
+
+def add_to_record(rows: Sequence[dict[str, object]]) -> None:
+    """Replace what is on record of the same cases and providers, keep the rest; each row names its commit."""
+    keys = ("provider", *(field.name for field in dataclasses.fields(Case)))
+    path = RESULTS / machine_slug() / "low_rank_fusion.json"
+    known = json.loads(path.read_text())["rows"] if path.is_file() else []
+    table = {tuple(row[key] for key in keys): row for row in [*known, *rows]}
+    record(
+        "low_rank_fusion",
+        list(table.values()),
+        note="adaptive fusion, forward and backward in seconds; backward_flops count the recomputation as work; fma: "
+        "float32 multiply-adds in registers, mm: torch.mm, measured beside; `bytes` is the peak of one forward and "
+        "backward beyond the arguments, `result_bytes` the output and gradients in it",
+    )
 
 
 def main() -> None:
@@ -291,35 +342,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for field in dataclasses.fields(Case):
         parser.add_argument(
-            f"--{field.name}", type=int, default=field.default, help=f"default {field.default}"
+            f"--{field.name}", type=int, help=f"of the one case to run; {field.default} if not given"
         )
-    parser.add_argument("--sweep", action="store_true", help="other sizes, one at a time, ours alone")
-    parser.add_argument("--providers", nargs="+", choices=tuple(PROVIDERS), help="default: all")
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls; their median counts")
     parser.add_argument(
-        "--check-rows", type=int, default=2000, help="rows compared with float64 before timing"
+        "--cases",
+        choices=("main", "sweep"),
+        help="all providers at zh_en's size, or the other sizes; default: both",
     )
-    parser.add_argument("--record", action="store_true", help="keep the figures in bench/results")
+    parser.add_argument(
+        "--providers", nargs="+", choices=tuple(PROVIDERS), help="default: all, in the sweep some"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="timed calls; their median counts")
+    parser.add_argument("--record", action="store_true", help="add the figures to bench/results")
     parser.add_argument("--provider", choices=tuple(PROVIDERS), help=argparse.SUPPRESS)
-    parser.add_argument("--measure", choices=("time", "memory"), default="time", help=argparse.SUPPRESS)
+    parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    case = Case(args.rows, args.modalities, args.width, args.rank)
+    given = {
+        f.name: getattr(args, f.name) for f in dataclasses.fields(Case) if getattr(args, f.name) is not None
+    }
     if args.provider:
-        print(json.dumps(in_process(args.provider, case, args.measure, args.repeats, args.check_rows)))
+        print(json.dumps(in_process(args.provider, Case(**given), args.repeats, args.memory)))
         return
-    providers = args.providers or (OURS if args.sweep else tuple(PROVIDERS))
-    rows = [
-        row
-        for each in (SWEEP if args.sweep else (case,))
-        for row in report(each, providers, args.repeats, args.check_rows)
-    ]
+    main_cases = () if args.cases == "sweep" and not given else (Case(**given),)
+    rows: list[dict[str, object]] = []
+    for case in main_cases:
+        rows += report(case, args.providers or tuple(PROVIDERS), args.repeats, main=True)
+    for case in () if args.cases == "main" or given else SWEEP:
+        rows += report(case, args.providers or ("authors", *OURS), args.repeats, main=False)
     if args.record:
-        record(
-            "low_rank_fusion-sizes" if args.sweep else "low_rank_fusion",
-            rows,
-            note="forward and backward in seconds; backward_flops count the recomputation as work; `bytes` is the "
-            "peak of one forward and backward beyond the arguments, `result_bytes` the output and gradients in it",
-        )
+        add_to_record(rows)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@
 #endif
 
 #include "common/dtype.h"
+#include "cpu/memory.h"
 
 namespace loginmea::gemm {
 
@@ -109,13 +110,15 @@ std::int64_t panel_offset(std::int64_t depth, std::int64_t column) {
   return round_up(depth, kStep<T>) * column;
 }
 
-// Memory aligned to cache lines, not initialised.
+// Memory aligned to cache lines, not initialised, on huge pages where it is large.
 template <class T>
 class aligned_buffer {
  public:
   aligned_buffer() = default;
   explicit aligned_buffer(std::int64_t size)
-      : data_(size == 0 ? nullptr : static_cast<T*>(::operator new(size * sizeof(T), std::align_val_t{64}))) {}
+      : data_(size == 0 ? nullptr : static_cast<T*>(::operator new(size * sizeof(T), std::align_val_t{64}))) {
+    prefer_huge_pages(get(), size * static_cast<std::int64_t>(sizeof(T)));
+  }
   T* get() const { return data_.get(); }
 
  private:

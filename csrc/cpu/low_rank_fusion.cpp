@@ -23,6 +23,7 @@
 
 #include "cpu/elementwise.h"
 #include "cpu/gemm_tile.h"
+#include "cpu/memory.h"
 
 namespace loginmea {
 namespace {
@@ -75,6 +76,8 @@ class Fusion {
 
   void forward(const A* bias, S* products, S* y) {
     pack_projections();
+    prefer_huge_pages(y, rows * width * static_cast<int64_t>(sizeof(S)));
+    if (products) prefer_huge_pages(products, rank * count() * rows * width * static_cast<int64_t>(sizeof(S)));
     int64_t row_bytes = 0;
     for (const int64_t d : widths) row_bytes += left_stride<T>(d) * sizeof(T);
     const int64_t most = std::max<int64_t>(kForwardBytes / std::max<int64_t>(row_bytes, 1), 4 * kRows);
@@ -125,6 +128,9 @@ class Fusion {
     const Gradients d(*this, block);
     const Sums sums(*this, want_factors);
     std::fill_n(bias_grad, width, A(0));
+    for (std::size_t m = 0; m < input_grads.size(); ++m) {
+      prefer_huge_pages(input_grads[m], rows * widths[m] * static_cast<int64_t>(sizeof(S)));
+    }
 
     std::vector<int64_t> first_tile(count() + 1, 0);  // of dW: tiles of all modalities, one after another
     for (int64_t m = 0; m < count(); ++m) first_tile[m + 1] = first_tile[m] + gemm::tiles(widths[m]);
@@ -711,7 +717,7 @@ void modality_scale_forward(const std::vector<uintptr_t>& inputs, const std::vec
 void modality_scale_backward(const void* g, const std::vector<uintptr_t>& inputs,
                              const std::vector<int64_t>& input_strides, const std::vector<int64_t>& widths,
                              const void* query, const std::vector<uintptr_t>& input_grads, void* query_grad,
-                             int64_t rows, DType dtype, int num_threads) {
+                             int64_t rows, bool add, DType dtype, int num_threads) {
   dispatch(dtype, "modality_scale", [&](auto s) {
     using S = decltype(s);
     using A = accumulator_t<S>;
@@ -739,14 +745,19 @@ void modality_scale_backward(const void* g, const std::vector<uintptr_t>& inputs
             const S* from = x[m] + row * input_strides[m];
             S* to = dx[m] + row * widths[m];
             if (!q) {
-              for (int64_t c = 0; c < widths[m]; ++c) to[c] = static_cast<S>(along * static_cast<A>(from[c]));
+#pragma omp simd
+              for (int64_t c = 0; c < widths[m]; ++c) {
+                const A before = add ? static_cast<A>(to[c]) : A(0);
+                to[c] = static_cast<S>(before + along * static_cast<A>(from[c]));
+              }
               continue;
             }
 #pragma omp simd
             for (int64_t c = 0; c < width; ++c) {
               const A value = static_cast<A>(from[c]), bent = hyperbolic_tangent(value);
+              const A before = add ? static_cast<A>(to[c]) : A(0);
               dq[c] += ds * bent;
-              to[c] = static_cast<S>(along * value + ds * q[c] * (A{1} - bent * bent));
+              to[c] = static_cast<S>(before + along * value + ds * q[c] * (A{1} - bent * bent));
             }
           }
         }

@@ -38,10 +38,10 @@ void modality_scale_forward(const std::vector<std::uintptr_t>& inputs, const std
                             const std::vector<std::int64_t>& widths, const void* query, void* row_scale,
                             std::int64_t rows, DType dtype, int num_threads);
 
-// From g [B, M]: input_grads[m] [B, d_m]; query_grad [1, width] or null.
+// From g [B, M]: input_grads[m] [B, d_m], to which they are added if `add`; query_grad [1, width] or null.
 void modality_scale_backward(const void* g, const std::vector<std::uintptr_t>& inputs,
                              const std::vector<std::int64_t>& input_strides, const std::vector<std::int64_t>& widths,
                              const void* query, const std::vector<std::uintptr_t>& input_grads, void* query_grad,
-                             std::int64_t rows, DType dtype, int num_threads);
+                             std::int64_t rows, bool add, DType dtype, int num_threads);
 
 }  // namespace loginmea

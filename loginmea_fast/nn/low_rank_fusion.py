@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from loginmea_fast.errors import InputError
-from loginmea_fast.ops.low_rank_fusion import low_rank_fusion, modality_scale
+from loginmea_fast.ops.low_rank_fusion import adaptive_low_rank_fusion
 
 __all__ = ["LowRankFusion"]
 
@@ -95,13 +95,12 @@ class LowRankFusion(nn.Module):
             )
         dtype = inputs[0].dtype
         query = None if self.ent_attn is None else self.ent_attn.weight.to(dtype)
-        row_scale = modality_scale(inputs, query, self.backend)
-        return low_rank_fusion(
+        return adaptive_low_rank_fusion(
             inputs,
+            query,
             [factor.to(dtype) for factor in self.factor_list],
             self.fusion_weights.to(dtype),
             self.fusion_bias.to(dtype),
-            row_scale,
             self.backend,
             precision=self.precision,
             keep_products=self.keep_products,

@@ -7,6 +7,7 @@ backward computes them again unless it is told to keep them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from loginmea_fast.errors import BackendError, InputError
 from loginmea_fast.ops import _launch
 from loginmea_fast.reference import low_rank_fusion as reference
 
-__all__ = ["low_rank_fusion", "modality_scale"]
+__all__ = ["adaptive_low_rank_fusion", "low_rank_fusion", "modality_scale"]
 
 PRECISIONS = ("ieee", "tf32", "bfloat16")
 
@@ -63,11 +64,54 @@ def low_rank_fusion(
     inputs, factors = _autocast(inputs), _autocast(factors)
     _launch.check_backend_name(backend)
     _check(inputs, factors, rank_weights, bias, row_scale)
-    if precision is not None and precision not in PRECISIONS:
-        raise InputError(f"precision must be None or one of {', '.join(PRECISIONS)}; got {precision!r}")
+    precision = _precision(precision, inputs[0].device)
     keep = keep_products and torch.is_grad_enabled()
-    precision = precision or _default_precision(inputs[0].device)
-    y, _ = _low_rank_fusion(inputs, factors, rank_weights, bias, row_scale, keep, precision, backend)
+    y, *_ = _low_rank_fusion(
+        inputs, factors, rank_weights, bias, row_scale, None, False, keep, precision, backend
+    )
+    return y
+
+
+def adaptive_low_rank_fusion(
+    inputs: Sequence[Tensor],
+    query: Tensor | None,
+    factors: Sequence[Tensor],
+    rank_weights: Tensor,
+    bias: Tensor,
+    backend: str = "auto",
+    *,
+    precision: str | None = None,
+    keep_products: bool = False,
+) -> Tensor:
+    """`low_rank_fusion` of rows scaled by `modality_scale(inputs, query)`, as one node of autograd.
+
+    The two operators one after the other give the same, but each returns a gradient of every input, which autograd must
+    hold at once to add them: M more tensors of rows x width. Here the second is added where the first lies.
+
+    Args:
+        inputs: as in `low_rank_fusion`, all of one width if there is a query.
+        query: as in `modality_scale`; None for rows that are only normalised.
+        factors: as in `low_rank_fusion`, like all that follow.
+        rank_weights: as there.
+        bias: as there.
+        backend: as there; under "triton" and "cuda" the scale is plain PyTorch on the device.
+        precision: as there.
+        keep_products: as there.
+
+    Returns:
+        y [B, d], dtype of `inputs`. It can be differentiated once.
+
+    Raises:
+        InputError: as in `low_rank_fusion` and `modality_scale`.
+        BackendError: the backend asked for by name cannot serve.
+    """
+    inputs, factors = _autocast(inputs), _autocast(factors)
+    _launch.check_backend_name(backend)
+    _check(inputs, factors, rank_weights, bias, None)
+    _check_query(inputs, query)
+    precision = _precision(precision, inputs[0].device)
+    keep = keep_products and torch.is_grad_enabled()
+    y, *_ = _low_rank_fusion(inputs, factors, rank_weights, bias, None, query, True, keep, precision, backend)
     return y
 
 
@@ -81,7 +125,7 @@ def modality_scale(inputs: Sequence[Tensor], query: Tensor | None = None, backen
     Args:
         inputs: M tensors x_m [B, d_m], float32, float64 or bfloat16, all of one width if there is a query.
         query: q [1, d], dtype of `inputs` or, with bfloat16 inputs, float32; None for equal weights of 1.
-        backend: "auto", "reference" or "cpu".
+        backend: "auto", "reference" or "cpu"; "triton" and "cuda" are plain PyTorch on the device.
 
     Returns:
         r [B, M], float64 for float64 inputs, else float32. It can be differentiated once. An all-zero row counts as
@@ -94,20 +138,15 @@ def modality_scale(inputs: Sequence[Tensor], query: Tensor | None = None, backen
     inputs = _autocast(inputs)
     _launch.check_backend_name(backend)
     _check_inputs(inputs)
-    if query is not None:
-        width = inputs[0].shape[1]
-        for m, x in enumerate(inputs):
-            if x.shape[1] != width:
-                raise InputError(
-                    f"modality attention needs inputs of one width; inputs[{m}] has {x.shape[1]}, "
-                    f"inputs[0] has {width}"
-                )
-        _launch.check_shape("query", query, (1, width), "[1, width]")
-        _check_small("query", query, inputs[0])
+    _check_query(inputs, query)
     return _modality_scale(inputs, query, backend)
 
 
-def _default_precision(device: torch.device) -> str:
+def _precision(asked: str | None, device: torch.device) -> str:
+    if asked is not None:
+        if asked not in PRECISIONS:
+            raise InputError(f"precision must be None or one of {', '.join(PRECISIONS)}; got {asked!r}")
+        return asked
     if device.type != "cuda":
         return "ieee"
     return {"highest": "ieee", "high": "tf32", "medium": "bfloat16"}[torch.get_float32_matmul_precision()]
@@ -136,6 +175,19 @@ def _check_inputs(inputs: list[Tensor]) -> None:
     named = {f"inputs[{m}]": x for m, x in enumerate(inputs)}
     _launch.check_same_dtype(**named)
     _launch.check_same_device(**named)
+
+
+def _check_query(inputs: list[Tensor], query: Tensor | None) -> None:
+    if query is None:
+        return
+    width = inputs[0].shape[1]
+    for m, x in enumerate(inputs):
+        if x.shape[1] != width:
+            raise InputError(
+                f"modality attention needs inputs of one width; inputs[{m}] has {x.shape[1]}, inputs[0] has {width}"
+            )
+    _launch.check_shape("query", query, (1, width), "[1, width]")
+    _check_small("query", query, inputs[0])
 
 
 def _check_small(name: str, tensor: Tensor, first: Tensor) -> None:
@@ -186,12 +238,19 @@ def _low_rank_fusion(
     rank_weights: Tensor,
     bias: Tensor,
     row_scale: Tensor | None,
+    query: Tensor | None,
+    adaptive: bool,
     keep_products: bool,
     precision: str,
     backend: str,
-) -> tuple[Tensor, Tensor]:
-    """Output and kept products [K, M, B, d], that of the first modality times o_k, or an empty tensor."""
-    y, products = _new_outputs(inputs, factors, keep_products)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, kept products [K, M, B, d], that of the first modality times o_k, and the row scale if it is adaptive.
+
+    What is not kept is an empty tensor.
+    """
+    y, products, scale = _new_outputs(inputs, factors, adaptive, keep_products)
+    if adaptive:
+        row_scale = scale = _scale_of(inputs, query, backend)
     kept = products if keep_products else None
     chosen = _choose(inputs, backend)
     if chosen == "cpu":
@@ -209,22 +268,23 @@ def _low_rank_fusion(
     else:
         with _own_dtypes(inputs[0]):
             y.copy_(reference.low_rank_fusion_forward(inputs, factors, rank_weights, bias, row_scale, kept))
-    return y, products
+    return y, products, scale
 
 
 def _new_outputs(
-    inputs: Sequence[Tensor], factors: Sequence[Tensor], keep_products: bool
-) -> tuple[Tensor, Tensor]:
+    inputs: Sequence[Tensor], factors: Sequence[Tensor], adaptive: bool, keep_products: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     rows, (rank, _, width) = inputs[0].shape[0], factors[0].shape
     y = inputs[0].new_empty(rows, width)
-    return y, inputs[0].new_empty((rank, len(inputs), rows, width) if keep_products else (0,))
+    products = inputs[0].new_empty((rank, len(inputs), rows, width) if keep_products else (0,))
+    return y, products, _new_scale(inputs) if adaptive else inputs[0].new_empty(0)
 
 
 @_low_rank_fusion.register_fake
 def _(  # type: ignore[no-untyped-def]
-    inputs, factors, rank_weights, bias, row_scale, keep_products, precision, backend
+    inputs, factors, rank_weights, bias, row_scale, query, adaptive, keep_products, precision, backend
 ):
-    return _new_outputs(inputs, factors, keep_products)
+    return _new_outputs(inputs, factors, adaptive, keep_products)
 
 
 @torch.library.custom_op("loginmea_fast::low_rank_fusion_backward", mutates_args=())
@@ -235,14 +295,18 @@ def _low_rank_fusion_backward(
     rank_weights: Tensor,
     bias: Tensor,
     row_scale: Tensor | None,
+    query: Tensor | None,
+    adaptive: bool,
     products: Tensor,
     inputs_needed: bool,
     factors_needed: bool,
     precision: str,
     backend: str,
 ) -> list[Tensor]:
-    """dx_m, dW_m, do, db, dr in one list; what is not needed is an empty tensor."""
-    gradients = _new_gradients(inputs, factors, rank_weights, bias, row_scale, inputs_needed, factors_needed)
+    """dx_m, dW_m, do, db, dr, dq in one list; what is not needed is an empty tensor."""
+    *gradients, dq = _new_gradients(
+        inputs, factors, rank_weights, bias, row_scale, query, inputs_needed, factors_needed
+    )
     count, grad, kept = len(inputs), grad.contiguous(), products if products.numel() else None
     chosen = _choose(inputs, backend)
     if chosen == "cpu":
@@ -256,21 +320,23 @@ def _low_rank_fusion_backward(
             *(_address(g) for g in small), *_cpu_sizes(inputs, factors, precision),
         )  # fmt: skip
         del alive
-        return [*dx, *dw, *(wide.to(g.dtype) for wide, g in zip(small, (do, db, dr), strict=True))]
-    if chosen in ("triton", "cuda"):
+        gradients = [*dx, *dw, *(wide.to(g.dtype) for wide, g in zip(small, (do, db, dr), strict=True))]
+    elif chosen in ("triton", "cuda"):
         _gpu(chosen).low_rank_fusion_backward(
             grad, inputs, factors, rank_weights, row_scale, kept, gradients,
             _product_precision(inputs[0], precision),
         )  # fmt: skip
-        return gradients
-    with _own_dtypes(inputs[0]):
-        dx, dw, *rest = reference.low_rank_fusion_backward(
-            grad, inputs, factors, rank_weights, row_scale, kept
-        )
-    for place, gradient in zip(gradients, [*dx, *dw, *rest], strict=True):
-        if place.numel() and gradient is not None:
-            place.copy_(gradient)
-    return gradients
+    else:
+        with _own_dtypes(inputs[0]):
+            dx, dw, *rest = reference.low_rank_fusion_backward(
+                grad, inputs, factors, rank_weights, row_scale, kept
+            )
+        for place, gradient in zip(gradients, [*dx, *dw, *rest], strict=True):
+            if place.numel() and gradient is not None:
+                place.copy_(gradient)
+    if adaptive and inputs_needed:
+        dq = _add_scale_gradient(gradients[-1], inputs, query, gradients[:count], dq, backend)
+    return [*gradients, dq]
 
 
 def _new_gradients(
@@ -279,6 +345,7 @@ def _new_gradients(
     rank_weights: Tensor,
     bias: Tensor,
     row_scale: Tensor | None,
+    query: Tensor | None,
     inputs_needed: bool,
     factors_needed: bool,
 ) -> list[Tensor]:
@@ -291,6 +358,7 @@ def _new_gradients(
         new(rank_weights, factors_needed),
         new(bias, True),
         new(row_scale, inputs_needed),
+        new(query, inputs_needed),
     ]
 
 
@@ -302,41 +370,45 @@ def _(  # type: ignore[no-untyped-def]
     rank_weights,
     bias,
     row_scale,
+    query,
+    adaptive,
     products,
     inputs_needed,
     factors_needed,
     precision,
     backend,
 ):
-    return _new_gradients(inputs, factors, rank_weights, bias, row_scale, inputs_needed, factors_needed)
+    return _new_gradients(
+        inputs, factors, rank_weights, bias, row_scale, query, inputs_needed, factors_needed
+    )
 
 
 def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    x, w, rank_weights, bias, row_scale, _, ctx.precision, ctx.backend = inputs
-    products = output[1]
-    ctx.mark_non_differentiable(products)
+    x, w, rank_weights, bias, row_scale, query, ctx.adaptive, _, ctx.precision, ctx.backend = inputs
+    _, products, scale = output
+    ctx.mark_non_differentiable(products, scale)
     ctx.set_materialize_grads(False)
     ctx.count = len(x)
-    ctx.save_for_backward(*x, *w, rank_weights, bias, row_scale, products)
+    ctx.save_for_backward(*x, *w, rank_weights, bias, scale if ctx.adaptive else row_scale, query, products)
 
 
-def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
+def _backward(ctx, grad, *_):  # type: ignore[no-untyped-def]
     count = ctx.count
     if grad is None:
-        return [None] * count, [None] * count, *[None] * 6
+        return [None] * count, [None] * count, *[None] * 8
     _refuse_second_derivative("low_rank_fusion")
-    *tensors, rank_weights, bias, row_scale, products = ctx.saved_tensors
+    *tensors, rank_weights, bias, row_scale, query, products = ctx.saved_tensors
     x, w = tensors[:count], tensors[count:]
-    x_needed, w_needed, rank_needed, bias_needed, scale_needed, *_ = ctx.needs_input_grad
+    x_needed, w_needed, rank_needed, bias_needed, scale_needed, query_needed, *_ = ctx.needs_input_grad
     gradients = _low_rank_fusion_backward(
-        grad, x, w, rank_weights, bias, row_scale, products,
-        any(x_needed) or scale_needed, any(w_needed) or rank_needed, ctx.precision, ctx.backend,
+        grad, x, w, rank_weights, bias, row_scale, query, ctx.adaptive, products,
+        any(x_needed) or scale_needed or query_needed, any(w_needed) or rank_needed, ctx.precision, ctx.backend,
     )  # fmt: skip
     dx = [g if needed else None for g, needed in zip(gradients[:count], x_needed, strict=True)]
     dw = [g if needed else None for g, needed in zip(gradients[count : 2 * count], w_needed, strict=True)]
-    needed = (rank_needed, bias_needed, scale_needed)
+    needed = (rank_needed, bias_needed, scale_needed, query_needed)
     small = [g if n else None for g, n in zip(gradients[2 * count :], needed, strict=True)]
-    return dx, dw, *small, None, None, None
+    return dx, dw, *small, None, None, None, None
 
 
 def _refuse_second_derivative(op: str) -> None:
@@ -352,11 +424,17 @@ _low_rank_fusion.register_autograd(_backward, setup_context=_setup_context)
 
 @torch.library.custom_op("loginmea_fast::modality_scale", mutates_args=())
 def _modality_scale(inputs: Sequence[Tensor], query: Tensor | None, backend: str) -> Tensor:
+    return _scale_of(inputs, query, backend)
+
+
+def _scale_of(inputs: Sequence[Tensor], query: Tensor | None, backend: str) -> Tensor:
     if _choose_scale(inputs[0], backend) == "cpu":
         x = [_dense_rows(v) for v in inputs]
         q = None if query is None else _sums(query).contiguous()
         r = _new_scale(inputs)
-        _load_cpu().modality_scale_forward(*_cpu_rows(x), _address(q), r.data_ptr(), *_cpu_row_sizes(x))
+        _load_cpu().modality_scale_forward(
+            *_cpu_rows(x), _address(q), r.data_ptr(), x[0].shape[0], *_cpu_row_type(x)
+        )
         return r
     with _own_dtypes(inputs[0]):
         return reference.modality_scale([_sums(x) for x in inputs], None if query is None else _sums(query))
@@ -376,21 +454,33 @@ def _modality_scale_backward(
     grad: Tensor, inputs: Sequence[Tensor], query: Tensor | None, backend: str
 ) -> list[Tensor]:
     """dx_m and dq, the latter empty where there is no query."""
+    *dx, dq = _new_scale_gradients(inputs, query)
+    return [*dx, _add_scale_gradient(grad, inputs, query, dx, dq, backend, add=False)]
+
+
+def _add_scale_gradient(
+    grad: Tensor,
+    inputs: Sequence[Tensor],
+    query: Tensor | None,
+    dx: Sequence[Tensor],
+    dq: Tensor,
+    backend: str,
+    add: bool = True,
+) -> Tensor:
+    """Add to dx_m what comes through the row scale, or write it there; return dq in the dtype of its place."""
     if _choose_scale(inputs[0], backend) == "cpu":
         x, grad = [_dense_rows(v) for v in inputs], grad.contiguous()
-        *dx, dq = _new_scale_gradients(inputs, query)
         q, wide_dq = None if query is None else _sums(query).contiguous(), _sums(dq)
         _load_cpu().modality_scale_backward(
             grad.data_ptr(), *_cpu_rows(x), _address(q), [g.data_ptr() for g in dx], _address(wide_dq),
-            *_cpu_row_sizes(x),
+            x[0].shape[0], add, *_cpu_row_type(x),
         )  # fmt: skip
-        return [*dx, wide_dq.to(dq.dtype)]
+        return wide_dq.to(dq.dtype)
     with _own_dtypes(inputs[0]):
-        dx, dq_or_none = reference.modality_scale_backward(grad, inputs, query)
-    return [
-        *dx,
-        inputs[0].new_empty(0) if dq_or_none is None or query is None else dq_or_none.to(query.dtype),
-    ]
+        through, dq_or_none = reference.modality_scale_backward(grad, inputs, query)
+        for to, part in zip(dx, through, strict=True):
+            to.copy_(to + part if add else part)
+    return dq if dq_or_none is None else dq_or_none.to(dq.dtype)
 
 
 def _new_scale_gradients(inputs: Sequence[Tensor], query: Tensor | None) -> list[Tensor]:
@@ -446,8 +536,12 @@ def _gpu(backend: str) -> Any:
 
 
 def _choose_scale(first: Tensor, backend: str) -> str:
+    """A GPU has no kernel for it: one pass over the inputs, which plain PyTorch makes there under any backend."""
+    asked = os.environ.get("LOGINMEA_BACKEND", "auto") if backend == "auto" else backend
     return _launch.choose_backend(
-        "modality_scale", backend, {"cpu": lambda: _launch.native_reason(first, "cpu")}
+        "modality_scale",
+        "reference" if asked in ("triton", "cuda") else backend,
+        {"cpu": lambda: _launch.native_reason(first, "cpu")},
     )
 
 
@@ -495,8 +589,8 @@ def _cpu_rows(x: Sequence[Tensor]) -> tuple[list[int], list[int], list[int]]:
     return [v.data_ptr() for v in x], [v.stride(0) for v in x], [v.shape[1] for v in x]
 
 
-def _cpu_row_sizes(x: Sequence[Tensor]) -> tuple[int, int, int]:
-    return x[0].shape[0], _code(x[0].dtype), torch.get_num_threads()
+def _cpu_row_type(x: Sequence[Tensor]) -> tuple[int, int]:
+    return _code(x[0].dtype), torch.get_num_threads()
 
 
 def _cpu_operands(
