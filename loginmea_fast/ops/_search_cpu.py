@@ -12,6 +12,7 @@ from loginmea_fast.ops._search_exact import Lists, Passes, Scoring, Side
 from loginmea_fast.reference.alignment_search import TIE, Tick
 
 PACKED_BYTES = 48 * 2**20  # of the rows that are packed at a time
+PACKED_ROWS = 2**16  # of narrow matrices: beyond it their lists would need more memory than they
 CALL_FLOPS = 1e11  # of a thread in one call: a fraction of a second, after which an interrupt is seen
 PANEL = 256  # columns that a thread takes at a time
 
@@ -146,7 +147,8 @@ class CpuPasses:
     def _packed(self, side: Side) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Blocks of rows, and the same rows packed as the left operand of the products."""
         width = side.parts[0].shape[1]
-        step = max(PANEL, PACKED_BYTES // self._native.search_packed_bytes(1, width, self.narrow) * 6)
+        tiles = PACKED_BYTES // self._native.search_packed_bytes(1, width, self.narrow)
+        step = min(max(PANEL, 6 * tiles), PACKED_ROWS)
         for places, rows in side.blocks(step):
             size = self._native.search_packed_bytes(len(rows), width, self.narrow)
             packed = torch.empty(size + 64, dtype=torch.uint8)
