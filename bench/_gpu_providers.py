@@ -54,14 +54,16 @@ def relation_reflection_attention(run: Run) -> None:
 
 
 def _graphs(run: Run) -> Iterable[tuple[str, AlignmentGraph]]:
-    for name in run.pick(("zh_en", "FB15K_DB15K"), ("zh_en",), ("zh_en",)):
-        found = problem(name, run.pick(1, 1, 2000))
-        yield found.name, found.graph
-    if run.rehearsal:
-        return
-    entities, count = run.pick((300_000, 1_200_000), (200_000, 600_000), None)
-    graph = AlignmentGraph.from_triples(torch.from_numpy(generated(entities, 500, count)), entities, 500)
-    yield f"power law, {entities:,} entities, larger than L2", graph
+    zh_en = problem("zh_en", run.pick(1, 1, 2000))
+    yield zh_en.name, zh_en.graph
+    if not run.rehearsal:
+        entities, count = run.pick((300_000, 1_200_000), (200_000, 600_000), None)
+        triples = torch.from_numpy(generated(entities, 500, count))
+        graph = AlignmentGraph.from_triples(triples, entities, 500)
+        yield f"power law, {entities:,} entities, larger than L2", graph
+    if run.scale == "full":
+        dense = problem("FB15K_DB15K")
+        yield dense.name, dense.graph
 
 
 def _attention(run: Run, name: str, graph: AlignmentGraph, dtype: torch.dtype) -> None:
@@ -81,7 +83,7 @@ def _attention(run: Run, name: str, graph: AlignmentGraph, dtype: torch.dtype) -
         if importlib.util.find_spec("torch_geometric") is not None:
             providers["PyG"] = lambda: _pyg_attention(graph)
     providers |= {b: lambda b=b: functools.partial(_our_attention, graph, b) for b in OURS}
-    if dtype == torch.float32:
+    if dtype == torch.float32 and name.startswith("zh_en"):
         providers["torch.compile"] = lambda: run.compiled(clean)
     # The formula needs a dozen tensors of edges x width.
     wide = torch.float64 if 12 * graph.num_edges * width * 8 < 30e9 else torch.float32
@@ -165,7 +167,8 @@ def low_rank_fusion(run: Run) -> None:
         if dtype == torch.float32:
             providers["authors"] = lambda: _authors_fusion(run, width, rank)
         providers |= {b: lambda b=b: _our_fusion(b) for b in OURS}
-        providers["torch.compile"] = lambda: run.compiled(_clean_fusion)
+        if dtype == torch.float32:
+            providers["torch.compile"] = lambda: run.compiled(_clean_fusion)
         truth = _truth(_clean_fusion, leaves, torch.float64)
         case = f"{rows:,} rows, 3 x {width}, rank {rank}"
         what = {"op": "low_rank_fusion", "case": case, "dtype": precision}
@@ -221,7 +224,8 @@ def contrastive_loss(run: Run) -> None:
             providers: dict[str, Callable[[], Function]] = {"clean": lambda: _plain_loss}
             providers["authors"] = lambda: _authors_loss
             providers |= {b: lambda b=b: functools.partial(_our_loss, b) for b in OURS}
-            providers["torch.compile"] = lambda: run.compiled(_plain_loss)
+            if dtype == torch.float32:
+                providers["torch.compile"] = lambda: run.compiled(_plain_loss)
             truth = _truth(_loss_formula, leaves, torch.float64)
             what = {"op": "contrastive_loss", "case": f"{batch:,} pairs, {width} wide", "dtype": precision}
             with _products_in(precision):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +19,13 @@ from bench._gpu_run import Run
 from loginmea_fast import AlignmentGraph, ops
 from tests.helpers.graphs import triples_of
 
-__all__ = ["check", "small"]
+__all__ = ["check", "judged", "kernels_in", "small"]
 
 ROOT = Path(__file__).resolve().parents[1]
-TOOLS = ("memcheck", "racecheck")
 OURS = "loginmea"  # in the mangled name of each of our kernels; libraries' kernels are not instrumented
+POOLLESS = "PYTORCH_NO_CUDA_MEMORY_CACHING"
 _SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")
+_TELLING = re.compile(r"Invalid|azard|not supported|Error")
 
 
 def check(run: Run, op: str, tool: str) -> None:
@@ -45,28 +48,27 @@ def check(run: Run, op: str, tool: str) -> None:
             ]
             command += ["--task", f"small/{op}", "--rows", rows.name, "--scale", run.scale]
             # Without PyTorch's pool every tensor is an allocation of its own, so that its ends are seen.
-            environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+            environment = os.environ | {POOLLESS: "1"}
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
-            finished = b'"small"' in Path(rows.name).read_bytes()
+            found = [json.loads(line) for line in Path(rows.name).read_text().splitlines()]
         told = done.stdout + done.stderr
         print(told[-8000:])
-        summary = _SUMMARY.search(told)
-        if not finished or summary is None:
-            refused = next(
-                (line for line in told.splitlines() if "not supported" in line or "rror:" in line), ""
-            )
-            row |= {
-                "status": "failed",
-                "reason": f"exit code {done.returncode} without a summary: {refused}"[:400],
-            }
-            return
-        row["findings"] = int(summary[1])
-        found = [
-            line.removeprefix("=========").strip()
-            for line in told.splitlines()
-            if re.search(r"Invalid|hazard", line)
-        ]
-        assert row["findings"] == 0, f"{summary[1]} findings; first: {found[0] if found else 'see the log'}"
+        row |= judged(told, done.returncode, next((r for r in found if "small" in r), None))
+
+
+def judged(told: str, code: int, case: dict[str, Any] | None) -> dict[str, Any]:
+    """What a tool's output says, given the row that the case itself has written, if it got so far."""
+    if case is not None and case["status"] == "refused":
+        return {"status": "refused", "reason": case["reason"]}
+    lines = [line.removeprefix("=========").strip() for line in told.splitlines()]
+    summary = _SUMMARY.search(told)
+    first = next((line for line in lines if _TELLING.search(line)), "see the log")
+    if summary is None or case is None:
+        return {"status": "failed", "reason": f"exit code {code}: {first}"[:400]}
+    findings = int(summary[1])
+    if findings or case["status"] != "ok":
+        return {"status": "wrong", "findings": findings, "reason": f"{findings} findings; {first}"[:400]}
+    return {"findings": 0}
 
 
 def _only_ours(program: str) -> list[str]:
@@ -84,25 +86,26 @@ def small(run: Run, op: str) -> None:
         "contrastive_loss": _loss,
         "alignment_search": _search,
     }[op]
-    if (
-        "PYTORCH_NO_CUDA_MEMORY_CACHING" in os.environ or run.rehearsal
-    ):  # under a sanitizer, which CUPTI disturbs
-        call(run)
-        run.write(small=op, status="ok")
+    if POOLLESS in os.environ:  # under a sanitizer, which leaves the profiler no room
+        with run.attempt(small=op):
+            call(run)
         return
-    with (
-        run.attempt(small=op) as row,
-        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen,
-    ):
-        call(run)
-        torch.cuda.synchronize()
-    launched = {event.key for event in seen.key_averages()}
-    text = "".join(path.read_text() for path in (ROOT / "csrc" / "cuda").glob(f"{op}.cu*"))
-    names = re.findall(r"__global__\s+(?:void|__launch_bounds__\([^)]*\)|\s)+(\w+)\s*\(", text)
-    never = [name for name in dict.fromkeys(names) if not any(name in key for key in launched)]
-    run.write(
-        small=op, kernels=names, never_launched=never, status="wrong" if never and launched else row["status"]
-    )
+    activity = torch.profiler.ProfilerActivity
+    with run.attempt(op=op, backend=_backend(run), tool="kernels") as row:
+        with torch.profiler.profile(activities=[activity.CPU if run.rehearsal else activity.CUDA]) as seen:
+            call(run)
+        launched = {event.key for event in seen.key_averages()}
+        sources = (ROOT / "csrc" / "cuda").glob(f"{op}.cu*")
+        row["kernels"] = [name for path in sources for name in kernels_in(path.read_text())]
+        if launched and not run.rehearsal:  # nothing is seen where the driver does not allow profiling
+            never = [name for name in row["kernels"] if not any(name in key for key in launched)]
+            assert not never, f"never launched: {', '.join(never)}"
+
+
+def kernels_in(source: str) -> list[str]:
+    """Names of the kernels that a CUDA source defines."""
+    bounds = r"__launch_bounds__\([^)]*\)"
+    return re.findall(rf"__global__\s+(?:void\s+|{bounds}\s+)+(\w+)\s*\(", source)
 
 
 def _backend(run: Run) -> str:

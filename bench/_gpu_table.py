@@ -48,7 +48,9 @@ def goals(rows: Sequence[Row], rehearsal: bool) -> list[Row]:
         )
 
     def step(dtype: str, provider: Any = OURS) -> float | None:
-        return best(lambda r: sum(r["ms"]), op="training step", dtype=dtype, provider=provider, case="zh_en")
+        return best(
+            lambda r: sum(r["ms"]), op="training step", dtype=dtype, provider=provider, exactly="zh_en"
+        )
 
     def memory(provider: Any) -> float | None:
         return best(
@@ -98,6 +100,8 @@ def goals(rows: Sequence[Row], rehearsal: bool) -> list[Row]:
 def _matches(row: Row, key: str, wanted: Any) -> bool:
     if key == "has":
         return row.get(wanted) is not None
+    if key == "exactly":
+        return row.get("case") == wanted
     value = row.get(key)
     if key == "case":
         return wanted in (value or "")

@@ -22,7 +22,7 @@ def suite(run: Run, op: str) -> None:
     with run.attempt(suite=op) as row, tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         chosen = [str(ROOT / "tests" / "ops" / f"test_{op}.py"), "-k", "triton or cuda or gpu"]
-        pytest.main([*chosen, "-q", "-x", "--maxfail=20", "-p", "no:cacheprovider", f"--junitxml={report}"])
+        pytest.main([*chosen, "-q", "--maxfail=20", "-p", "no:cacheprovider", f"--junitxml={report}"])
         counts: Counter[str] = Counter()
         failures, reasons = [], Counter()
         for case in ElementTree.parse(report).iter("testcase"):

@@ -114,7 +114,7 @@ def _tasks() -> Iterator[Task]:
     yield Task("step/authors", "_gpu_step:authors", limit=60)
     yield Task("step/clean", "_gpu_step:clean", limit=120)
     for op in OPERATORS:
-        yield Task(f"operators/{op}", f"_gpu_providers:{op}", limit=120)
+        yield Task(f"operators/{op}", f"_gpu_providers:{op}", limit=150)
     for op in OPERATORS:
         yield Task(f"sanitizer/{op}/kernels", "_gpu_sanitizer:small", (op,), 60, needs_cuda=True)
         for tool in ("memcheck", "racecheck"):
@@ -225,7 +225,11 @@ class Session:
         if not any(row.get("capability") for row in self.rows):
             self._skip([task for stage in rest for task in self.chosen(stage)])
             return
-        with ThreadPoolExecutor(sum(stage.background for stage in STAGES)) as aside:
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            ThreadPoolExecutor(sum(stage.background for stage in STAGES)) as aside,
+        ):
+            self.environment["LOGINMEA_BENCH_SCRATCH"] = scratch  # for what one task makes and another reads
             waiting = {stage.name: aside.submit(self._stage, stage) for stage in rest if stage.background}
             for stage in rest:
                 if stage.background:

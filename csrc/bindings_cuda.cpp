@@ -3,9 +3,14 @@
 #include "cuda/alignment_search.h"
 #include "cuda/contrastive_loss.h"
 #include "cuda/low_rank_fusion.h"
+#include "cuda/relation_reflection_attention.h"
 
 PYBIND11_MODULE(loginmea_cuda, m) {
   using namespace loginmea;
+  bind(m, "attention_backward_set", &attention_backward_set);
+  bind(m, "attention_backward_source", &attention_backward_source);
+  bind(m, "attention_forward", &attention_forward);
+  bind(m, "attention_through_activation", &attention_through_activation);
   bind(m, "contrastive_inverse_lengths", &contrastive_inverse_lengths);
   bind(m, "contrastive_normalise_columns", &contrastive_normalise_columns);
   bind(m, "contrastive_normalise_rows", &contrastive_normalise_rows);

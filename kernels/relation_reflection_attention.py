@@ -1,70 +1,23 @@
 """Relation-reflection attention in Triton: online softmax by destination, gradients by source and by relation set.
 
-A *segment* is a run of at most SEGMENT edges of one entity (or one set), and is one program's work, so that an entity
-with most of the edges does not serialise the launch. A row with one segment is finished by its program; the partial
-results of a row with more are added up in order by a second kernel. No atomics: results repeat bit for bit. Formulas:
-loginmea_fast/reference/relation_reflection_attention.py.
+A program a segment (`_segments.py`); a second kernel joins the segments of a row that has several, a tile of them at a
+time. No atomics: results repeat bit for bit. Formulas: loginmea_fast/reference/relation_reflection_attention.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
+from loginmea_fast.kernels._segments import schedule_of
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 __all__ = ["WIDEST", "relation_reflection_backward", "relation_reflection_forward"]
 
-SEGMENT = 256  # edges a program walks
 TILE = 4096  # elements of a gathered block [BE, BD], what 4 warps hold in registers twice
 WIDEST = 2048  # columns; a row is one block
-
-
-class _Segments(NamedTuple):
-    """Rows cut into segments, every row into one at least.
-
-    Attributes:
-        row: int32 [S], row of each segment.
-        start: int32 [S], first edge.
-        stop: int32 [S], one past its last edge.
-        part: int32 [S], place of its partial result, -1 where the row has no other segment.
-        shared: int32 [P], rows of several segments.
-        shared_ptr: int64 [P + 1], places of their partial results.
-    """
-
-    row: Tensor
-    start: Tensor
-    stop: Tensor
-    part: Tensor
-    shared: Tensor
-    shared_ptr: Tensor
-
-
-class _Schedule(NamedTuple):
-    """What the launches need of a graph beyond its index; made once a graph.
-
-    Attributes:
-        by_destination: segments of destination order.
-        by_source: segments of source order.
-        by_set: segments of set order.
-        set_edge: int32 [E], positions in source order, by set.
-        set_source: int32 [E], their sources.
-        set_destination: int32 [E], their destinations.
-    """
-
-    by_destination: _Segments
-    by_source: _Segments
-    by_set: _Segments
-    set_edge: Tensor
-    set_source: Tensor
-    set_destination: Tensor
-
-
-_schedules: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 @triton.jit
@@ -87,9 +40,15 @@ def _atanh(z):
 
 
 @triton.jit
+def _power(logit, peak):
+    """exp(logit - peak), and 0 for a logit of -inf even where the peak is no higher yet. NaN stays."""
+    return tl.where(logit == float("-inf"), 0.0, tl.exp(logit - peak))
+
+
+@triton.jit(do_not_specialize=["num_parts"])
 def _forward(
     x, reflectors, logits, vector, y, lse, part_sum, part_peak, part_total,
-    seg_row, seg_start, seg_stop, seg_part, edge_source, edge_set, x_stride, y_stride, width,
+    seg_row, seg_start, seg_stop, num_parts, edge_source, edge_set, x_stride, y_stride, width,
     TRIPLE: tl.constexpr, TANH: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """y_i = act(sum_e softmax(l)_e m_e) over one segment of the edges of i, with a running maximum."""
@@ -116,13 +75,12 @@ def _forward(
         if TRIPLE:
             el += tl.sum(m * w[None, :], 1)
         higher = tl.maximum(peak, tl.max(el, 0))
-        a = tl.exp(el - higher)
-        shrink = tl.exp(peak - higher)
+        a, shrink = _power(el, higher), _power(peak, higher)
         total = total * shrink + tl.sum(a, 0)
         acc = acc * shrink + tl.sum(a[:, None] * m, 0)
         peak = higher
-    part = tl.load(seg_part + segment).to(tl.int64)
-    if part >= 0:
+    part = segment.to(tl.int64)
+    if part < num_parts:
         tl.store(part_peak + part, peak)
         tl.store(part_total + part, total)
         tl.store(part_sum + part * width + d, acc, mask=inside)
@@ -138,22 +96,26 @@ def _forward(
 @triton.jit
 def _forward_shared(
     part_sum, part_peak, part_total, shared, shared_ptr, y, lse, y_stride, width,
-    TANH: tl.constexpr, BD: tl.constexpr,
+    TANH: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Join the segments of a row, in order."""
     row = tl.load(shared + tl.program_id(0)).to(tl.int64)
-    first, last = tl.load(shared_ptr + tl.program_id(0)), tl.load(shared_ptr + tl.program_id(0) + 1)
+    start, stop = tl.load(shared_ptr + tl.program_id(0)), tl.load(shared_ptr + tl.program_id(0) + 1)
     d = tl.arange(0, BD)
     inside = d < width
     peak = float("-inf")
     total = 0.0
     acc = tl.zeros([BD], tl.float32)
-    for part in range(first, last):
-        other = tl.load(part_peak + part)
-        higher = tl.maximum(peak, other)
-        shrink, grow = tl.exp(peak - higher), tl.exp(other - higher)
-        total = total * shrink + tl.load(part_total + part) * grow
-        acc = acc * shrink + tl.load(part_sum + part * width + d, mask=inside, other=0.0) * grow
+    for first in range(start, stop, BE):
+        part = first + tl.arange(0, BE)
+        there = part < stop
+        mask = there[:, None] & inside[None, :]
+        other = tl.load(part_peak + part, mask=there, other=float("-inf"))
+        higher = tl.maximum(peak, tl.max(other, 0))
+        grow, shrink = _power(other, higher), _power(peak, higher)
+        sums = tl.load(part_sum + part[:, None] * width + d[None, :], mask=mask, other=0.0)  # [BE, BD]
+        total = total * shrink + tl.sum(tl.load(part_total + part, mask=there, other=0.0) * grow, 0)
+        acc = acc * shrink + tl.sum(sums * grow[:, None], 0)
         peak = higher
     out = acc / total
     if TANH:
@@ -180,10 +142,10 @@ def _through_activation(
     tl.store(along + row, tl.sum(g * zi))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_parts"])
 def _backward_source(
     x, reflectors, logits, vector, h, along, lse, direct, dx, part_sum, edge_weight, edge_slope,
-    seg_row, seg_start, seg_stop, seg_part, edge_destination, edge_set, x_stride, direct_stride, width,
+    seg_row, seg_start, seg_stop, num_parts, edge_destination, edge_set, x_stride, direct_stride, width,
     TRIPLE: tl.constexpr, DIRECT: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """dx_j = sum over edges out of j of H - 2 (H . u) u, H = a h_i (+ dl w); keeps a and dl of each edge."""
@@ -220,8 +182,8 @@ def _backward_source(
         acc += tl.sum(tl.where(there[:, None], big - 2 * along_u[:, None] * u, 0.0), 0)
         tl.store(edge_weight + e, a, mask=there)
         tl.store(edge_slope + e, dl, mask=there)
-    part = tl.load(seg_part + segment).to(tl.int64)
-    if part >= 0:
+    part = segment.to(tl.int64)
+    if part < num_parts:
         tl.store(part_sum + part * width + d, acc, mask=inside)
     else:
         if DIRECT:
@@ -229,10 +191,10 @@ def _backward_source(
         tl.store(dx + row * width + d, acc.to(dx.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_parts"])
 def _backward_set(
     x, reflectors, vector, h, du, dc, dw, part_sum, part_slope, edge_weight, edge_slope,
-    seg_row, seg_start, seg_stop, seg_part, set_edge, set_source, set_destination, x_stride, width,
+    seg_row, seg_start, seg_stop, num_parts, set_edge, set_source, set_destination, x_stride, width,
     TRIPLE: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """du_s += -2 sum [(H . u) x_j + (x_j . u) H]; dc_s = sum of dl; in triple mode sum of dl m, a line a segment."""
@@ -268,8 +230,8 @@ def _backward_set(
         slope += tl.sum(dl, 0)
     if TRIPLE:
         tl.store(dw + segment.to(tl.int64) * width + d, slope_x - 2 * slope_p * u, mask=inside)
-    part = tl.load(seg_part + segment).to(tl.int64)
-    if part >= 0:
+    part = segment.to(tl.int64)
+    if part < num_parts:
         tl.store(part_sum + part * width + d, -2 * acc, mask=inside)
         tl.store(part_slope + part, slope)
     else:
@@ -280,64 +242,27 @@ def _backward_set(
 
 @triton.jit
 def _add_shared(
-    part_sum, shared, shared_ptr, base, out, base_stride, width, BASE: tl.constexpr, BD: tl.constexpr
+    part_sum, shared, shared_ptr, base, out, base_stride, width,
+    BASE: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """out_row = (base_row +) the partial results of its segments, in order."""
     row = tl.load(shared + tl.program_id(0)).to(tl.int64)
-    first, last = tl.load(shared_ptr + tl.program_id(0)), tl.load(shared_ptr + tl.program_id(0) + 1)
+    start, stop = tl.load(shared_ptr + tl.program_id(0)), tl.load(shared_ptr + tl.program_id(0) + 1)
     d = tl.arange(0, BD)
     inside = d < width
     acc = tl.zeros([BD], tl.float32)
-    for part in range(first, last):
-        acc += tl.load(part_sum + part * width + d, mask=inside, other=0.0)
+    for first in range(start, stop, BE):
+        part = first + tl.arange(0, BE)
+        mask = (part < stop)[:, None] & inside[None, :]
+        acc += tl.sum(tl.load(part_sum + part[:, None] * width + d[None, :], mask=mask, other=0.0), 0)
     if BASE:
         acc += tl.load(base + row * base_stride + d, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * width + d, acc.to(out.dtype.element_ty), mask=inside)
 
 
-def _segments(ptr: Tensor) -> _Segments:
-    count = ((ptr.diff() + SEGMENT - 1) // SEGMENT).clamp(min=1)
-    rows = torch.arange(len(count), device=ptr.device)
-    row = torch.repeat_interleave(rows, count)
-    number = torch.arange(len(row), device=ptr.device) - (count.cumsum(0) - count)[row]
-    start = ptr[row] + number * SEGMENT
-    stop = torch.minimum(start + SEGMENT, ptr[row + 1])
-    several = count[row] > 1
-    part = torch.where(several, several.cumsum(0) - 1, -1)
-    shared = (count > 1).nonzero().squeeze(1)
-    shared_ptr = torch.cat([count.new_zeros(1), count[shared].cumsum(0)])
-    return _Segments(row.int(), start.int(), stop.int(), part.int(), shared.int(), shared_ptr)
-
-
-def _schedule(index: Sequence[Tensor], num_sets: int) -> _Schedule:
-    dst_ptr, _, _, src_ptr, src_destination, src_set = index[:6]
-    if dst_ptr not in _schedules:
-        by_set = torch.argsort(src_set, stable=True)
-        counts = torch.bincount(src_set, minlength=num_sets)
-        set_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        source = torch.repeat_interleave(
-            torch.arange(len(src_ptr) - 1, device=src_ptr.device), src_ptr.diff()
-        )
-        _schedules[dst_ptr] = _Schedule(
-            _segments(dst_ptr),
-            _segments(src_ptr),
-            _segments(set_ptr),
-            by_set.int(),
-            source[by_set].int(),
-            src_destination[by_set],
-        )
-    return _schedules[dst_ptr]
-
-
 def _blocks(width: int) -> dict[str, int]:
     block = triton.next_power_of_2(width)
     return {"BE": max(1, TILE // block), "BD": block}
-
-
-def _parts(segments: _Segments, width: int, like: Tensor) -> Tensor:
-    return like.new_empty(
-        int((segments.part >= 0).sum()) if len(segments.shared) else 0, width, dtype=torch.float32
-    )
 
 
 def relation_reflection_forward(
@@ -351,23 +276,23 @@ def relation_reflection_forward(
 ) -> None:
     """Fill z_1 ... z_L [N, d] and lse [L, N], given z_0, logits [L, U], reflectors [U, d] and the graph's index."""
     width = reflectors.shape[1]
-    segments = _schedule(index, reflectors.shape[0]).by_destination
-    sums = _parts(segments, width, lse)
-    peaks, totals = lse.new_empty(2, len(sums))
-    triple, tanh = neighbor_vectors is not None, activation == "tanh"
+    segments = schedule_of(index, reflectors.shape[0]).by_destination
+    sums = lse.new_empty(segments.parts, width)
+    peaks, totals = lse.new_empty(2, segments.parts)
+    triple, tanh, blocks = neighbor_vectors is not None, activation == "tanh", _blocks(width)
     for layer in range(len(logits)):
         source, target = z[layer], z[layer + 1]
         vector = logits if neighbor_vectors is None else neighbor_vectors[layer]
         if len(segments.row):
             _forward[(len(segments.row),)](
                 source, reflectors, logits[layer], vector, target, lse[layer], sums, peaks, totals,
-                *segments[:4], index[1], index[2], source.stride(0), target.stride(0), width,
-                TRIPLE=triple, TANH=tanh, **_blocks(width),
+                *segments[:3], segments.parts, index[1], index[2], source.stride(0), target.stride(0), width,
+                TRIPLE=triple, TANH=tanh, **blocks,
             )  # fmt: skip
         if len(segments.shared):
             _forward_shared[(len(segments.shared),)](
-                sums, peaks, totals, *segments[4:], target, lse[layer], target.stride(0), width,
-                TANH=tanh, BD=_blocks(width)["BD"],
+                sums, peaks, totals, segments.shared, segments.shared_ptr, target, lse[layer],
+                target.stride(0), width, TANH=tanh, **blocks,
             )  # fmt: skip
 
 
@@ -387,16 +312,16 @@ def relation_reflection_backward(
         dx [N, d] in the dtype of z, du [U, d], dc [L, U] and dw [L, d] or None in float32.
     """
     width, layers = reflectors.shape[1], len(logits)
-    schedule = _schedule(index, reflectors.shape[0])
+    schedule = schedule_of(index, reflectors.shape[0])
     by_source, by_set = schedule.by_source, schedule.by_set
     triple, tanh, blocks = neighbor_vectors is not None, activation == "tanh", _blocks(width)
     upstream = grads[layers]
     assert upstream is not None
-    h = z[0].new_empty(z[0].shape)
+    h, dx = z[0].new_empty(z[0].shape), z[0].new_empty(z[0].shape)
     along = lse.new_empty(lse.shape[1])
     weight, slope = lse.new_empty(2, index[4].numel())
-    source_sums, set_sums = _parts(by_source, width, lse), _parts(by_set, width, lse)
-    set_slopes = lse.new_empty(len(set_sums))
+    source_sums, set_sums = lse.new_empty(by_source.parts, width), lse.new_empty(by_set.parts, width)
+    set_slopes = lse.new_empty(by_set.parts)
     du = torch.zeros_like(reflectors, dtype=torch.float32)
     dc = torch.zeros_like(logits)
     dw = None if neighbor_vectors is None else torch.zeros_like(neighbor_vectors)
@@ -404,7 +329,6 @@ def relation_reflection_backward(
     for layer in reversed(range(layers)):
         x, direct = z[layer], grads[layer]
         vector = logits if neighbor_vectors is None else neighbor_vectors[layer]
-        dx = h.new_empty(h.shape)
         if len(along):
             _through_activation[(len(along),)](
                 upstream, z[layer + 1], h, along, upstream.stride(0), z[layer + 1].stride(0), width,
@@ -412,28 +336,25 @@ def relation_reflection_backward(
             )  # fmt: skip
             _backward_source[(len(by_source.row),)](
                 x, reflectors, logits[layer], vector, h, along, lse[layer], x if direct is None else direct, dx,
-                source_sums, weight, slope, *by_source[:4], index[4], index[5],
+                source_sums, weight, slope, *by_source[:3], by_source.parts, index[4], index[5],
                 x.stride(0), 0 if direct is None else direct.stride(0), width,
                 TRIPLE=triple, DIRECT=direct is not None, **blocks,
             )  # fmt: skip
         if len(by_source.shared):
             _add_shared[(len(by_source.shared),)](
-                source_sums, *by_source[4:], dx if direct is None else direct, dx,
-                0 if direct is None else direct.stride(0), width, BASE=direct is not None, BD=blocks["BD"],
+                source_sums, by_source.shared, by_source.shared_ptr, dx if direct is None else direct, dx,
+                0 if direct is None else direct.stride(0), width, BASE=direct is not None, **blocks,
             )  # fmt: skip
         if len(by_set.row):
             _backward_set[(len(by_set.row),)](
                 x, reflectors, vector, h, du, dc[layer], set_vectors, set_sums, set_slopes, weight, slope,
-                *by_set[:4], schedule.set_edge, schedule.set_source, schedule.set_destination, x.stride(0), width,
-                TRIPLE=triple, **blocks,
+                *by_set[:3], by_set.parts, schedule.set_edge, schedule.set_source, schedule.set_destination,
+                x.stride(0), width, TRIPLE=triple, **blocks,
             )  # fmt: skip
         if len(by_set.shared):
-            _add_shared[(len(by_set.shared),)](
-                set_sums, *by_set[4:], du, du, width, width, BASE=True, BD=blocks["BD"]
-            )
-            _add_shared[(len(by_set.shared),)](
-                set_slopes, *by_set[4:], dc[layer], dc[layer], 1, 1, BASE=False, BD=1
-            )
+            grid, shared = (len(by_set.shared),), (by_set.shared, by_set.shared_ptr)
+            _add_shared[grid](set_sums, *shared, du, du, width, width, BASE=True, **blocks)
+            _add_shared[grid](set_slopes, *shared, dc[layer], dc[layer], 1, 1, BASE=False, **_blocks(1))
         if dw is not None:
             dw[layer] = set_vectors.sum(0)
         upstream = dx

@@ -230,6 +230,7 @@ def _backend_for(backend: str, x: Tensor) -> str:
     candidates = {
         "cpu": lambda: _launch.native_reason(x, "cpu"),
         "triton": lambda: _launch.triton_reason(x) or _too_much_for_triton(x),
+        "cuda": lambda: _launch.native_reason(x, "cuda") or _cuda_reason(x),
     }
     return _launch.choose_backend("relation_reflection_attention", backend, candidates)
 
@@ -242,20 +243,42 @@ def _too_much_for_triton(x: Tensor) -> str | None:
     return f"rows wider than {WIDEST}" if x.shape[1] > WIDEST else None
 
 
+def _cuda_reason(x: Tensor) -> str | None:
+    from loginmea_fast.ops._attention_cuda import unsupported
+
+    return unsupported(x.dtype, x.shape[1])
+
+
+def _kernels(backend: str) -> Any:
+    """The module whose two functions run a chain on a GPU."""
+    if backend == "cuda":
+        from loginmea_fast.ops import _attention_cuda
+
+        return _attention_cuda
+    from loginmea_fast.kernels import relation_reflection_attention as triton_kernels
+
+    return triton_kernels
+
+
 def _forward(chain: _Chain, set_logits: Tensor | None, backend: str) -> None:
     """Fill all that forward writes."""
     chosen = _backend_for(backend, chain.z[0])
-    {"reference": _reference_forward, "cpu": _cpu_forward, "triton": _triton_forward}[chosen](
-        chain, set_logits
-    )
+    if chosen == "reference":
+        _reference_forward(chain, set_logits)
+    elif chosen == "cpu":
+        _cpu_forward(chain, set_logits)
+    else:
+        _gpu_forward(chain, set_logits, _kernels(chosen))
 
 
 def _backward(chain: _Chain, grads: Sequence[Tensor | None], backend: str) -> _Gradients:
     """The gradient, given that of every z; None where z_k got none but the chain's."""
     chosen = _backend_for(backend, chain.z[0])
-    return {"reference": _reference_backward, "cpu": _cpu_backward, "triton": _triton_backward}[chosen](
-        chain, grads
-    )
+    if chosen == "reference":
+        return _reference_backward(chain, grads)
+    if chosen == "cpu":
+        return _cpu_backward(chain, grads)
+    return _gpu_backward(chain, grads, _kernels(chosen))
 
 
 def _reference_forward(chain: _Chain, set_logits: Tensor | None) -> None:
@@ -285,9 +308,7 @@ def _reference_backward(chain: _Chain, grads: Sequence[Tensor | None]) -> _Gradi
     return dx.to(chain.z[0].dtype), du, dc, dv, _or_empty(dw, dc)
 
 
-def _triton_forward(chain: _Chain, set_logits: Tensor | None) -> None:
-    from loginmea_fast.kernels import relation_reflection_attention as kernels
-
+def _gpu_forward(chain: _Chain, set_logits: Tensor | None, kernels: Any) -> None:
     _fill_logits(chain, set_logits)
     kernels.relation_reflection_forward(
         chain.z,
@@ -300,9 +321,7 @@ def _triton_forward(chain: _Chain, set_logits: Tensor | None) -> None:
     )
 
 
-def _triton_backward(chain: _Chain, grads: Sequence[Tensor | None]) -> _Gradients:
-    from loginmea_fast.kernels import relation_reflection_attention as kernels
-
+def _gpu_backward(chain: _Chain, grads: Sequence[Tensor | None], kernels: Any) -> _Gradients:
     dx, du, dc, dw = kernels.relation_reflection_backward(
         grads,
         chain.z,

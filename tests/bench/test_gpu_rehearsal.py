@@ -144,6 +144,31 @@ def test_without_a_card_nothing_is_tried(scripted: Callable[..., Scripted]) -> N
     assert session.tasks[-1] == {"task": "floors/anything", "status": "not run", "reason": "no CUDA device"}
 
 
+def test_a_sanitizer_that_found_something_is_believed() -> None:
+    from bench._gpu_sanitizer import judged
+
+    case = {"small": "contrastive_loss", "status": "ok"}
+    clean = "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors"
+    assert judged(clean, 0, case) == {"findings": 0}
+    found = "========= Invalid __global__ read of size 4 bytes\n========= ERROR SUMMARY: 3 errors"
+    assert judged(found, 1, case)["status"] == "wrong"
+    races = (
+        "========= Race reported between Write access at x\n========= RACECHECK SUMMARY: 1 hazard displayed"
+    )
+    assert judged(races, 1, case)["findings"] == 1
+    assert judged(clean, 0, None)["status"] == "failed", "the case never finished"
+    assert judged("========= Error: Device not supported", 1, case)["status"] == "failed"
+    assert judged(clean, 0, {"status": "refused", "reason": "no such backend"})["status"] == "refused"
+
+
+def test_every_kernel_of_a_source_is_found() -> None:
+    from bench._gpu_sanitizer import kernels_in
+
+    for path in (ROOT / "csrc" / "cuda").glob("*.cu"):
+        text = path.read_text()
+        assert len(kernels_in(text)) == text.count("__global__"), path.name
+
+
 def test_an_unknown_stage_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         gpu.parse(["--stages", "floor"])

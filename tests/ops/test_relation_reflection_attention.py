@@ -377,6 +377,33 @@ def test_nan_reaches_neighbours_and_no_others(backend: str, triple: bool) -> Non
     assert torch.equal(out.isnan().any(dim=1).cpu(), reached)
 
 
+def test_a_logit_of_minus_infinity_leaves_a_relation_set_out(backend: str) -> None:
+    graph = make_graph("hub")
+    inputs = make_inputs(graph, 5, layers=1, dtype=torch.float32)
+    # The first edges of the hub are left out, more than a program takes at a time; so is half of all else.
+    inputs.set_logits[0, graph.dst_set[:250].unique().long()] = -math.inf
+    inputs.set_logits[0, -2:] = 1.0
+    inputs.set_logits[0, ::2] = -math.inf
+    out = _run(graph, inputs, "tanh", backend)[:, 5:].cpu()
+    edges = reference.Edges.of(graph)
+    expected, _ = reference.relation_reflection_forward(
+        inputs.x.double(), inputs.reflectors.double(), inputs.set_logits[0].double(), edges, None, "tanh"
+    )
+    assert not expected.isnan().all()
+    assert torch.equal(out.isnan(), expected.isnan())  # an entity all of whose sets are left out
+    assert_close(out.nan_to_num(), expected.nan_to_num(), "out", bounds=BOUNDS[torch.float32])
+
+
+def test_rows_wider_than_a_backend_takes() -> None:
+    from loginmea_fast.ops._attention_cuda import unsupported
+
+    served = {torch.float32: (1024, 511), torch.bfloat16: (1024, 511), torch.float64: (384, 319)}
+    for dtype, widths in served.items():
+        assert all(unsupported(dtype, width) is None for width in widths)
+        for width in (widths[0] + 4, widths[1] + 2):
+            assert f"these have {width}" in (unsupported(dtype, width) or "")
+
+
 def test_saturated_rows_have_finite_gradients(backend: str) -> None:
     graph = make_graph("random")
     inputs = make_inputs(graph, 5, dtype=torch.float32)
