@@ -32,7 +32,7 @@ demo: $(VENV)/.package ## align two real knowledge graphs, with progress, in min
 	@$(BIN)/loginmea-fast demo
 
 test: $(VENV)/.test ## the test suite; tests on real data skip where ../shared/data is absent
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
 lint: $(VENV)/.test ## ruff, clang-format and mypy; changes nothing
 	$(BIN)/ruff check

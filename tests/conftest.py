@@ -16,6 +16,9 @@ from tests.helpers import triton_interpreter
 
 ROOT = Path(__file__).parents[1]
 
+# Threads that wait by spinning make child processes many times slower where others want the cores too.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # Two cores shared by a whole suite make single examples slow now and then; that is no failure. CI draws the same
 # examples every time, so that what fails there fails at a desk too.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize="CI" in os.environ)

@@ -168,7 +168,6 @@ def test_a_full_disk(trained_run: Path, tmp_path: Path) -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
         capture_output=True,
         text=True,
-        env=os.environ | {"OMP_WAIT_POLICY": "passive"},
     )
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.strip().splitlines()

@@ -499,12 +499,9 @@ CHILD = """
 
 def run_child(out, config, at, number):
     script = textwrap.dedent(CHILD.format(at=at, number=int(number), config=config, out=str(out)))
-    # Threads that wait by spinning would make a child many times slower where other processes want the cores too.
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
     return subprocess.run(
         [sys.executable, "-c", script],
         cwd=Path(__file__).parents[2],
-        env=environment,
         capture_output=True,
         text=True,
         timeout=250,
