@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loginmea_fast.data import AlignmentPair
+from loginmea_fast.errors import DataError
 from loginmea_fast.evaluation.links import evaluate_links
 from loginmea_fast.nn import LoginMEA
 from loginmea_fast.training.assembly import Problem, assemble, build_model, choose_device, load_pair
@@ -60,6 +61,11 @@ def load_run(
     config = run.config.override(**overrides)
     choose_device(config.device)
     loaded, file = run.load(checkpoint)
+    if pair is None and config.path not in (None, "embedded") and not os.path.isdir(config.path):
+        raise DataError(
+            f"{config.path} does not exist or is no directory; say where the data of {run.path} is now with --data DIR "
+            "(path=...)"
+        )
     pair = load_pair(config) if pair is None else pair
     problem = assemble(pair, config, run.load_split(pair.num_entities))
     model = build_model(problem, config)

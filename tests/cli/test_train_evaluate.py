@@ -58,7 +58,9 @@ def test_data_that_has_moved_is_named(call, trained_run: Path, data_dir: Path, t
         call("evaluate", trained_run, "--data", moved, "--json").json
         == call("evaluate", trained_run, "--json").json
     )
-    call("evaluate", trained_run, "--data", tmp_path / "gone").check_error("gone", "does not exist")
+    call("evaluate", trained_run, "--data", tmp_path / "gone").check_error(
+        "gone does not exist", "--data DIR"
+    )
 
 
 def test_quiet_leaves_stderr_empty(call, data_dir: Path, tmp_path: Path) -> None:
