@@ -38,10 +38,10 @@ class Setting:
         self.problem: Problem = problem("zh_en", run.pick(1, 1, 2000))
         self.graph = self.problem.graph
         entities, dim = self.graph.num_entities, run.pick(IMAGE, IMAGE, 5)
-        links = self.problem.links[: max(2, int(0.3 * len(self.problem.links)))]
+        links = self.problem.links[: run.pick(*[int(0.3 * len(self.problem.links))] * 2, 6)]
         self.rows = links.T.reshape(-1).to(run.device)
         self.links = len(links)
-        batch = run.pick(BATCH, BATCH, self.links - 1)
+        batch = run.pick(BATCH, BATCH, 4)  # a batch of one pair would have a loss of 0
         self.batches = [slice(i, min(i + batch, self.links)) for i in range(0, self.links, batch)]
         image = F.normalize(torch.randn(entities, dim, generator=torch.Generator().manual_seed(1)))
         self.features = {

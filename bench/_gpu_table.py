@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-__all__ = ["goals", "render", "with_fractions"]
+__all__ = ["choice", "goals", "render", "with_fractions"]
 
 Row = dict[str, Any]
+Choice = dict[str, dict[str, list[tuple[int, str]]]]
 OURS = ("triton", "cuda", "auto")
 # Which matrix rate bounds an operator's row. The search multiplies digits that tf32 keeps, whatever the rows' dtype.
 RATE = {"tf32": "tf32", "bfloat16": "bfloat16", "bfloat16 screen": "bfloat16"}
@@ -97,6 +98,26 @@ def goals(rows: Sequence[Row], rehearsal: bool) -> list[Row]:
     ]
 
 
+def choice(rows: Iterable[Row]) -> Choice:
+    """Operator -> dtype -> (up to this width, the faster backend): the table of loginmea_fast/ops/_device_choice.py."""
+    times: dict[tuple[str, str, int], dict[str, float]] = {}
+    for row in rows:
+        if row["task"].startswith("choice") and row.get("ms") and row["status"] == "ok":
+            # Rows are named by the precision of their products, the table by the dtype of the tensors.
+            dtype = "bfloat16" if row["dtype"] == "bfloat16" else "float32"
+            times.setdefault((row["op"], dtype, row["width"]), {})[row["provider"]] = sum(row["ms"])
+    table: Choice = {}
+    for (op, dtype, width), found in sorted(times.items()):
+        if len(found) < 2:
+            continue
+        steps = table.setdefault(op, {}).setdefault(dtype, [])
+        fastest = min(found, key=lambda backend: found[backend])
+        if steps and steps[-1][1] == fastest:
+            steps.pop()
+        steps.append((width, fastest))
+    return table
+
+
 def _matches(row: Row, key: str, wanted: Any) -> bool:
     if key == "has":
         return row.get(wanted) is not None
@@ -117,7 +138,7 @@ def render(result: Row) -> str:
     rows, rehearsal = result["rows"], result["rehearsal"]
     lines = ["", *_heading(rows, rehearsal), "", *_checks(rows), *_problems(result)]
     if not rehearsal:
-        lines += ["", *_floors(rows), "", *_times(rows)]
+        lines += ["", *_floors(rows), "", *_times(rows), *_choice(rows)]
     lines += ["", "goals"]
     for goal in result["goals"]:
         verdict = {None: "not measured", True: "reached", False: "missed"}[goal["reached"]]
@@ -211,6 +232,16 @@ def _times(rows: Sequence[Row]) -> list[str]:
             f"{row.get('peak_mb', ''):>10}"
         )
     return lines if len(lines) > 1 else []
+
+
+def _choice(rows: Sequence[Row]) -> list[str]:
+    """What scripts/render_device_choice.py would make of these rows."""
+    lines = []
+    for op, by_dtype in choice(rows).items():
+        for dtype, steps in by_dtype.items():
+            told = ", ".join(f"{backend} up to {width:,} columns" for width, backend in steps)
+            lines.append(f"  {op:32}{dtype:10}{told}")
+    return ["", "faster of Triton and CUDA", *lines] if lines else []
 
 
 def _against(row: Row, peers: Iterable[Row], provider: str) -> str:

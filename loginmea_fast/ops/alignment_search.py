@@ -18,6 +18,7 @@ from torch import Tensor
 from loginmea_fast.errors import BackendError, InputError
 from loginmea_fast.ops import _launch
 from loginmea_fast.ops import _search_exact as exact
+from loginmea_fast.ops._device_choice import in_order
 from loginmea_fast.reference import alignment_search as reference
 
 if TYPE_CHECKING:
@@ -290,15 +291,13 @@ def _check_finite(**sides: Tensor | None) -> None:
 
 def _passes(op: str, rows: Tensor, screen: str | None, backend: str) -> Passes | None:
     """Choose the backend; None stands for the reference."""
-    chosen = _launch.choose_backend(
-        op,
-        backend,
-        {
-            "cpu": lambda: _launch.native_reason(rows, "cpu"),
-            "cuda": lambda: _launch.native_reason(rows, "cuda"),
-            "triton": lambda: _launch.triton_reason(rows[:0].float()),  # kernels see packed rows only
-        },
-    )
+    candidates = {
+        "cpu": lambda: _launch.native_reason(rows, "cpu"),
+        "cuda": lambda: _launch.native_reason(rows, "cuda"),
+        "triton": lambda: _launch.triton_reason(rows[:0].float()),  # kernels see packed rows only
+    }
+    ordered = in_order("alignment_search", rows.dtype, rows.shape[1], candidates)
+    chosen = _launch.choose_backend(op, backend, ordered)
     narrow = screen is not None
     if chosen == "cpu":
         from loginmea_fast.ops._search_cpu import CpuPasses

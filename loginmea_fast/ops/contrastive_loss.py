@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loginmea_fast.errors import BackendError, InputError
 from loginmea_fast.ops import _launch
+from loginmea_fast.ops._device_choice import in_order
 from loginmea_fast.reference import contrastive_loss as reference
 
 __all__ = ["contrastive_loss"]
@@ -114,15 +115,13 @@ def _contrastive_loss(
     backend: str,
 ) -> Gradients:
     """Loss and, `with_gradient`, its gradients to left, right and extra keys; else three empty tensors."""
-    chosen = _launch.choose_backend(
-        "contrastive_loss",
-        backend,
-        {
-            "cpu": lambda: _launch.native_reason(left, "cpu"),
-            "cuda": lambda: _launch.native_reason(left, "cuda"),
-            "triton": lambda: _launch.triton_reason(left) or _only_narrow_floats(left),
-        },
-    )
+    op = "contrastive_loss"
+    candidates = {
+        "cpu": lambda: _launch.native_reason(left, "cpu"),
+        "cuda": lambda: _launch.native_reason(left, "cuda"),
+        "triton": lambda: _launch.triton_reason(left) or _only_narrow_floats(left),
+    }
+    chosen = _launch.choose_backend(op, backend, in_order(op, left.dtype, left.shape[1], candidates))
     serve = {"reference": _reference, "cpu": _cpu, "cuda": _cuda, "triton": _triton}[chosen]
     precision = precision or _default_precision(left.device)
     return serve(left, right, extra_keys, temperature, bidirectional, precision, with_gradient)

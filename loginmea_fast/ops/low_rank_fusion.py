@@ -16,6 +16,7 @@ from torch import Tensor
 
 from loginmea_fast.errors import BackendError, InputError
 from loginmea_fast.ops import _launch
+from loginmea_fast.ops._device_choice import in_order
 from loginmea_fast.reference import low_rank_fusion as reference
 
 __all__ = ["adaptive_low_rank_fusion", "low_rank_fusion", "modality_scale"]
@@ -510,18 +511,15 @@ _modality_scale.register_autograd(_scale_backward, setup_context=_setup_scale_co
 
 
 def _choose(inputs: Sequence[Tensor], backend: str) -> str:
-    first = inputs[0]
-    return _launch.choose_backend(
-        "low_rank_fusion",
-        backend,
-        {
-            "cpu": lambda: _launch.native_reason(first, "cpu"),
-            "triton": lambda: _launch.triton_reason(first) or _gpu("triton").unsupported(first.dtype),
-            "cuda": lambda: (
-                _launch.native_reason(first, "cuda") or _gpu("cuda").unsupported(first.dtype, len(inputs))
-            ),
-        },
-    )
+    first, op = inputs[0], "low_rank_fusion"
+    candidates = {
+        "cpu": lambda: _launch.native_reason(first, "cpu"),
+        "triton": lambda: _launch.triton_reason(first) or _gpu("triton").unsupported(first.dtype),
+        "cuda": lambda: (
+            _launch.native_reason(first, "cuda") or _gpu("cuda").unsupported(first.dtype, len(inputs))
+        ),
+    }
+    return _launch.choose_backend(op, backend, in_order(op, first.dtype, first.shape[1], candidates))
 
 
 def _gpu(backend: str) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 from loginmea_fast.errors import BackendError, InputError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.ops import _launch
+from loginmea_fast.ops._device_choice import in_order
 from loginmea_fast.reference import relation_reflection_attention as reference
 
 __all__ = ["relation_reflection_attention", "relation_reflection_layers"]
@@ -232,7 +233,8 @@ def _backend_for(backend: str, x: Tensor) -> str:
         "triton": lambda: _launch.triton_reason(x) or _too_much_for_triton(x),
         "cuda": lambda: _launch.native_reason(x, "cuda") or _cuda_reason(x),
     }
-    return _launch.choose_backend("relation_reflection_attention", backend, candidates)
+    op = "relation_reflection_attention"
+    return _launch.choose_backend(op, backend, in_order(op, x.dtype, x.shape[1], candidates))
 
 
 def _too_much_for_triton(x: Tensor) -> str | None:
