@@ -109,6 +109,20 @@ inline void store(A* to, Lanes<A> value, First part) {
 #endif
 
 // The sum of all lanes, by halves.
+#if defined(LOGINMEA_MASKED_LANES)
+
+// GCC makes of the loop below scalar additions through memory, which at every edge cost as much as its row.
+template <class A>
+inline A total(Lanes<A> value) {
+  if constexpr (sizeof(A) == sizeof(float)) {
+    return _mm512_reduce_add_ps(value);
+  } else {
+    return _mm512_reduce_add_pd(value);
+  }
+}
+
+#else
+
 template <class A>
 inline A total(Lanes<A> value) {
   A lane[kLanes<A>];
@@ -118,6 +132,8 @@ inline A total(Lanes<A> value) {
   }
   return lane[0];
 }
+
+#endif
 
 // Calls body(offset, part) for each register that a row of `width` values fills, the last one perhaps in part.
 template <class A, class Body>
