@@ -120,11 +120,7 @@ class AlignmentGraph:
         if len(t) == 0:
             raise InputError("a graph needs at least one triple; got none")
         _check_ids(t, num_entities, num_relations)
-        if 2 * len(t) > _INT32_MAX:
-            raise InputError(
-                f"{len(t):,} triples make more than {_INT32_MAX:,} incidences, the most that 32-bit edge numbers "
-                "can count; split the graph"
-            )
+        _check_counts(2 * len(t), num_entities)
         head, relation, tail = (t[:, c].astype(np.int64) for c in range(3))
         # As in the authors' code: h hears from t through r, t hears from h through the inverse r + R.
         destination = np.concatenate([head, tail])
@@ -145,7 +141,7 @@ class AlignmentGraph:
             num_relation_ids: number of relation ids; must be even, as reflectors have 2R rows.
 
         Raises:
-            InputError: wrong shape or an id out of range.
+            InputError: wrong shape, an id out of range, or more edges than int32 can count.
         """
         if edge_index.dim() != 2 or edge_index.shape[0] != 2 or edge_type.shape != edge_index.shape[1:]:
             raise InputError(
@@ -156,6 +152,7 @@ class AlignmentGraph:
             raise InputError(
                 f"num_relation_ids must be even (relations and their inverses); got {num_relation_ids}"
             )
+        _check_counts(edge_type.numel(), num_entities)
         source, destination = edge_index.cpu().numpy().astype(np.int64)
         relation = edge_type.cpu().numpy().astype(np.int64)
         _check_ids(np.stack([source, relation, destination], 1), num_entities, num_relation_ids)
@@ -181,7 +178,7 @@ class AlignmentGraph:
         dst_set, representative = _number_sets(edge_of, relation, first)
 
         set_rel_ptr, set_relation, set_count = _set_contents(relation, first, representative)
-        num_edges, num_sets = len(first), len(representative)
+        num_sets = len(representative)
         by_source = _lexsort3(src, dst_set, dst, num_entities, num_sets, num_entities)
         by_set = np.argsort(dst_set, kind="stable")
         dst_ptr = _pointers(dst, num_entities)
@@ -193,7 +190,6 @@ class AlignmentGraph:
         def int32(a: np.ndarray) -> Tensor:
             return torch.from_numpy(a.astype(np.int32))
 
-        assert num_edges <= _INT32_MAX
         tensors = {
             "dst_ptr": torch.from_numpy(dst_ptr),
             "dst_source": int32(src),
@@ -314,6 +310,14 @@ class AlignmentGraph:
             f"AlignmentGraph(num_entities={self.num_entities}, num_relations={self.num_relations}, "
             f"num_edges={self.num_edges}, num_relation_sets={self.num_relation_sets}, device={self.device})"
         )
+
+
+def _check_counts(incidences: int, num_entities: int) -> None:
+    for count, what in ((incidences, "typed edges, inverses included"), (num_entities, "entities")):
+        if count > _INT32_MAX:
+            raise InputError(
+                f"a graph can have {_INT32_MAX:,} {what}, as many as 32-bit numbers count; got {count:,}: split it"
+            )
 
 
 def _check_ids(t: np.ndarray, num_entities: int, num_relations: int) -> None:

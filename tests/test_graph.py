@@ -142,11 +142,24 @@ def test_bad_triples(triples: np.ndarray, message: str) -> None:
         (torch.zeros(3, 2).long(), torch.zeros(2).long(), 2, r"shape \[2, edges\]"),
         (torch.zeros(2, 2).long(), torch.zeros(2).long(), 3, "even"),
         (torch.tensor([[5], [0]]), torch.zeros(1).long(), 2, "head 5"),
+        (torch.zeros(2, 1).long(), torch.tensor([2]), 2, r"relation 2, outside \[0, 2\)"),
     ],
 )
 def test_bad_edges(edge_index: torch.Tensor, edge_type: torch.Tensor, ids: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         AlignmentGraph.from_edges(edge_index, edge_type, 3, ids)
+
+
+def test_more_than_32_bits_can_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loginmea_fast.graph._INT32_MAX", 7)
+    triples = np.zeros((4, 3), np.int64)
+    AlignmentGraph.from_triples(triples[:3], 7, 1)
+    with pytest.raises(InputError, match=r"can have 7 typed edges, inverses included.*got 8"):
+        AlignmentGraph.from_triples(triples, 3, 1)
+    with pytest.raises(InputError, match=r"can have 7 entities.*got 8"):
+        AlignmentGraph.from_triples(triples[:3], 8, 1)
+    with pytest.raises(InputError, match="typed edges"):
+        AlignmentGraph.from_edges(torch.zeros(2, 8).long(), torch.zeros(8).long(), 3, 2)
 
 
 def test_save_and_load(tmp_path: Path) -> None:
