@@ -1,0 +1,42 @@
+"""A few cases of every operator's Triton kernels under Triton's interpreter, where there is no GPU.
+
+TRITON_INTERPRET must be set before Triton is imported, so they run in a process of their own; with it set, `pytest
+tests/ops` runs all cases, which takes half an hour.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+ROOT = Path(__file__).parents[2]
+CASES = (
+    "relation_reflection_attention.py::test_saturated_rows_have_finite_gradients[triton]",
+    "relation_reflection_attention.py::test_nan_reaches_neighbours_and_no_others[triton-triple]",
+    "low_rank_fusion.py::test_output_and_gradients_are_those_of_the_formula"
+    "[triton-(13, 1, (3, 17), 301)-torch.float32-scaled]",
+    "low_rank_fusion.py::test_a_projection_or_a_rank_weight_of_zero[triton]",
+    "contrastive_loss.py::test_a_low_temperature_does_not_overflow[triton-both ways]",
+    "contrastive_loss.py::test_zero_rows_have_no_direction[triton]",
+    "alignment_search.py::test_ranks_equal_a_brute_force[triton-shape3-ties-None]",
+    "alignment_search.py::test_topk_and_mutual_pairs_equal_the_dense_ones[triton-shape2-random-None]",
+)
+
+
+def test_kernels_are_right_under_the_interpreter(tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    names = [f"tests/ops/test_{case}" for case in CASES]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *names]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    # A name that is no longer there ends pytest with an error; one that skips is none that passed.
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    suite = next(ElementTree.parse(report).iter("testsuite"))
+    assert (suite.get("tests"), suite.get("skipped")) == (str(len(CASES)), "0"), done.stdout[-2000:]
