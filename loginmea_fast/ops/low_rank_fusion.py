@@ -202,8 +202,10 @@ def _check(
     inputs: list[Tensor], factors: list[Tensor], rank_weights: Tensor, bias: Tensor, row_scale: Tensor | None
 ) -> None:
     if len(inputs) != len(factors):
+        few, name = min((len(inputs), "inputs"), (len(factors), "factors"))
         raise InputError(
-            f"every modality needs one input and one factor; got {len(inputs)} inputs and {len(factors)} factors"
+            f"every modality needs one input and one factor; got {len(inputs)} inputs and {len(factors)} factors: "
+            f"there is no {name}[{few}]"
         )
     _check_inputs(inputs)
     rows = inputs[0].shape[0]
