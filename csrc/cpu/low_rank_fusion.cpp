@@ -45,8 +45,8 @@ using std::int64_t;
 using std::uintptr_t;
 
 constexpr double kShortestRow = 1e-12;
-constexpr int64_t kForwardBytes = 160 << 10;  // of packed rows beside which the panels of one rank fit in L2
-constexpr int64_t kBackwardRows = 384;        // depth of one product t^T dP: long enough to hide the update of dW
+constexpr int64_t kForwardBytes = 192 << 10;  // of packed rows beside which the panels of one rank fit in L2
+constexpr int64_t kBackwardRows = 192;        // depth of one product t^T dP: long enough to hide the update of dW
 constexpr int64_t kGroupRows = 96;            // rows that share a factor while it passes through L2
 constexpr int64_t kMostTasks = 64;            // fixed number of partial sums of dq, whatever the threads
 

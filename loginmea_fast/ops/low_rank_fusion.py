@@ -156,6 +156,8 @@ def _precision(asked: str | None, device: torch.device) -> str:
 def _autocast(tensors: Sequence[Tensor]) -> list[Tensor]:
     def cast(tensor: Tensor) -> Tensor:
         device = tensor.device.type
+        if not torch.amp.is_autocast_available(device):  # the meta device, for one
+            return tensor
         wanted = torch.is_autocast_enabled(device) and tensor.dtype != torch.float64
         return tensor.to(torch.get_autocast_dtype(device)) if wanted else tensor
 
