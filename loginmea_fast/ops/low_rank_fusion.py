@@ -8,7 +8,7 @@ backward computes them again unless it is told to keep them.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -538,13 +538,15 @@ def _gpu(backend: str) -> Any:
 
 
 def _choose_scale(first: Tensor, backend: str) -> str:
-    """A GPU has no kernel for it: one pass over the inputs, which plain PyTorch makes there under any backend."""
+    """A GPU has no kernel for it: asked for by name, Triton and CUDA serve where they could, with plain PyTorch."""
+    candidates: dict[str, Callable[[], str | None]] = {"cpu": lambda: _launch.native_reason(first, "cpu")}
     asked = os.environ.get("LOGINMEA_BACKEND", "auto") if backend == "auto" else backend
-    return _launch.choose_backend(
-        "modality_scale",
-        "reference" if asked in ("triton", "cuda") else backend,
-        {"cpu": lambda: _launch.native_reason(first, "cpu")},
-    )
+    if asked != "auto":
+        candidates["triton"] = lambda: _launch.triton_reason(first)
+        candidates["cuda"] = lambda: (
+            None if first.is_cuda else f"needs tensors on cuda, these are on {first.device}"
+        )
+    return _launch.choose_backend("modality_scale", backend, candidates)
 
 
 def _product_precision(first: Tensor, precision: str) -> str:

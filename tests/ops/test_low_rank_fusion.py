@@ -461,10 +461,11 @@ def test_adaptive_fusion_is_scale_and_fusion(backend, with_query, dtype) -> None
             assert torch.equal(a, e), name
 
 
-@pytest.mark.parametrize("backend", ["triton", "cuda"])
+@pytest.mark.parametrize("backend", ["triton", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_the_scale_runs_under_a_gpu_backend(backend, monkeypatch) -> None:
     """It has no kernel there: named, or by the environment, such a backend means plain PyTorch on the device."""
-    x = [torch.randn(4, 3, requires_grad=True) for _ in range(2)]
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # Triton where there is no GPU
+    x = [torch.randn(4, 3, requires_grad=True, device=_device(backend)) for _ in range(2)]
     expected = modality_scale(x, backend="reference")
     named = modality_scale(x, backend=backend)
     monkeypatch.setenv("LOGINMEA_BACKEND", backend)
@@ -474,6 +475,13 @@ def test_the_scale_runs_under_a_gpu_backend(backend, monkeypatch) -> None:
             torch.autograd.grad(scale.sum(), x)[0],
             torch.autograd.grad(expected.sum(), x, retain_graph=True)[0],
         )
+
+
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_a_gpu_backend_of_the_scale_refuses_other_tensors(backend, monkeypatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(BackendError, match="needs tensors on cuda, these are on cpu"):
+        modality_scale([torch.zeros(2, 3)], backend=backend)
 
 
 def test_adaptive_gradcheck_opcheck_and_compile() -> None:
