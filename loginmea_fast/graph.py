@@ -141,13 +141,16 @@ class AlignmentGraph:
             num_relation_ids: number of relation ids; must be even, as reflectors have 2R rows.
 
         Raises:
-            InputError: wrong shape, an id out of range, or more edges than int32 can count.
+            InputError: wrong shape or dtype, an id out of range, or more edges than int32 can count.
         """
         if edge_index.dim() != 2 or edge_index.shape[0] != 2 or edge_type.shape != edge_index.shape[1:]:
             raise InputError(
                 "edge_index must have shape [2, edges] and edge_type [edges]; "
                 f"got {list(edge_index.shape)} and {list(edge_type.shape)}"
             )
+        for name, ids in (("edge_index", edge_index), ("edge_type", edge_type)):
+            if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
+                raise InputError(f"{name} must hold integers; got {ids.dtype}")
         if num_relation_ids % 2:
             raise InputError(
                 f"num_relation_ids must be even (relations and their inverses); got {num_relation_ids}"

@@ -141,6 +141,9 @@ def test_bad_triples(triples: np.ndarray, message: str) -> None:
     [
         (torch.zeros(3, 2).long(), torch.zeros(2).long(), 2, r"shape \[2, edges\]"),
         (torch.zeros(2, 2).long(), torch.zeros(2).long(), 3, "even"),
+        (torch.tensor([[0.7], [1.2]]), torch.zeros(1).long(), 2, "edge_index must hold integers.*float32"),
+        (torch.zeros(2, 1).long(), torch.tensor([1.5]), 2, "edge_type must hold integers.*float32"),
+        (torch.zeros(2, 1).long(), torch.tensor([True]), 2, "edge_type must hold integers.*bool"),
         (torch.tensor([[5], [0]]), torch.zeros(1).long(), 2, "head 5"),
         (torch.zeros(2, 1).long(), torch.tensor([2]), 2, r"relation 2, outside \[0, 2\)"),
     ],
