@@ -208,7 +208,7 @@ void attend(const Stream& s, int64_t begin, int64_t end, const A* weight, Rows<c
       ++count;
       const int64_t ahead = std::min(e + count + kAhead, s.start[s.rows] - 1);
       prefetch_row(x[s.other[ahead]], width);
-      if (s.set[ahead] != s.set[ahead - 1]) prefetch_row(u[s.set[ahead]], width);
+      if (s.set[ahead] != s.set[std::max<int64_t>(ahead - 1, 0)]) prefetch_row(u[s.set[ahead]], width);
     }
     const T* reflector = u[set];
     const A along =
@@ -251,7 +251,7 @@ void triple_logits(const Graph& g, Rows<const T> x, Rows<const T> u, const A* c,
       for (int64_t e = g.src_ptr[j]; e < g.src_ptr[j + 1]; ++e) {
         const int32_t s = g.src_set[e];
         const int64_t ahead = std::min(e + kAhead, g.edges - 1);
-        if (g.src_set[ahead] != g.src_set[ahead - 1]) prefetch_row(u[g.src_set[ahead]], width);
+        if (g.src_set[ahead] != g.src_set[std::max<int64_t>(ahead - 1, 0)]) prefetch_row(u[g.src_set[ahead]], width);
         if (s != last) shared = c[s] + along - 2 * dot<A>(x[j], u[s], width) * set_along[s];
         last = s;
         logit[g.src_edge[e]] = shared;
@@ -573,7 +573,7 @@ class Backward {
     const int64_t ahead = std::min(place, stream_.start[stream_.rows] - 1);
     prefetch_row(l.h + stream_.other[ahead] * width_, width_);
     const int32_t set = stream_.set[ahead];
-    if (set == stream_.set[ahead - 1]) return;
+    if (set == stream_.set[std::max<int64_t>(ahead - 1, 0)]) return;
     prefetch_row(u_[set], width_);
     if (own_.meets(part, set)) prefetch_row<Use::write>(&du_[own_.row(part, set) * pitch_], width_);
   }
