@@ -119,7 +119,8 @@ class AlignmentGraph:
             raise InputError(f"triples must hold integers; got {t.dtype}")
         if len(t) == 0:
             raise InputError("a graph needs at least one triple; got none")
-        _check_ids(t, num_entities, num_relations)
+        entities, relations = (num_entities, "num_entities"), (num_relations, "num_relations")
+        _check_ids(t, (("head", *entities), ("relation", *relations), ("tail", *entities)), "triple")
         _check_counts(2 * len(t), num_entities)
         head, relation, tail = (t[:, c].astype(np.int64) for c in range(3))
         # As in the authors' code: h hears from t through r, t hears from h through the inverse r + R.
@@ -158,7 +159,12 @@ class AlignmentGraph:
         _check_counts(edge_type.numel(), num_entities)
         source, destination = edge_index.cpu().numpy().astype(np.int64)
         relation = edge_type.cpu().numpy().astype(np.int64)
-        _check_ids(np.stack([source, relation, destination], 1), num_entities, num_relation_ids)
+        entities, types = (num_entities, "num_entities"), (num_relation_ids, "num_relation_ids")
+        _check_ids(
+            np.stack([source, relation, destination], 1),
+            (("source", *entities), ("type", *types), ("destination", *entities)),
+            "edge",
+        )
         return cls._from_incidences(destination, source, relation, num_entities, num_relation_ids // 2)
 
     @classmethod
@@ -323,18 +329,14 @@ def _check_counts(incidences: int, num_entities: int) -> None:
             )
 
 
-def _check_ids(t: np.ndarray, num_entities: int, num_relations: int) -> None:
-    for column, limit, what in (
-        (0, num_entities, "head"),
-        (1, num_relations, "relation"),
-        (2, num_entities, "tail"),
-    ):
+def _check_ids(t: np.ndarray, limits: tuple[tuple[str, int, str], ...], what: str) -> None:
+    """Check the columns of `t`, each by what it is called, its limit and the argument that sets the limit."""
+    for column, (name, limit, argument) in enumerate(limits):
         wrong = np.flatnonzero((t[:, column] < 0) | (t[:, column] >= limit))
         if len(wrong):
             row = int(wrong[0])
             raise InputError(
-                f"triple {row} has {what} {int(t[row, column])}, outside [0, {limit}); "
-                f"check num_{'relations' if column == 1 else 'entities'} and the ids"
+                f"{what} {row} has {name} {int(t[row, column])}, outside [0, {limit}); check {argument} and the ids"
             )
 
 

@@ -144,8 +144,8 @@ def test_bad_triples(triples: np.ndarray, message: str) -> None:
         (torch.tensor([[0.7], [1.2]]), torch.zeros(1).long(), 2, "edge_index must hold integers.*float32"),
         (torch.zeros(2, 1).long(), torch.tensor([1.5]), 2, "edge_type must hold integers.*float32"),
         (torch.zeros(2, 1).long(), torch.tensor([True]), 2, "edge_type must hold integers.*bool"),
-        (torch.tensor([[5], [0]]), torch.zeros(1).long(), 2, "head 5"),
-        (torch.zeros(2, 1).long(), torch.tensor([2]), 2, r"relation 2, outside \[0, 2\)"),
+        (torch.tensor([[5], [0]]), torch.zeros(1).long(), 2, "edge 0 has source 5.*check num_entities"),
+        (torch.zeros(2, 1).long(), torch.tensor([2]), 2, r"type 2, outside \[0, 2\); check num_relation_ids"),
     ],
 )
 def test_bad_edges(edge_index: torch.Tensor, edge_type: torch.Tensor, ids: int, message: str) -> None:
