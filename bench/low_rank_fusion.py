@@ -363,14 +363,13 @@ def main() -> None:
     if args.provider:
         print(json.dumps(in_process(args.provider, Case(**given), args.repeats, args.memory)))
         return
-    main_cases = () if args.cases == "sweep" and not given else (Case(**given),)
-    rows: list[dict[str, object]] = []
-    for case in main_cases:
-        rows += report(case, args.providers or tuple(PROVIDERS), args.repeats, main=True)
-    for case in () if args.cases == "main" or given else SWEEP:
-        rows += report(case, args.providers or ("authors", *OURS), args.repeats, main=False)
-    if args.record:
-        add_to_record(rows)
+    cases = [] if args.cases == "sweep" and not given else [(Case(**given), tuple(PROVIDERS), True)]
+    if args.cases != "main" and not given:
+        cases += [(case, ("authors", *OURS), False) for case in SWEEP]
+    for case, providers, main_case in cases:
+        rows = report(case, args.providers or providers, args.repeats, main=main_case)
+        if args.record:
+            add_to_record(rows)
 
 
 if __name__ == "__main__":
