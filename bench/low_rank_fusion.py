@@ -1,7 +1,7 @@
 """Adaptive low-rank fusion and its gradient: providers side by side, right before fast, each in a process of its own.
 
 python bench/low_rank_fusion.py                     # rows of zh_en, three modalities 300 wide, rank 8: every provider;
-                                                    # then other rows, ranks, modalities and widths: authors once, ours
+                                                    # then other rows, ranks, modalities and widths: authors and ours
 python bench/low_rank_fusion.py --cases main        # one of the two; --record adds to what is on record
 python bench/low_rank_fusion.py --rows 5000 --rank 4
 """
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -240,21 +240,19 @@ def rounds(forward: Callable[[Arguments], Tensor], a: Arguments, repeats: int) -
     }
 
 
-def in_process(name: str, case: Case, repeats: int, memory: bool) -> dict[str, object]:
+def in_process(name: str, case: Case, repeats: int) -> dict[str, object]:
     """What a child process does: check one provider, find its peak memory, time it."""
     errors = errors_of(name, case)
     forward, a = PROVIDERS[name], prepared(name, case)
     if name == "torch.compile":
         step(forward, a)  # compiles for these sizes
-    used = peak_memory(forward, a) if memory else {"bytes": None, "result_bytes": None}
+    used = peak_memory(forward, a)
     return {**rounds(forward, a, repeats), **used, "errors": errors}
 
 
-def child(name: str, case: Case, repeats: int, memory: bool) -> dict[str, object]:
+def child(name: str, case: Case, repeats: int) -> dict[str, object]:
     """Run one provider in a process of its own."""
     command = [sys.executable, __file__, "--provider", name, "--repeats", str(repeats)]
-    if memory:
-        command.append("--memory")
     for field, value in dataclasses.asdict(case).items():
         command += [f"--{field}", str(value)]
     with tempfile.TemporaryFile("w+") as log:
@@ -265,9 +263,9 @@ def child(name: str, case: Case, repeats: int, memory: bool) -> dict[str, object
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measured(name: str, case: Case, repeats: int, memory: bool) -> dict[str, object]:
+def measured(name: str, case: Case, repeats: int) -> dict[str, object]:
     """One row of the record."""
-    row = child(name, case, repeats, memory)
+    row = child(name, case, repeats)
     errors = row.pop("errors")
     products = (
         3 if name.startswith("ours") and "kept" not in name else 2
@@ -285,16 +283,14 @@ def measured(name: str, case: Case, repeats: int, memory: bool) -> dict[str, obj
     }
 
 
-def report(case: Case, providers: Sequence[str], repeats: int, main: bool) -> Iterator[dict[str, object]]:
-    """Print the table of one case; yields its rows."""
+def report(case: Case, providers: Sequence[str], repeats: int) -> list[dict[str, object]]:
+    """Print the table of one case and return its rows."""
     rates = {dtype: gemm_rate(case, dtype) for dtype in (torch.float32, torch.bfloat16)}
     print(f"\n{case}; {case.operations / 1e9:.0f} GFLOP a product with all factors")
     print(
         f"torch.mm: float32 {rates[torch.float32] / 1e9:.0f} GFLOP/s, bfloat16 {rates[torch.bfloat16] / 1e9:.0f}; "
         f"multiply-adds in registers, float32: {fma_rate(torch.get_num_threads()) / 1e9:.0f} GFLOP/s"
     )
-    if not main:
-        print("authors: one round, after one of 2,000 rows")
     print(
         f"{'':24}{'forward':>9}{'x authors':>11}{'x compiled':>12}{'GFLOP/s':>9}{'of FMA':>8}{'backward':>10}"
         f"{'x authors':>11}{'x compiled':>12}{'GFLOP/s':>9}{'of FMA':>8}{'MB':>7}{'temporary':>11}{'error':>9}"
@@ -302,8 +298,7 @@ def report(case: Case, providers: Sequence[str], repeats: int, main: bool) -> It
     )
     seen: dict[str, dict[str, object]] = {}
     for name in providers:
-        whole = main or name.startswith("ours")
-        row = seen[name] = measured(name, case, repeats if whole else 1, memory=whole)
+        row = seen[name] = measured(name, case, repeats)
         row |= {"mm_float32": rates[torch.float32], "mm_bfloat16": rates[torch.bfloat16]}
         cells = [f"{name:24}"]
         for half in ("forward", "backward"):
@@ -312,14 +307,10 @@ def report(case: Case, providers: Sequence[str], repeats: int, main: bool) -> It
                 ratio = f"{seen[other][half] / row[half]:.2f}x" if other in seen else ""
                 cells.append(f"{ratio:>{space + 1}}")
             cells.append(f"{row[half + '_flops'] / 1e9:9.0f}{row[half + '_flops'] / row['fma']:8.0%}")
-        beside = (
-            f"{row['bytes'] / 1e6:7.0f}{(row['bytes'] - row['result_bytes']) / 1e6:11.0f}"
-            if whole
-            else " " * 18
-        )
+        beside = f"{row['bytes'] / 1e6:7.0f}{(row['bytes'] - row['result_bytes']) / 1e6:11.0f}"
         slow = "" if row["whole_machine"] else "  (only part of the machine)"
         print(*cells, beside, f"{row['error']:9.1e}{row['gradient_error']:11.1e}", slow, sep="", flush=True)
-        yield row
+    return list(seen.values())
 
 
 def add_to_record(rows: Sequence[dict[str, object]]) -> None:
@@ -350,24 +341,23 @@ def main() -> None:
         help="all providers at zh_en's size, or the other sizes; default: both",
     )
     parser.add_argument(
-        "--providers", nargs="+", choices=tuple(PROVIDERS), help="default: all, in the sweep some"
+        "--providers", nargs="+", choices=tuple(PROVIDERS), help="default: all, in the sweep authors and ours"
     )
     parser.add_argument("--repeats", type=int, default=3, help="timed calls; their median counts")
     parser.add_argument("--record", action="store_true", help="add the figures to bench/results")
     parser.add_argument("--provider", choices=tuple(PROVIDERS), help=argparse.SUPPRESS)
-    parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     given = {
         f.name: getattr(args, f.name) for f in dataclasses.fields(Case) if getattr(args, f.name) is not None
     }
     if args.provider:
-        print(json.dumps(in_process(args.provider, Case(**given), args.repeats, args.memory)))
+        print(json.dumps(in_process(args.provider, Case(**given), args.repeats)))
         return
-    cases = [] if args.cases == "sweep" and not given else [(Case(**given), tuple(PROVIDERS), True)]
+    cases = [] if args.cases == "sweep" and not given else [(Case(**given), tuple(PROVIDERS))]
     if args.cases != "main" and not given:
-        cases += [(case, ("authors", *OURS), False) for case in SWEEP]
-    for case, providers, main_case in cases:
-        rows = report(case, args.providers or providers, args.repeats, main=main_case)
+        cases += [(case, ("authors", *OURS)) for case in SWEEP]
+    for case, providers in cases:
+        rows = report(case, args.providers or providers, args.repeats)
         if args.record:
             add_to_record(rows)
 
