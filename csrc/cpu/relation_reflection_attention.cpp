@@ -327,8 +327,11 @@ void forward(const Graph& g, int64_t width, const Addresses& z, const Strides& z
 // relations.
 class PrivateRows {
  public:
-  PrivateRows(const Stream& s, const std::vector<Cut>& cuts, int64_t sets, int num_threads)
-      : first(cuts.size(), 0), sets_(sets), place_(scratch<int32_t>((static_cast<int64_t>(cuts.size()) - 1) * sets)) {
+  PrivateRows(const Stream& s, int64_t parts_wanted, int64_t sets, int num_threads)
+      : cuts(cuts_of(s, parts_wanted)),
+        first(cuts.size(), 0),
+        sets_(sets),
+        place_(scratch<int32_t>(parts_wanted * sets)) {
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic, 1)
     for (int64_t part = 0; part < parts(); ++part) {
       int32_t* place = &place_[part * sets];
@@ -347,6 +350,7 @@ class PrivateRows {
   bool meets(int64_t part, int32_t set) const { return place_[part * sets_ + set] != kNotMet; }
   int64_t row(int64_t part, int32_t set) const { return first[part] + place_[part * sets_ + set]; }
 
+  std::vector<Cut> cuts;
   std::vector<int64_t> first;
 
  private:
@@ -354,6 +358,16 @@ class PrivateRows {
   int64_t sets_;
   Scratch<int32_t> place_;  // [parts, sets]
 };
+
+// As many parts as keep many threads busy, unless so many meet every set and their rows would outgrow the features and
+// the reflectors: then half as many, and so on. Depends on the graph alone, as the order of the sums must.
+PrivateRows private_rows(const Stream& s, const Graph& g, int num_threads) {
+  int64_t parts = std::clamp<int64_t>((g.edges + g.entities) / 16384, 1, 64);
+  for (;; parts = (parts + 1) / 2) {
+    PrivateRows own(s, parts, g.sets, num_threads);
+    if (parts == 1 || own.count() <= g.entities + 2 * g.sets) return own;
+  }
+}
 
 template <class A>
 struct Along {
@@ -439,8 +453,7 @@ class Backward {
         triple_(triple),
         u_{reflectors, width},
         stream_(source_stream(graph, num_threads)),
-        cuts_(cuts_of(stream_, std::clamp<int64_t>((graph.edges + graph.entities) / 16384, 1, 64))),
-        own_(stream_, cuts_, graph.sets, num_threads),
+        own_(private_rows(stream_, graph, num_threads)),
         written_(own_.first.begin(), own_.first.end() - 1),
         du_(scratch<A>(own_.count() * pitch_)),
         dc_(scratch<A>(own_.count())),
@@ -471,7 +484,7 @@ class Backward {
     }
     std::fill_n(dc_.get(), own_.count(), A(0));
     walk<A>(
-        stream_, cuts_, width_, threads_,
+        stream_, own_.cuts, width_, threads_,
         [&](int64_t part, int64_t row, int64_t begin, int64_t end, A* dx, A* spare) {
           accumulate(l, part, row, begin, end, dx, spare);
         },
@@ -641,7 +654,6 @@ class Backward {
   const bool tanh_, triple_;
   const Rows<const T> u_;
   const Stream stream_;
-  const std::vector<Cut> cuts_;
   const PrivateRows own_;
   std::vector<int64_t> written_;  // by part: rows of du_ up to here have been written, those from here on not yet
   Scratch<A> du_;                 // [own rows, pitch]

@@ -52,12 +52,10 @@ def relation_reflection_attention(
 
         m_e = x_j - 2 (x_j . u_s) u_s ;   l_e = c_s (+ v . u_s) (+ w . m_e) ;   y_i = sum_e softmax_i(l)_e m_e
 
-    No message, neighbour or reflector is stored by edge, forward or backward. Memory beyond the results is a few values
-    an entity and an edge, and in backward one tensor of the size of `x` and, on the CPU, private sums: one row for each
-    relation set that a part of the edges meets (about twice `reflectors` on DBP15K, near one row an edge where sets
-    are spread at random). Sums are kept in float32 (float64 for float64) and run in a fixed order, so that results
-    repeat bit for bit for any number of threads. A NaN in `x` reaches the entities with an edge from that row and no
-    others.
+    Nothing of size edges x width exists, forward or backward. Memory beyond the results is a few values an entity and
+    an edge, and in backward one tensor of the size of `x` and, on the CPU, private sums of at most N + 2 U rows (about
+    2 U on DBP15K). Sums are kept in float32 (float64 for float64) and run in a fixed order, so that results repeat bit
+    for bit for any number of threads. A NaN in `x` reaches the entities with an edge from that row and no others.
 
     Args:
         x: [N, d] entity features; float32, float64 or bfloat16. Any row stride.

@@ -22,6 +22,7 @@ from loginmea_fast.ops.relation_reflection_attention import (
     relation_reflection_layers,
 )
 from loginmea_fast.reference import relation_reflection_attention as reference
+from loginmea_fast.training.memory import measure_peak_memory
 from tests.helpers.compare import assert_close
 from tests.helpers.graphs import ALWAYS_THERE, graphs, triples_of
 
@@ -343,6 +344,24 @@ def test_bitwise_the_same_for_any_number_of_threads(triple: bool, dtype: torch.d
     for out, grads in results[1:]:
         assert torch.equal(out, first_out)
         assert all(torch.equal(a, b) for a, b in zip(grads, first_grads, strict=True))
+
+
+def test_backward_holds_no_row_an_edge() -> None:
+    """Relation sets spread at random: each part of the edges meets most of them."""
+    entities, sets, edges, width = 2_000, 4_000, 300_000, 256
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.randint(entities, (2, edges), generator=generator)
+    graph = AlignmentGraph.from_edges(
+        ends, torch.randint(sets, (edges,), generator=generator), entities, sets
+    )
+    x = torch.randn(entities, width, requires_grad=True)
+    u = torch.nn.functional.normalize(torch.randn(graph.num_relation_sets, width))
+    out = relation_reflection_attention(x, u, torch.zeros(graph.num_relation_sets), graph, backend="cpu")
+    with measure_peak_memory(torch.device("cpu")) as memory:
+        (dx,) = torch.autograd.grad(out.sum(), x)
+    assert dx.isfinite().all()
+    features_and_reflectors = (entities + graph.num_relation_sets) * width * 4
+    assert memory.peak - memory.before < 4 * features_and_reflectors < graph.num_edges * width * 4 / 4
 
 
 def test_strided_input_and_expanded_gradient(backend: str) -> None:
