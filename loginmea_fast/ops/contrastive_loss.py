@@ -8,6 +8,8 @@ and leaves backward one multiplication.
 
 from __future__ import annotations
 
+import numbers
+
 import torch
 from torch import Tensor
 
@@ -81,6 +83,10 @@ def contrastive_loss(
     _launch.check_same_device(left=left, right=right, extra_keys=extra_keys)
     if left.shape[0] == 0 or left.shape[1] == 0:
         raise InputError(f"left and right need at least one row and one column; got {list(left.shape)}")
+    if isinstance(temperature, Tensor) or not isinstance(temperature, numbers.Real):
+        raise InputError(
+            f"temperature must be a Python number, it gets no gradient; got {type(temperature).__name__}"
+        )
     if not 0.0 < temperature < float("inf"):
         raise InputError(f"temperature must be positive and finite; got {temperature}")
     if torch.is_autocast_enabled(left.device.type) and left.dtype != torch.float64:

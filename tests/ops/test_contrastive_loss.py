@@ -298,6 +298,8 @@ GOOD = torch.ones(3, 4)
         ({"temperature": -1.0}, "temperature must be positive"),
         ({"temperature": math.nan}, "temperature must be positive"),
         ({"temperature": math.inf}, "temperature must be positive"),
+        ({"temperature": torch.tensor(0.1)}, "temperature must be a Python number.*got Tensor"),
+        ({"temperature": "0.1"}, "temperature must be a Python number.*got str"),
         ({"backend": "gpu"}, "backend must be one of"),
         ({"precision": "half"}, "precision must be None or one of"),
     ],
