@@ -156,6 +156,8 @@ def alignment_topk(
     a, b = _tensor("queries", queries), _tensor("keys", keys)
     _check({"queries": a, "keys": b}, screen, backend)
     _check_approximate("alignment_topk", approximate, a)
+    if len(b) == 0:
+        raise InputError("keys hold no rows, so there is nothing to search")
     _check_k("k", k, len(b), least=1)
     if len(a) == 0:
         return a.new_empty((0, k), dtype=_score_dtype(a)), a.new_empty((0, k), dtype=torch.int64)
