@@ -195,6 +195,9 @@ def test_load_says_what_is_wrong(tmp_path: Path) -> None:
 def test_means_check_their_arguments() -> None:
     triples, n, r = triples_of("random")
     graph = AlignmentGraph.from_triples(triples, n, r)
+    for mean in (relation_reflectors, neighbor_mean):
+        with pytest.raises(InputError, match=r"graph must be an AlignmentGraph.*from_edges; got Tensor"):
+            mean(torch.randn(2 * r, 4), graph.edge_index())  # type: ignore[arg-type]
     with pytest.raises(InputError, match="relation_embedding must have shape"):
         relation_reflectors(torch.randn(2 * r + 1, 4), graph)
     with pytest.raises(InputError, match="x must have shape"):

@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _fail(f"{error} ({flag_of(error.key)})" if error.key else error, 2)
     except LoginMEAError as error:
-        return _fail(error, getattr(error, "exit_code", 2))
+        stopped = getattr(error, "exit_code", None)  # by a signal, all saved: no error
+        return _fail(error, 2) if stopped is None else _fail(error, stopped, "")
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
@@ -130,8 +131,8 @@ def _show_warning(
     print(f"loginmea-fast: warning: {text}", file=sys.stderr)
 
 
-def _fail(error: object, status: int) -> int:
-    print(f"loginmea-fast: error: {_one_line(error)}", file=sys.stderr)
+def _fail(error: object, status: int, what: str = "error: ") -> int:
+    print(f"loginmea-fast: {what}{_one_line(error)}", file=sys.stderr)
     return status
 
 

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             "train needs a data set; name its directory, or 'embedded' for the pair inside the package"
         )
-    choose_device(config.device)
+    choose_device(config.device, config.backend)
     if out and not args.resume:
         RunDirectory.check_new(out)
     pair = load_pair(config)

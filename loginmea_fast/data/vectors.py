@@ -249,7 +249,7 @@ def _from_hdf5(path: Path) -> _Vectors:
     try:
         import h5py
     except ImportError:
-        raise DataError("HDF5 needs h5py, install it with pip install 'loginmea-fast[hdf5]'") from None
+        raise DataError("HDF5 needs h5py; pip install h5py") from None
     with h5py.File(path, "r") as archive:
         return _from_arrays({name: _tensor(archive[name][()]) for name in archive})
 

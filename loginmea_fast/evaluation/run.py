@@ -59,7 +59,7 @@ def load_run(
     """
     run = RunDirectory.open(path)
     config = run.config.override(**overrides)
-    choose_device(config.device)
+    choose_device(config.device, config.backend)
     loaded, file = run.load(checkpoint)
     if pair is None and config.path not in (None, "embedded") and not os.path.isdir(config.path):
         raise DataError(

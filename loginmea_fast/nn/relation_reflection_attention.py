@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +30,7 @@ class RelationReflectionAttention(nn.Module):
         backend: of the operator.
 
     Raises:
-        ConfigError: a size below one, or another attention.
+        ConfigError: a size below one, or another attention or activation.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class RelationReflectionAttention(nn.Module):
             raise ConfigError(f"width and num_relations must be at least 1; got {width} and {num_relations}")
         if attention not in ("relation", "triple"):
             raise ConfigError(f"attention must be one of relation, triple; got {attention!r}")
+        if activation not in ("tanh", None):
+            raise ConfigError(f'activation must be "tanh" or None; got {activation!r}')
         self.num_relations = num_relations
         self.activation = activation
         self.backend = backend
@@ -52,6 +56,10 @@ class RelationReflectionAttention(nn.Module):
         self.neighbor_vector = nn.Parameter(torch.empty(width)) if attention == "triple" else None
         self._indexed: tuple[Tensor, int, Tensor, int, AlignmentGraph] | None = None
         self.reset_parameters()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the index, which is many times the parameters and made again at the next call."""
+        return {**self.__dict__, "_indexed": None}
 
     def reset_parameters(self) -> None:
         """Xavier-uniform, as the authors draw theirs."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.errors import BackendError, BuildError, InputError
+from loginmea_fast.graph import AlignmentGraph
 
 __all__ = [
     "BACKENDS",
@@ -24,6 +25,7 @@ __all__ = [
     "Choice",
     "check_backend_name",
     "check_float",
+    "check_graph",
     "check_same_device",
     "check_same_dtype",
     "check_shape",
@@ -169,6 +171,15 @@ def check_float(name: str, tensor: Tensor, allowed: Sequence[torch.dtype] = FLOA
         names = ", ".join(str(d).removeprefix("torch.") for d in allowed)
         raise InputError(
             f"{name} must have dtype {names}; got {str(tensor.dtype).removeprefix('torch.')}. Convert it with .to()"
+        )
+
+
+def check_graph(graph: object) -> None:
+    """Raise `InputError` unless `graph` is an `AlignmentGraph`; PyTorch Geometric's tensors are the likely mistake."""
+    if not isinstance(graph, AlignmentGraph):
+        raise InputError(
+            f"graph must be an AlignmentGraph, made by AlignmentGraph.from_triples or, of edge_index and edge_type, by "
+            f"AlignmentGraph.from_edges; got {type(graph).__name__}"
         )
 
 

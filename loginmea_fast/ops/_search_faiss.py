@@ -30,7 +30,7 @@ _log = logging.getLogger("loginmea_fast")
 def unavailable(rows: Tensor) -> str | None:
     """Why faiss cannot serve, or None."""
     if importlib.util.find_spec("faiss") is None:
-        return "faiss is not installed; pip install 'loginmea-fast[faiss]'"
+        return "faiss is not installed; pip install faiss-cpu"
     if rows.device.type != "cpu":
         return f"it needs rows on cpu, these are on {rows.device}"
     return None

@@ -81,7 +81,9 @@ def alignment_ranks(
         c_ij = 2 s_ij - r_i - r_j        (CSLS: Conneau et al., ICLR 2018; c = s where csls_k = 0)
         rank_b = 1 + #{j : c_bj > c_bb + TIE} + 1/2 #{j != b : |c_bj - c_bb| <= TIE}
 
-    A zero row has no direction: its cosine with everything is 0, so its counterpart ties with all candidates.
+    A zero row has no direction: its cosine with everything is 0, so its counterpart ties with all candidates. CSLS
+    breaks those ties by the candidates' own r alone, which says nothing of the pair: leave such rows out of a
+    report.
 
     Args:
         left: [B, D] rows, float32, float64, bfloat16 or float16; a tensor or a numpy array,

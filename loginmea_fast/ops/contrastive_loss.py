@@ -79,6 +79,8 @@ def contrastive_loss(
     _launch.check_shape("right", right, tuple(left.shape), "[B, D], as left")
     if extra_keys is not None:
         _launch.check_shape("extra_keys", extra_keys, (None, left.shape[1]), "[X, D], as wide as left")
+    left, right = _autocast(left), _autocast(right)
+    extra_keys = None if extra_keys is None else _autocast(extra_keys)
     _launch.check_same_dtype(left=left, right=right, extra_keys=extra_keys)
     _launch.check_same_device(left=left, right=right, extra_keys=extra_keys)
     if left.shape[0] == 0 or left.shape[1] == 0:
@@ -89,10 +91,6 @@ def contrastive_loss(
         )
     if not 0.0 < temperature < float("inf"):
         raise InputError(f"temperature must be positive and finite; got {temperature}")
-    if torch.is_autocast_enabled(left.device.type) and left.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(left.device.type)
-        left, right = left.to(dtype), right.to(dtype)
-        extra_keys = None if extra_keys is None else extra_keys.to(dtype)
     needs_gradient = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (left, right, extra_keys)
     )
@@ -107,6 +105,14 @@ def contrastive_loss(
         backend,
     )
     return loss
+
+
+def _autocast(tensor: Tensor) -> Tensor:
+    """As autocast would cast the product: to its dtype, or float32 where the operator has no kernels for that."""
+    if tensor.dtype == torch.float64 or not torch.is_autocast_enabled(tensor.device.type):
+        return tensor
+    dtype = torch.get_autocast_dtype(tensor.device.type)
+    return tensor.to(dtype if dtype == torch.bfloat16 else torch.float32)
 
 
 @torch.library.custom_op("loginmea_fast::contrastive_loss", mutates_args=())

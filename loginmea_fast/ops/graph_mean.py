@@ -15,7 +15,7 @@ from torch import Tensor
 
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.ops._launch import check_float, check_shape, choose_backend, native_reason
+from loginmea_fast.ops._launch import check_float, check_graph, check_shape, choose_backend, native_reason
 
 # PyTorch calls its CSR tensors beta at first use; the two products below are covered by this project's tests.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning)
@@ -40,6 +40,7 @@ def relation_reflectors(relation_embedding: Tensor, graph: AlignmentGraph) -> Te
         InputError: wrong shape, dtype or device.
     """
     check_float("relation_embedding", relation_embedding)
+    check_graph(graph)
     check_shape(
         "relation_embedding", relation_embedding, (2 * graph.num_relations, None), "[2 x relations, width]"
     )
@@ -63,6 +64,7 @@ def neighbor_mean(x: Tensor, graph: AlignmentGraph) -> Tensor:
         InputError: wrong shape, dtype or device.
     """
     check_float("x", x)
+    check_graph(graph)
     check_shape("x", x, (graph.num_entities, None), "[entities, width]")
     _check_device("x", x, graph)
     # One's own row is added unless a self loop has brought it in already.

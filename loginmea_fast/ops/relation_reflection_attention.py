@@ -160,6 +160,7 @@ def _check(
         raise InputError(f'activation must be "tanh" or None; got {activation!r}')
     _launch.check_float("x", x)
     _launch.check_float("reflectors", reflectors)
+    _launch.check_graph(graph)
     _launch.check_shape("x", x, (graph.num_entities, None), "[entities, width]")
     _launch.check_shape(
         "reflectors", reflectors, (graph.num_relation_sets, x.shape[1]), "[relation sets, width]"

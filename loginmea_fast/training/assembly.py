@@ -85,7 +85,7 @@ def assemble(pair: AlignmentPair, config: Config, split: Split | None = None) ->
         ConfigError: a modality the pair does not have, or a device that is not there.
         DataError: no training or no test links are left.
     """
-    device = choose_device(config.device)
+    device = choose_device(config.device, config.backend)
     names = list(pair.features) if config.modalities is None else list(config.modalities)
     _check_modalities(names, pair.features)
     features = {name: pair.features[name].values.to(device) for name in names}
@@ -123,7 +123,7 @@ def prepare_kernels(config: Config) -> None:
     Before a clock starts, so that seconds of compiling are not taken for training. What cannot be built is left to the
     operators, which say so and take the formula.
     """
-    device = choose_device(config.device)
+    device = choose_device(config.device, config.backend)
     backend = os.environ.get("LOGINMEA_BACKEND", "auto") if config.backend == "auto" else config.backend
     if backend in ("auto", device.type):
         native_reason(torch.empty(0, device=device), device.type)
@@ -135,12 +135,28 @@ def _parts(feature: Tensor) -> list[Tensor]:
     return [feature]
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, backend: str = "auto") -> torch.device:
     """The device called `name`; 'auto' takes CUDA where there is one.
 
+    Args:
+        name: "auto", "cpu", "cuda" or "cuda:1", ...
+        backend: what operators will be asked for; refused here, before any data is read, where it is another device's.
+
     Raises:
-        ConfigError: no such device on this machine.
+        ConfigError: no such device on this machine, or the backend does not serve it.
     """
+    device = _device(name)
+    serves = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}.get(backend, device.type)
+    interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type != serves and not interpreted:
+        raise ConfigError(
+            f"backend {backend!r} serves the device {serves!r}, and this run is on {str(device)!r}; leave it at 'auto'",
+            key="backend",
+        )
+    return device
+
+
+def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -104,7 +104,7 @@ class Config:
     bootstrap_start: int = _option("training", 20, "first epoch that may propose links", 0)
     bootstrap_every: int = _option("training", 2, "epochs between proposals", 1)
     bootstrap_window: int = _option("training", 10, "rounds a pair must stay mutual before it joins", 1)
-    eval_every: int = _option("training", 5, "epochs between validations and checkpoints", 1)
+    eval_every: int = _option("training", 5, "epochs between validations, each with a checkpoint", 1)
     patience: int = _option("training", 0, "validations without progress before training stops; 0: never", 0)
     compat: Literal["authors"] | None = _option("training", None, "'authors': the procedure of their code")
 

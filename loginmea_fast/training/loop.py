@@ -35,6 +35,9 @@ from loginmea_fast.training.run_directory import RunDirectory
 from loginmea_fast.training.schedule import learning_rate
 from loginmea_fast.version import __version__
 
+# What a kill may cost, besides the epoch it strikes: where validations are further apart, a checkpoint comes between.
+_UNSAVED_SECONDS = 60
+
 __all__ = ["FitResult", "fit"]
 
 
@@ -168,6 +171,8 @@ class Trainer:
         )
         self.fingerprint = problem.fingerprint(self.model)
         self.best_parameters: dict[str, Tensor] = {}
+        self.notes: list[str] = []
+        self.saved_at = time.monotonic()
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         return torch.optim.AdamW(
@@ -181,11 +186,13 @@ class Trainer:
         if self.run is not None and resume:
             if self.run.last_file.is_file():
                 self._restore(*self.run.load("last"))
+            else:
+                self.notes.append("the run has no checkpoint yet and starts over")
             self.run.rewind_metrics(self.standing.epoch)
             self.history = self.run.metrics()
         split = self.problem.split
         self._record(
-            "resume" if self.standing.epoch else "start",
+            "resume" if resume else "start",
             version=__version__,
             torch=torch.__version__,
             machine=platform.machine(),
@@ -224,6 +231,7 @@ class Trainer:
     def _save(self) -> None:
         if self.run is not None:
             self._checkpoint().save(self.run.last_file)
+            self.saved_at = time.monotonic()
 
     def _record(self, event: str, **values: Any) -> None:
         record = {"event": event, "epoch": self.standing.epoch, **values}
@@ -242,6 +250,8 @@ class Trainer:
         """
         bar = Progress(self.config.epochs, self.standing.epoch, progress)
         try:
+            for note in self.notes:
+                bar.say(note)
             while self.standing.epoch < self.config.epochs and not self.standing.stopped_early:
                 self._epoch(bar)
                 if stop.received is not None:
@@ -253,7 +263,8 @@ class Trainer:
 
     def how_to_go_on(self) -> str:
         """For the message of an interrupted run."""
-        return f"all is saved in {self.run.path if self.run else None}, go on with --resume"
+        path = self.run.path if self.run else None
+        return f"all is saved in {path}; go on with loginmea-fast train --resume {path}"
 
     def _epoch(self, bar: Progress) -> None:
         epoch = self.standing.epoch
@@ -290,6 +301,8 @@ class Trainer:
                 bar.say(f"{joined} links joined by bootstrapping")
         if self.standing.epoch % self.config.eval_every == 0 or self.standing.epoch == self.config.epochs:
             self._validate(bar)
+            self._save()
+        elif time.monotonic() - self.saved_at > _UNSAVED_SECONDS:
             self._save()
 
     def _step(self, epoch: int) -> tuple[Tensor, Tensor, float]:

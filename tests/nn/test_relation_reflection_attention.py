@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 
@@ -65,11 +67,22 @@ def test_index_is_kept_while_the_graph_is_the_same() -> None:
     assert layer(torch.randn(6, 5), edge_index, EDGE_TYPE).shape == (6, 5)
 
 
+def test_a_saved_layer_leaves_its_index_behind() -> None:
+    layer = RelationReflectionAttention(5, 3)
+    x = torch.randn(4, 5)
+    expected = layer(x, EDGE_INDEX, EDGE_TYPE)
+    again = pickle.loads(pickle.dumps(layer))
+    assert again._indexed is None
+    assert torch.equal(again(x, EDGE_INDEX, EDGE_TYPE), expected)
+
+
 def test_bad_arguments() -> None:
     with pytest.raises(ConfigError, match="num_relations must be at least 1"):
         RelationReflectionAttention(5, 0)
     with pytest.raises(ConfigError, match="relation, triple"):
         RelationReflectionAttention(5, 3, "dot")
+    with pytest.raises(ConfigError, match="\"tanh\" or None; got 'relu'"):
+        RelationReflectionAttention(5, 3, activation="relu")
     layer = RelationReflectionAttention(5, 3)
     with pytest.raises(InputError, match="edge_type holds 3; this layer has 3 relations"):
         layer(torch.randn(4, 5), EDGE_INDEX, EDGE_TYPE + 1)

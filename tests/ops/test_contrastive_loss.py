@@ -254,7 +254,9 @@ def test_autocast_runs_the_products_in_bfloat16(backend) -> None:
     left, right, _ = _rows(10, 6, 0, torch.float32, device)
     with torch.autocast(device, torch.bfloat16):
         loss = contrastive_loss(left, right, 0.1, backend=backend)
+        mixed = contrastive_loss(left.bfloat16(), right, 0.1, backend=backend)
     assert torch.equal(loss, contrastive_loss(left.bfloat16(), right.bfloat16(), 0.1, backend=backend))
+    assert torch.equal(mixed, loss)
 
 
 def test_a_second_derivative_is_refused() -> None:

@@ -522,6 +522,7 @@ def _call(**changes: object) -> Tensor:
         ({"neighbor_vectors": torch.zeros(2, 4)}, r"neighbor_vectors must have shape \[2, 5\]"),
         ({"activation": "relu"}, 'activation must be "tanh" or None'),
         ({"backend": "fast"}, "backend must be one of"),
+        ({"graph": torch.zeros(2, 3)}, "graph must be an AlignmentGraph.*got Tensor"),
     ],
 )
 def test_bad_input_says_what_was_expected(changes: dict[str, object], message: str) -> None:

@@ -525,12 +525,23 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, config):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path, capsys):
     whole = quiet_fit(out=tmp_path / "whole")
     assert run_child(tmp_path / "killed", SMALL, at=1, number=signal.SIGKILL).returncode == -signal.SIGKILL
-    resumed = fit(synthetic_pair(), out=tmp_path / "killed", resume=True, progress=False)
+    resumed = fit(synthetic_pair(), out=tmp_path / "killed", resume=True, progress=True)
+    assert "the run has no checkpoint yet and starts over" in capsys.readouterr().err
+    assert [r["epoch"] for r in resumed.history if r["event"] == "resume"] == [0]
     assert losses(resumed.history) == losses(whole.history)
     assert resumed.metrics == whole.metrics
+
+
+def test_a_minute_without_a_checkpoint_makes_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("loginmea_fast.training.loop._UNSAVED_SECONDS", -1)
+    saved = []
+    save = Trainer._save
+    monkeypatch.setattr(Trainer, "_save", lambda self: (saved.append(self.standing.epoch), save(self)))
+    quiet_fit(out=tmp_path / "run")
+    assert saved == list(range(1, SMALL["epochs"] + 1))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -539,8 +550,8 @@ def test_signals_save_and_say_how_to_go_on(tmp_path, number):
     stopped = run_child(tmp_path / "stopped", BOOTSTRAP, at=6, number=number)
     assert stopped.returncode == 128 + number, stopped.stderr
     assert (
-        f"stopped after epoch 7 of 12; all is saved in {tmp_path / 'stopped'}, go on with --resume"
-        in stopped.stdout
+        f"stopped after epoch 7 of 12; all is saved in {tmp_path / 'stopped'}; go on with "
+        f"loginmea-fast train --resume {tmp_path / 'stopped'}" in stopped.stdout
     )
     resumed = fit(synthetic_pair(), out=tmp_path / "stopped", resume=True, progress=False)
     assert [r["epoch"] for r in resumed.history if r["event"] == "resume"] == [7]
