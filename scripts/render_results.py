@@ -59,7 +59,10 @@ def _table(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             )
             cases.setdefault(label, []).append(row)
         for label, rows in cases.items():
-            yield f"| {label} | {' | '.join(_cells(rows))} |"
+            # Sizes with the authors' form alone beside ours are for the operator's own page.
+            authors, others, *_ = _sort(rows)
+            if others or not (authors and _measured(authors)):
+                yield f"| {label} | {' | '.join(_cells(rows))} |"
 
 
 def _cells(rows: Iterable[Mapping[str, Any]]) -> list[str]:

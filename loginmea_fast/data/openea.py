@@ -115,8 +115,12 @@ def _official_split(
     if not paths[0].parent.is_dir():
         there = ", ".join(sorted(entry.name for entry in folds.iterdir() if entry.is_dir())) or "none"
         raise DataError(f"{folds} has no fold {fold}; choose one of: {there}")
+    if not paths[1].is_file():  # a split without validation links, as the other layout may have
+        del paths[1]
     parts = [_read_links(path, known) for path in paths]
     notes = check_parts(paths, parts, links, len(known[0]) + len(known[1]))
+    if len(parts) == 2:
+        parts.insert(1, np.empty((0, 2), dtype=np.int64))
     return Split(*(torch.from_numpy(part) for part in parts)), notes
 
 
@@ -139,21 +143,23 @@ def write_openea(pair: AlignmentPair, directory: Path) -> list[str]:
     sides = (pair.left_entities, pair.right_entities)
     triples = (pair.triples[: pair.num_left_triples], pair.triples[pair.num_left_triples :])
     for graph, (entities, own) in enumerate(zip(sides, triples, strict=True), start=1):
-        lines = (f"{pair.uris[h]}\t{relation_names[r]}\t{pair.uris[t]}" for h, r, t in own.tolist())
-        write_lines(directory / f"rel_triples_{graph}", lines)
+        facts = (f"{pair.uris[h]}\t{relation_names[r]}\t{pair.uris[t]}" for h, r, t in own.tolist())
+        write_lines(directory / f"rel_triples_{graph}", facts)
         if pair.attributes is not None:
             table = pair.attributes
             keep = torch.isin(table.entity, entities)
             occurrences = zip(table.entity[keep].tolist(), table.kind[keep].tolist(), strict=True)
-            lines = (f"{pair.uris[entity]}\t{table.types[kind]}\t" for entity, kind in occurrences)
-            write_lines(directory / f"attr_triples_{graph}", lines)
+            lines = [f"{pair.uris[entity]}\t{table.types[kind]}\t" for entity, kind in occurrences]
+            if lines:
+                write_lines(directory / f"attr_triples_{graph}", lines)
     write_lines(directory / "ent_links", _link_lines(pair, pair.links))
     if pair.official_split is not None:
         fold = directory / _FOLDS / "1"
         fold.mkdir(parents=True)
         split = pair.official_split
         for name, part in zip(_PARTS, (split.train, split.valid, split.test), strict=True):
-            write_lines(fold / name, _link_lines(pair, part))
+            if len(part):
+                write_lines(fold / name, _link_lines(pair, part))
     lost = []
     if pair.words is not None:
         lost.append("translated names are not part of OpenEA's layout and were left out")

@@ -73,6 +73,9 @@ class _Array(np.ndarray):
     """An array on its way out of a pickle: its state must be a shape, a checked dtype and bytes."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
+        # A second state would free memory that views of the first, such as list(array), still read.
+        if self.size:
+            raise _Refused("fills an array twice")
         version, shape, dtype, fortran, data = state
         if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
             raise _Refused("holds an array that is no plain block of numbers")
@@ -89,6 +92,8 @@ def _reconstruct(kind: Any, shape: tuple[int, ...], _typecode: bytes) -> np.ndar
 
 def _frombuffer(data: Any, dtype: _Dtype, shape: tuple[int, ...], order: Literal["C", "F"]) -> np.ndarray:
     """What numpy writes for an array since pickle protocol 5."""
+    if not isinstance(data, bytes | bytearray):
+        raise _Refused("holds an array that is no plain block of numbers")
     return np.frombuffer(data, dtype=dtype.dtype).reshape(shape, order=order)
 
 

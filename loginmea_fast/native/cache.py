@@ -32,7 +32,8 @@ def places() -> list[Path]:
     """
     named = os.environ.get("LOGINMEA_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    found = [Path(named) if named else Path(base) / "loginmea_fast"]
+    # Absolute: cmake takes a relative output directory for one below the build tree.
+    found = [(Path(named) if named else Path(base) / "loginmea_fast").absolute()]
     standin = _standin()
     with contextlib.suppress(OSError):
         facts = standin.lstat()

@@ -453,7 +453,7 @@ def batches(links: int, size: int, equal: bool) -> list[tuple[int, int]]:
 def _with_absolute_paths(config: Config) -> Config:
     """The configuration as a run directory keeps it: evaluation may be called from elsewhere."""
     values: dict[str, Any] = {}
-    if config.path is not None and os.path.exists(config.path):
+    if config.path not in (None, "embedded") and os.path.exists(config.path):
         values["path"] = os.path.abspath(config.path)
     if config.vectors is not None:
         entries = [entry.split("=", 1) for entry in config.vectors]

@@ -135,3 +135,38 @@ def test_damaged_pickles_raise_nothing_else(tmp_path_factory, data):
     except DataError as error:
         said = str(error)
     assert "\n" not in said
+
+
+def test_an_array_is_filled_once(tmp_path):
+    def integers(*values):
+        return b"".join(b"J" + value.to_bytes(4, "little") for value in values)
+
+    def state(rows, columns):
+        data = bytes(8 * rows * columns)
+        dtype = b"cnumpy\ndtype\nX\x02\x00\x00\x00f8\x89\x88\x87R"
+        block = b"B" + len(data).to_bytes(4, "little") + data
+        return b"(" + integers(1) + b"(" + integers(rows, columns) + b"t" + dtype + b"\x89" + block + b"tb"
+
+    shell = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + integers(0) + b"\x85C\x01b\x87R"
+    once = b"\x80\x03" + shell + state(4, 1 << 15) + b"q\x01"
+    rows = b"0cbuiltins\nlist\nh\x01\x85R"  # views of the memory that a second state would free
+    path = tmp_path / "array.pkl"
+    path.write_bytes(once + b".")
+    assert load_restricted_pickle(path).shape == (4, 1 << 15)
+    path.write_bytes(once + rows + b"h\x01" + state(1, 1) + b"\x86.")
+    with pytest.raises(DataError, match="fills an array twice"):
+        load_restricted_pickle(path)
+
+
+def test_a_block_of_numbers_is_bytes(tmp_path):
+    array = pickle.dumps(np.arange(3.0), 2)[2:-1]
+    path = tmp_path / "array.pkl"
+    dtype = b"cnumpy\ndtype\nX\x02\x00\x00\x00f8\x89\x88\x87R"
+    path.write_bytes(
+        b"\x80\x03cnumpy.core.numeric\n_frombuffer\n("
+        + array
+        + dtype
+        + b"J\x03\x00\x00\x00\x85X\x01\x00\x00\x00CtR."
+    )
+    with pytest.raises(DataError, match="no plain block of numbers"):
+        load_restricted_pickle(path)

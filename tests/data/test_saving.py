@@ -221,3 +221,25 @@ def test_half_precision_survives(tiny, tmp_path):
     again = data.load(tmp_path / "out")
     assert_same_features(again.features, pair.features)
     assert again.features["image"].values.dtype == torch.float16
+
+
+@pytest.mark.parametrize("format", ["dbp15k", "openea"])
+def test_parts_that_are_empty(tmp_path, format):
+    """An official split without validation links, attributes in one graph alone."""
+    pair = data.load_embedded("relation")
+    split = pair.split(0.3, 0.0, 0)
+    left = torch.zeros(pair.num_entities, dtype=torch.bool)
+    left[pair.left_entities] = True
+    keep = left[pair.attributes.entity]
+    table = data.AttributeTable(
+        pair.attributes.entity[keep], pair.attributes.kind[keep], pair.attributes.types
+    )
+    mentioned = dataclasses.replace(pair, official_split=split, attributes=table, words=None)
+    data.save(mentioned, tmp_path / "out", format)
+    again = data.load(tmp_path / "out", modalities="relation")
+    assert [len(part) for part in vars(again.official_split).values()] == [
+        len(split.train),
+        0,
+        len(split.test),
+    ]
+    assert len(again.attributes.entity) == int(keep.sum())

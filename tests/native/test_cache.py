@@ -191,3 +191,10 @@ def test_an_ahead_of_time_library_serves_without_a_compiler_until_the_sources_ch
     assert not workshop.cache.exists()
     workshop.set_answer(43)
     assert "no C++ compiler found" in workshop.run("print(loader.unavailable('cpu'))", **alone)[0]
+
+
+def test_a_relative_cache_is_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CMake takes a relative output directory for one below the build tree, where no library would be found."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOGINMEA_CACHE", "cache")
+    assert cache.places()[0] == tmp_path / "cache"

@@ -594,3 +594,10 @@ def test_without_a_directory_an_interrupt_is_an_interrupt(monkeypatch):
             quiet_fit()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_the_embedded_pair_stays_itself_beside_a_directory_of_its_name(tmp_path, monkeypatch):
+    (tmp_path / "embedded").mkdir()
+    monkeypatch.chdir(tmp_path)
+    result = quiet_fit(out="run", pair=synthetic_pair(), path="embedded", epochs=1)
+    assert result.run.config.path == "embedded"
