@@ -16,15 +16,27 @@ import numpy as np
 import pytest
 
 from bench import _gpu_table, _gpu_work, gpu
+from tests.helpers.plain_checkout import checkout, python_with
 
 ROOT = Path(__file__).parents[2]
 
 
+def packages() -> list[str]:
+    """What docs/gpu.md says that a run needs, nvcc aside."""
+    text = (ROOT / "docs" / "gpu.md").read_text()
+    names = re.search(r"It needs (torch\b[^.]*?), no network", text.replace("2.11", ""), re.DOTALL)
+    assert names, "docs/gpu.md no longer says what a run needs"
+    found = re.findall(r"[a-z][a-z0-9_]+", re.sub(r"\(.*?\)", "", names[1]))
+    return [name for name in found if name not in {"nvcc", "and"}]
+
+
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str]:
-    """The record and what was printed."""
+    """The record and what was printed, by a plain checkout and a Python with the packages that docs/gpu.md names."""
     out = tmp_path_factory.mktemp("rehearsal")
-    command = [sys.executable, str(ROOT / "bench" / "gpu.py"), "--rehearse", "--out", str(out)]
+    python = python_with(tmp_path_factory.mktemp("python"), *packages())
+    tree = checkout(tmp_path_factory.mktemp("checkout"))
+    command = [str(python), str(tree / "bench" / "gpu.py"), "--rehearse", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=out)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads((out / "gpu.json").read_text()), done.stdout
