@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format typecheck native compile-cuda compile-triton clean \
+.PHONY: help demo test lint format typecheck docs native compile-cuda compile-triton clean \
         bench bench-attention bench-fusion bench-loss bench-search bench-step bench-gpu
 
 help:
@@ -28,6 +28,10 @@ $(VENV)/.bench: $(VENV)/.test
 	@$(PIP) --editable '.[bench]'
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.test
+	@$(PIP) --editable '.[docs]'
+	@touch $@
+
 demo: $(VENV)/.package ## align two real knowledge graphs, with progress, in minutes
 	@$(BIN)/loginmea-fast demo
 
@@ -47,6 +51,10 @@ format: $(VENV)/.test ## rewrite Python, C++ and CUDA in the house format
 
 typecheck: $(VENV)/.test ## mypy alone
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs ## the documentation as pages, with the reference from the docstrings; build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/docs/index.html"
 
 native: $(VENV)/.package ## build the CPU library ahead of time, into the package
 	$(BIN)/cmake -S . -B build/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
