@@ -45,7 +45,9 @@ def duration(seconds: float) -> str:
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:
-    """All that `evaluation.evaluate_links` returns, as text."""
+    """All that `evaluation.evaluate_links` returns, as text; `{}` is a run without test links."""
+    if not metrics:
+        return "no test links, so nothing was measured: every known link was a seed"
     score = f"CSLS-{metrics['csls_k']}"
     rows = [
         metrics_row(f"{name}, {way}", metrics[key][direction])

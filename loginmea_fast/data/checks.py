@@ -38,7 +38,9 @@ def check_membership(path: Path, column: np.ndarray, side: np.ndarray, graph: in
 
 
 def repeated_links(path: Path, links: np.ndarray, tolerated: float, show: list[str]) -> tuple[str, ...]:
-    """Links whose entity is linked already: a note where they are very few, else a DataError.
+    """Links whose entity has another link already: a note, or a DataError where there are more than are tolerated.
+
+    A link that is the same as an earlier one is none of them: `AlignmentPair` keeps it once.
 
     Args:
         path: the file the links were read from.
@@ -49,12 +51,13 @@ def repeated_links(path: Path, links: np.ndarray, tolerated: float, show: list[s
     Returns:
         Notes, none or one.
     """
+    distinct = np.sort(np.unique(links, axis=0, return_index=True)[1])
     again = np.zeros(len(links), dtype=bool)
-    for column in links.T:
+    for column in links[distinct].T:
         first = np.unique(column, return_index=True)[1]
-        seen = np.ones(len(links), dtype=bool)
+        seen = np.ones(len(distinct), dtype=bool)
         seen[first] = False
-        again |= seen
+        again[distinct[seen]] = True
     count = int(again.sum())
     if count == 0:
         return ()

@@ -157,7 +157,8 @@ def _links(
     notes += check_parts(split_paths, parts, links, len(side))
     if len(parts) == 2:
         parts.insert(1, np.empty((0, 2), dtype=np.int64))
-    return links, Split(*(torch.from_numpy(part) for part in parts)), notes
+    split, left_out = Split.apart(*parts)
+    return links, split, notes + left_out
 
 
 def _attributes(directory: Path, lists: list[dict[int, tuple[int, str]]]) -> AttributeTable | None:

@@ -19,12 +19,12 @@ class ReadOptions:
 
     Attributes:
         fold: which of OpenEA's five prepared splits is the official one.
-        max_repeated_links: share of links whose entity has another link already that is tolerated, with a note.
-            MMKB's FB15K-DB15K links four of its 12,842 entities twice and published results keep those links.
+        max_repeated_links: share of links whose entity has another link already that is tolerated, with a note; all by
+            default, because 1-to-n data are split and ranked as such.
     """
 
     fold: int = 1
-    max_repeated_links: float = 0.001
+    max_repeated_links: float = 1.0
 
 
 @dataclass(frozen=True)

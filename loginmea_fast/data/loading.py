@@ -36,7 +36,7 @@ def load(
     name_ngrams: tuple[int, ...] = (2, 3),
     name_buckets: int | None = 4096,
     fold: int = 1,
-    max_repeated_links: float = 0.001,
+    max_repeated_links: float = 1.0,
     seed: int = 0,
 ) -> AlignmentPair:
     """Reads two knowledge graphs, their links and the features of their entities.
@@ -58,8 +58,8 @@ def load(
         name_ngrams: lengths of the character n-grams.
         name_buckets: columns to hash n-grams and words into; None gives each its own column.
         fold: which of OpenEA's prepared splits is the official one.
-        max_repeated_links: share of links whose entity has another link already that is tolerated, with a note
-            (MMKB's FB15K-DB15K has four such links); 0 makes every one an error.
+        max_repeated_links: share of links whose entity has another link already that is tolerated, with a note: all by
+            default, because 1-to-n data are split and ranked as such; 0 makes every one an error.
         seed: of random image vectors under ``compat="authors"``.
 
     Returns:

@@ -121,7 +121,8 @@ def _official_split(
     notes = check_parts(paths, parts, links, len(known[0]) + len(known[1]))
     if len(parts) == 2:
         parts.insert(1, np.empty((0, 2), dtype=np.int64))
-    return Split(*(torch.from_numpy(part) for part in parts)), notes
+    split, left_out = Split.apart(*parts)
+    return split, notes + left_out
 
 
 def write_openea(pair: AlignmentPair, directory: Path) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from loginmea_fast.data.split import Split, as_ids, divide, first_of_each, take_valid
 from loginmea_fast.errors import DataError
 
 if TYPE_CHECKING:
@@ -93,26 +94,10 @@ class AttributeTable:
 
 
 @dataclass(frozen=True)
-class Split:
-    """Links to train on, to select a model by, and to report on; each int64 [., 2], left entity first."""
-
-    train: Tensor
-    valid: Tensor
-    test: Tensor
-
-    def __post_init__(self) -> None:
-        if len(self.train) == 0:
-            raise DataError(
-                "the split leaves no link to train on; raise seed_ratio (--seed-ratio) or lower valid_ratio "
-                "(--set valid_ratio=0)"
-            )
-        if len(self.test) == 0:
-            raise DataError("the split leaves no test link; lower seed_ratio (--seed-ratio) or add links")
-
-
-@dataclass(frozen=True)
 class AlignmentPair:
     """Two knowledge graphs whose entities share one id space, 0 to N - 1.
+
+    Ids may be given as tensors or numpy arrays of whole numbers; they are kept as int64 tensors.
 
     Ids are those of the files, where the files have ids: DBP15K interleaves the ranges of its two graphs, so
     ``left_entities`` and ``right_entities`` say which id belongs to which graph.
@@ -126,7 +111,8 @@ class AlignmentPair:
         triples: [T, 3] int64 (head, relation, tail), those of graph 1 first.
         num_left_triples: how many of the triples belong to graph 1.
         num_relations: R; relation ids are below it. An id used by both graphs is one relation, as the field has it.
-        links: [P, 2] int64, pairs (left entity, right entity) known to be the same thing.
+        links: [P, 2] int64, pairs (left entity, right entity) known to be the same thing. An entity may have several
+            (1-to-n, n-to-m); one that is given twice is kept once, which a note says.
         official_split: the split that came with the data, or None.
         relation_names: [R] names of relations, or None where the files give numbers only.
         attributes: attribute types of entities, or None.
@@ -154,6 +140,13 @@ class AlignmentPair:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, columns in (
+            ("left_entities", None),
+            ("right_entities", None),
+            ("triples", 3),
+            ("links", 2),
+        ):
+            object.__setattr__(self, name, as_ids(name, getattr(self, name), columns))
         count = self.num_entities
         if len(self.uris) != count or len(self.names) != count:
             raise DataError(
@@ -164,9 +157,6 @@ class AlignmentPair:
             raise DataError(
                 "the entity ids of both graphs together must be 0 to N - 1, each once; number them so"
             )
-        for name, table, columns in (("triples", self.triples, 3), ("links", self.links, 2)):
-            if table.ndim != 2 or table.shape[1] != columns or table.dtype != torch.int64:
-                raise DataError(f"{name} must be int64 [., {columns}], not {table.dtype} {list(table.shape)}")
         for name, values, limit in (
             ("triples", self.triples[:, ::2], count),
             ("triples", self.triples[:, 1], self.num_relations),
@@ -174,6 +164,90 @@ class AlignmentPair:
         ):
             if values.numel() and (int(values.min()) < 0 or int(values.max()) >= limit):
                 raise DataError(f"{name} name an id outside 0 to {limit - 1}; check the id lists")
+        is_right = torch.zeros(count, dtype=torch.bool)
+        is_right[self.right_entities] = True
+        self._check_triples(is_right)
+        self._check_links(is_right)
+        self._check_tables(count)
+
+    def _check_triples(self, is_right: Tensor) -> None:
+        """Every triple inside one graph, those of graph 1 first."""
+        head, tail = is_right[self.triples[:, 0]], is_right[self.triples[:, 2]]
+        across = (head != tail).nonzero()
+        if len(across):
+            row = int(across[0, 0])
+            raise DataError(
+                f"triple {row}, {self.triples[row].tolist()}, joins entities of both graphs; a triple belongs to one, "
+                "give what they share as links"
+            )
+        own = int((~head).sum())
+        number = self.num_left_triples
+        if number != own or bool(head[:own].any()):
+            raise DataError(
+                f"num_left_triples is {number!r}, but {own:,} of the {len(head):,} triples belong to graph 1"
+                + ("" if number != own else ", and they do not come first")
+                + "; put the triples of graph 1 first and give their number"
+            )
+
+    def _check_links(self, is_right: Tensor) -> None:
+        """Every link from graph 1 to graph 2; each is kept once, which a note says; the official split is of them."""
+        wrong = (is_right[self.links[:, 0]] | ~is_right[self.links[:, 1]]).nonzero()
+        if len(wrong):
+            row = int(wrong[0, 0])
+            left, right = self.links[row].tolist()
+            graphs = [1 + int(is_right[left]), 1 + int(is_right[right])]
+            remedy = "swap its columns" if graphs == [2, 1] else "correct or delete it"
+            raise DataError(
+                f"link {row}, {[left, right]}, leads from graph {graphs[0]} to graph {graphs[1]}; "
+                f"a link leads from an entity of graph 1 to one of graph 2, {remedy}"
+            )
+        first = first_of_each(self.links)
+        if not bool(first.all()):
+            again = self.links[~first]
+            note = (
+                f"{len(again):,} of {len(first):,} links repeat another, the first is {again[0].tolist()}; "
+                "each is kept once"
+            )
+            object.__setattr__(self, "links", self.links[first])
+            object.__setattr__(self, "notes", (*self.notes, note))
+        if self.official_split is None:
+            return
+        size = self.num_entities
+        known = self.links[:, 0] * size + self.links[:, 1]
+        for name, part in vars(self.official_split).items():
+            unknown = part[~torch.isin(part[:, 0] * size + part[:, 1], known)]
+            if len(unknown):
+                raise DataError(
+                    f"link {unknown[0].tolist()} of the official split's {name} part is not among the links; "
+                    "add it to them or take it out of the split"
+                )
+
+    def _check_tables(self, count: int) -> None:
+        """What says something of every entity or relation says it of as many as there are."""
+        if self.relation_names is not None and len(self.relation_names) != self.num_relations:
+            raise DataError(
+                f"{self.num_relations} relations need as many relation_names, got {len(self.relation_names)}"
+            )
+        if self.has_image is not None:
+            mask = torch.as_tensor(self.has_image)
+            if mask.shape != (count,) or mask.dtype != torch.bool:
+                raise DataError(
+                    f"has_image must be bool [{count}], one flag an entity, not {mask.dtype} {list(mask.shape)}"
+                )
+            object.__setattr__(self, "has_image", mask)
+        if self.attributes is not None:
+            table = self.attributes
+            for name, ids, limit in (
+                ("entity", table.entity, count),
+                ("kind", table.kind, len(table.types)),
+            ):
+                if ids.shape != table.entity.shape or (
+                    len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < limit
+                ):
+                    raise DataError(
+                        f"attributes.{name} must hold one id from 0 to {limit - 1} for each of "
+                        f"{len(table.entity):,} occurrences; check the table"
+                    )
         for modality, feature in self.features.items():
             if feature.values.shape[0] != count:
                 raise DataError(
@@ -204,9 +278,12 @@ class AlignmentPair:
     def split(self, seed_ratio: float | None = None, valid_ratio: float = 0.05, seed: int = 0) -> Split:
         """Divides the links into training, validation and test links.
 
+        Links that share an entity stay together, so that no entity stands on two sides; the shares are met as nearly
+        as that allows.
+
         Args:
-            seed_ratio: share of all links that are seeds (training plus validation), inside (0, 1). None takes the
-                official split where there is one, else 0.3, the field's usual share.
+            seed_ratio: share of all links that are seeds (training plus validation), in (0, 1]; 1 leaves nothing to
+                test. None takes the official split where there is one, else 0.3, the field's usual share.
             valid_ratio: share of the seeds held back for validation, in [0, 1); of an official split it is taken only
                 if that has no validation links of its own.
             seed: of the shuffle; the same seed gives the same split on every machine.
@@ -215,7 +292,7 @@ class AlignmentPair:
             The split; its three parts together are the links, each exactly once.
 
         Raises:
-            DataError: a share outside its range, no training link or no test link left.
+            DataError: a share outside its range, no training link left, or links that all hang together.
         """
         if not 0 <= valid_ratio < 1:
             raise DataError(
@@ -225,16 +302,13 @@ class AlignmentPair:
             official = self.official_split
             if len(official.valid) or valid_ratio == 0:
                 return official
-            train, valid = _take_valid(_shuffled(official.train, seed), valid_ratio)
-            return Split(train, valid, official.test)
+            return Split(*take_valid(official.train, valid_ratio, seed), official.test)
         seed_ratio = FIELD_SEED_RATIO if seed_ratio is None else seed_ratio
-        if not 0 < seed_ratio < 1:
-            raise DataError(f"the share seed_ratio is {seed_ratio}, it must be inside (0, 1); 0.3 is usual")
-        links = _shuffled(self.links, seed)
-        # Rounded down like the field's scripts, but 0.29 * 100 must not become 28.
-        num_seeds = int(len(links) * seed_ratio + 1e-9)
-        train, valid = _take_valid(links[:num_seeds], valid_ratio)
-        return Split(train, valid, links[num_seeds:])
+        if not 0 < seed_ratio <= 1:
+            raise DataError(
+                f"the share seed_ratio is {seed_ratio}, it must be above 0 and at most 1; 0.3 is usual"
+            )
+        return divide(self.links, seed_ratio, valid_ratio, seed)
 
     def summary(self) -> dict[str, Any]:
         """Counts, modalities with their coverage, and notes, as plain values that JSON can hold."""
@@ -307,16 +381,3 @@ def first_nonfinite_row(values: Tensor) -> int | None:
         if not bool(rows.all()):
             return start + int((~rows).nonzero()[0, 0])
     return None
-
-
-def _shuffled(links: Tensor, seed: int) -> Tensor:
-    order = torch.randperm(len(links), generator=torch.Generator().manual_seed(seed))
-    return links[order]
-
-
-def _take_valid(seeds: Tensor, valid_ratio: float) -> tuple[Tensor, Tensor]:
-    """Training and validation part; a share above zero gives at least one validation link if one can be spared."""
-    num_valid = int(len(seeds) * valid_ratio + 1e-9)
-    if valid_ratio > 0 and len(seeds) > 1:
-        num_valid = max(num_valid, 1)
-    return seeds[num_valid:], seeds[:num_valid]

@@ -52,7 +52,9 @@ def evaluate_links(
     if candidates not in PROTOCOLS:
         raise ConfigError(f"candidates must be one of {', '.join(PROTOCOLS)}; got {candidates!r}")
     if len(links) == 0:
-        raise InputError("there are no test links to rank; lower the seed ratio or add links")
+        raise InputError(
+            "there are no test links to rank: every known link is a seed; lower seed_ratio or add links"
+        )
     links = links.cpu()
     parts = [links[:, 0], links[:, 1]]
     if candidates == "all":

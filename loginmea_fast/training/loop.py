@@ -46,7 +46,8 @@ class FitResult:
     """What `fit` returns.
 
     Attributes:
-        metrics: of the test links, by the best parameters; see `evaluation.evaluate_links`.
+        metrics: of the test links, by the best parameters; see `evaluation.evaluate_links`. Empty where every known
+            link is a seed, so that there is none to test.
         model: with the best parameters.
         problem: graph, features and links that the model was trained on.
         config: as trained.
@@ -435,7 +436,7 @@ class Trainer:
         """Take the best parameters and measure the test links."""
         best = self.best_parameters if self.run is None else self.run.load()[0].part("model")
         self.model.load_state_dict(best)
-        metrics = self._test_metrics(breakdown=True)
+        metrics = self._test_metrics(breakdown=True) if len(self.problem.split.test) else {}
         self._record("final", best_epoch=self.standing.best_epoch, metrics=metrics)
         return FitResult(
             metrics, self.model, self.problem, self.config, self.history, self.standing.best_epoch, self.run

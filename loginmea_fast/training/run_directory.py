@@ -149,7 +149,8 @@ class RunDirectory:
             self.split_file,
             f"delete it and go on with train --resume {self.path}, which draws the same links again",
         )
-        split = Split(tensors["train"], tensors["valid"], tensors["test"])
+        # Runs of versions that divided links without their entities hold splits that overlap.
+        split, _ = Split.apart(tensors["train"], tensors["valid"], tensors["test"])
         highest = max(int(part.max()) for part in (split.train, split.valid, split.test) if len(part))
         if highest >= num_entities:
             raise CheckpointError(

@@ -91,6 +91,30 @@ def test_a_few_repeated_links_are_kept_with_a_note(tiny):
     assert "1 of 3 links" in note
 
 
+def test_links_of_one_entity_are_refused_only_where_that_is_asked_for(tiny):
+    directory = tiny(ill_ent_ids="0\t2\n1\t3\n0\t5\n")
+    with pytest.raises(DataError, match=r"ill_ent_ids, line 3: entity 0 .* is linked already on line 1"):
+        data.load(directory, max_repeated_links=0)
+    assert len(data.load(directory).links) == 3
+
+
+@pytest.mark.parametrize("tolerated", [0, 1])
+def test_the_same_link_twice_is_kept_once(tiny, tolerated):
+    pair = data.load(tiny(ill_ent_ids="0\t2\n1\t3\n0\t2\n"), max_repeated_links=tolerated)
+    assert pair.links.tolist() == [[0, 2], [1, 3]]
+    assert pair.notes == ("1 of 3 links repeat another, the first is [0, 2]; each is kept once",)
+
+
+def test_an_official_split_that_shares_entities_is_parted(tiny):
+    pair = data.load(
+        tiny(ill_ent_ids="0\t2\n0\t3\n1\t5\n4\t7\n", sup_ent_ids="0\t2\n", ref_ent_ids="0\t3\n1\t5\n4\t7\n")
+    )
+    assert pair.official_split.test.tolist() == [[1, 5], [4, 7]]
+    assert any(
+        "1 links of the official split" in note and "[0, 3] of its test part" in note for note in pair.notes
+    )
+
+
 def test_relation_names(tiny):
     pair = data.load(tiny(rel_ids_1="0\tknows\n1\tlikes\n", rel_ids_2="2\tsees\n"))
     assert pair.relation_names == ["knows", "likes", "sees", "relation 3"]
@@ -145,8 +169,6 @@ BAD = {
     ),
     "link to unknown": ({"ill_ent_ids": "0\t2\n1\t99\n"}, ["ill_ent_ids, line 2", "entity 99 is beyond"]),
     "link reversed": ({"ill_ent_ids": "2\t0\n"}, ["ill_ent_ids, line 1", "entity 2 belongs to graph 2"]),
-    "linked twice": ({"ill_ent_ids": "0\t2\n1\t3\n0\t5\n"}, ["ill_ent_ids, line 3", "entity 0", "line 1"]),
-    "link repeated": ({"ill_ent_ids": "0\t2\n0\t2\n"}, ["ill_ent_ids, line 2", "linked already on line 1"]),
     "not UTF-8": ({}, ["ent_ids_2, line 2", "UTF-8"]),
     "broken names": ({"translated_names_json": "[[0, ["}, ["translated_names.json", "no valid JSON"]),
     "deep names": ({"translated_names_json": "[" * 100_000}, ["translated_names.json", "no valid JSON"]),

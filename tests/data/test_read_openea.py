@@ -41,10 +41,6 @@ BAD = {
         {"ent_links": "http://a/x\thttp://b/q\n"},
         ["ent_links, line 1", "http://b/q", "graph 2"],
     ),
-    "linked twice": (
-        {"ent_links": "http://a/x\thttp://b/x\nhttp://a/y\thttp://b/x\n"},
-        ["ent_links, line 2", "line 1"],
-    ),
     "short fold": ({"721_5fold/1/test_links": None}, ["test_links", "missing"]),
     "fold with a foreign link": (
         {"721_5fold/1/test_links": "http://a/x\thttp://b/y\n"},
@@ -65,6 +61,12 @@ def test_bad_input_is_one_sentence_with_file_and_line(tiny_openea, case):
     message = str(error.value)
     assert "\n" not in message
     assert all(part in message for part in expected), message
+
+
+def test_links_of_one_entity_are_refused_only_where_that_is_asked_for(tiny_openea):
+    directory = tiny_openea({"ent_links": "http://a/x\thttp://b/x\nhttp://a/y\thttp://b/x\n"})
+    with pytest.raises(DataError, match=r"ent_links, line 2: .* is linked already on line 1"):
+        data.load(directory, max_repeated_links=0)
 
 
 def test_unknown_fold(tiny_openea):
