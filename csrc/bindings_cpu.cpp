@@ -7,6 +7,7 @@
 #include "cpu/low_rank_fusion.h"
 #include "cpu/measure.h"
 #include "cpu/memory.h"
+#include "cpu/propagation.h"
 #include "cpu/relation_reflection_attention.h"
 
 PYBIND11_MODULE(loginmea_cpu, m) {
@@ -24,6 +25,7 @@ PYBIND11_MODULE(loginmea_cpu, m) {
   bind(m, "modality_scale_backward", &modality_scale_backward);
   bind(m, "modality_scale_forward", &modality_scale_forward);
   bind(m, "prefer_huge_pages", &prefer_huge_pages);
+  bind(m, "propagate", &propagate);
   bind(m, "relation_reflection_backward", &relation_reflection_backward);
   bind(m, "relation_reflection_forward", &relation_reflection_forward);
   bind(m, "row_sums", &row_sums);

@@ -184,6 +184,12 @@ def _cases_of(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
         lambda t, _: [ops.neighbor_mean(t[0], graph)],
         takes_backend=False,
     )
+    weights = normal(sets, d).float()
+    yield Case(
+        "propagate",
+        [normal(_ENTITIES, d)],
+        lambda t, backend: [ops.propagate(t[0], weights, graph, backend=backend)],
+    )
     unit = torch.nn.functional.normalize(normal(sets, d).double(), dim=1).to(dtype)
     yield Case(
         "relation_reflection_attention",

@@ -4,6 +4,7 @@ from loginmea_fast.ops.alignment_search import alignment_ranks, alignment_topk, 
 from loginmea_fast.ops.contrastive_loss import contrastive_loss
 from loginmea_fast.ops.graph_mean import neighbor_mean, relation_reflectors
 from loginmea_fast.ops.low_rank_fusion import low_rank_fusion
+from loginmea_fast.ops.propagation import propagate
 from loginmea_fast.ops.relation_reflection_attention import (
     relation_reflection_attention,
     relation_reflection_layers,
@@ -16,6 +17,7 @@ __all__ = [
     "low_rank_fusion",
     "mutual_nearest",
     "neighbor_mean",
+    "propagate",
     "relation_reflection_attention",
     "relation_reflection_layers",
     "relation_reflectors",
