@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from loginmea_fast.kernels._derived import Derived
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 __all__ = ["SEGMENT", "Schedule", "Segments", "schedule_of"]
 
@@ -64,11 +64,11 @@ class Schedule(NamedTuple):
     set_destination: Tensor
 
 
-_schedules: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_schedules: Derived[Schedule] = Derived()
 
 
 def schedule_of(index: Sequence[Tensor], num_sets: int) -> Schedule:
-    """The schedule of a graph, made at the first call and kept as long as the graph.
+    """The schedule of a graph, made at the first call and kept as long as the graph is and stays the same.
 
     Making it reads sizes back from the device, so a CUDA graph is captured after a first step.
 
@@ -76,21 +76,23 @@ def schedule_of(index: Sequence[Tensor], num_sets: int) -> Schedule:
         index: dst_ptr, dst_source, dst_set, src_ptr, src_destination, src_set, and what may follow.
         num_sets: U.
     """
+    return _schedules.of(index[0], index[:6], lambda: _schedule(index, num_sets), num_sets)
+
+
+def _schedule(index: Sequence[Tensor], num_sets: int) -> Schedule:
     dst_ptr, _, _, src_ptr, src_destination, src_set = index[:6]
-    if dst_ptr not in _schedules:
-        by_set = torch.argsort(src_set, stable=True)
-        counts = torch.bincount(src_set, minlength=num_sets)
-        sources = torch.arange(len(src_ptr) - 1, device=src_ptr.device)
-        source = torch.repeat_interleave(sources, src_ptr.diff())
-        _schedules[dst_ptr] = Schedule(
-            _segments(dst_ptr),
-            _segments(src_ptr),
-            _segments(torch.cat([counts.new_zeros(1), counts.cumsum(0)])),
-            by_set.int(),
-            source[by_set].int(),
-            src_destination[by_set],
-        )
-    return _schedules[dst_ptr]
+    by_set = torch.argsort(src_set, stable=True)
+    counts = torch.bincount(src_set, minlength=num_sets)
+    sources = torch.arange(len(src_ptr) - 1, device=src_ptr.device)
+    source = torch.repeat_interleave(sources, src_ptr.diff())
+    return Schedule(
+        _segments(dst_ptr),
+        _segments(src_ptr),
+        _segments(torch.cat([counts.new_zeros(1), counts.cumsum(0)])),
+        by_set.int(),
+        source[by_set].int(),
+        src_destination[by_set],
+    )
 
 
 def _segments(ptr: Tensor) -> Segments:

@@ -141,7 +141,7 @@ def _compile_for(capability: int) -> int:
         return kernel
 
     triton.runtime.jit.JITFunction.run = compile_only
-    lf.ops._launch.triton_reason = lambda tensor: None
+    lf.ops._dispatch.triton_reason = lambda tensor: None
     for call in CALLS:
         for dtype in DTYPES:
             call(dtype)

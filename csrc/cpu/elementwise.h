@@ -21,6 +21,20 @@ inline std::int32_t bits_of_float(float value) {
   return bits;
 }
 
+// 1.5 * 2^23. Adding it to a number below 2^22 rounds that to an integer, and the integer stands in the last bits: read
+// from there, a NaN gives some integer, where a conversion would be undefined.
+constexpr float kRound = 12582912.0f;
+
+inline std::int32_t integer_in(float rounded) {
+  return static_cast<std::int32_t>(static_cast<std::uint32_t>(bits_of_float(rounded)) -
+                                   static_cast<std::uint32_t>(bits_of_float(kRound)));
+}
+
+// 2^n for n in [-126, 127]; some number for others.
+inline float power_of_two(std::int32_t n) {
+  return float_of_bits(static_cast<std::int32_t>((static_cast<std::uint32_t>(n) + 127u) << 23));
+}
+
 // A choice that computes both sides: a conditional expression would be turned into a branch around an expensive side.
 inline float choose(bool condition, float yes, float no) {
   const std::int32_t mask = -static_cast<std::int32_t>(condition);
@@ -31,9 +45,8 @@ inline double exponential(double x) { return std::exp(x); }
 
 // 0 below -87.3, where float32 leaves the normal range; infinity above 88.7.
 inline float exponential(float x) {
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const float clamped = x > 88.8f ? 88.8f : (x < -87.3f ? -87.3f : x);
-  const float n = (clamped * 1.44269504088896341f + kRound) - kRound;
+  const float rounded = clamped * 1.44269504088896341f + kRound, n = rounded - kRound;
   const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
@@ -43,9 +56,8 @@ inline float exponential(float x) {
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
   // 2^n in two factors, because 2^128 is no float.
-  const std::int32_t half = static_cast<std::int32_t>(n) >> 1;
-  const std::int32_t rest = static_cast<std::int32_t>(n) - half;
-  const float scaled = p * float_of_bits((half + 127) << 23) * float_of_bits((rest + 127) << 23);
+  const std::int32_t half = integer_in(rounded) >> 1, rest = integer_in(rounded) - half;
+  const float scaled = p * power_of_two(half) * power_of_two(rest);
   return choose(x < -87.3f, 0.0f, scaled);
 }
 
@@ -53,10 +65,9 @@ inline double hyperbolic_tangent(double x) { return std::tanh(x); }
 
 // e / (e + 2) with e = exp(2 |x|) - 1, which keeps small arguments accurate without a case of their own.
 inline float hyperbolic_tangent(float x) {
-  constexpr float kRound = 12582912.0f;
   const float magnitude = std::fabs(x);
   const float twice = magnitude > 9.2f ? 18.4f : 2.0f * magnitude;  // tanh is 1 in float32 from 9.02 on
-  const float n = (twice * 1.44269504088896341f + kRound) - kRound;
+  const float rounded = twice * 1.44269504088896341f + kRound, n = rounded - kRound;
   const float r = (twice - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
@@ -65,7 +76,7 @@ inline float hyperbolic_tangent(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   const float small = p * r * r + r;  // exp(r) - 1
-  const float power = float_of_bits((static_cast<std::int32_t>(n) + 127) << 23);
+  const float power = power_of_two(integer_in(rounded));
   const float e = power * small + (power - 1.0f);
   return std::copysign(e / (e + 2.0f), x);
 }

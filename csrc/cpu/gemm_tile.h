@@ -116,16 +116,11 @@ class aligned_buffer {
  public:
   aligned_buffer() = default;
   explicit aligned_buffer(std::int64_t size)
-      : data_(size == 0 ? nullptr : static_cast<T*>(::operator new(size * sizeof(T), std::align_val_t{64}))) {
-    prefer_huge_pages(get(), size * static_cast<std::int64_t>(sizeof(T)));
-  }
+      : data_(size == 0 ? nullptr : static_cast<T*>(allocate(size * static_cast<std::int64_t>(sizeof(T))))) {}
   T* get() const { return data_.get(); }
 
  private:
-  struct release {
-    void operator()(T* pointer) const { ::operator delete(pointer, std::align_val_t{64}); }
-  };
-  std::unique_ptr<T, release> data_;
+  std::unique_ptr<T, FreeAligned> data_;
 };
 
 // Memory that a tile brings into L2 while it multiplies: a line a step, `step` bytes apart. A panel that comes straight

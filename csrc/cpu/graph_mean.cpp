@@ -27,14 +27,15 @@ void row_sums(int64_t rows, int64_t width, const int64_t* ptr, const Index* inde
               const T* x, int64_t x_stride, T* y, int num_threads) {
   using A = accumulator_t<T>;
   prefer_huge_pages(y, rows * width * static_cast<int64_t>(sizeof(T)));
+  const PerThread<A> sums(num_threads, width);
 #pragma omp parallel num_threads(num_threads)
   {
-    const auto sum = scratch<A>(padded<A>(width));
+    A* sum = sums.of(omp_get_thread_num());
 #pragma omp for schedule(dynamic, 64)
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t i = order != nullptr ? order[r] : r, end = ptr[i + 1];
       prefetch_row<Use::write>(y + i * width, width);
-      std::fill_n(sum.get(), width, A(0));
+      std::fill_n(sum, width, A(0));
       const T* row[kClump];
       A weight[kClump];
       for (int64_t k = ptr[i]; k < end; k += kClump) {
@@ -45,13 +46,13 @@ void row_sums(int64_t rows, int64_t width, const int64_t* ptr, const Index* inde
           row[n] = x + j * x_stride;
           weight[n] = (value != nullptr ? A(value[k + n]) : A(1)) * (in != nullptr ? in[j] : A(1));
         }
-        with_count(count, [&](auto n) { add_rows(row, weight, sum.get(), width, n); });
+        with_count(count, [&](auto n) { add_rows(row, weight, sum, width, n); });
       }
       if (self != nullptr && self[i] != 0) {
-        add_row(self[i] * (in != nullptr ? in[i] : A(1)), x + i * x_stride, sum.get(), width);
+        add_row(self[i] * (in != nullptr ? in[i] : A(1)), x + i * x_stride, sum, width);
       }
       const A scale = out != nullptr ? out[i] : A(1);
-      store_row(scale, sum.get(), y + i * width, width);
+      store_row(scale, sum, y + i * width, width);
       // The rows that the next entity begins with.
       if (r + 1 < rows) {
         const int64_t next = order != nullptr ? order[r + 1] : r + 1;
@@ -68,18 +69,19 @@ void unit_reflectors(int64_t sets, int64_t width, const int64_t* ptr, const int3
                      const T* relations, T* reflectors, accumulator_t<T>* reciprocal, double eps, int num_threads) {
   using A = accumulator_t<T>;
   prefer_huge_pages(reflectors, sets * width * static_cast<int64_t>(sizeof(T)));
+  const PerThread<A> sums(num_threads, width);
 #pragma omp parallel num_threads(num_threads)
   {
-    const auto sum = scratch<A>(padded<A>(width));
+    A* sum = sums.of(omp_get_thread_num());
 #pragma omp for schedule(dynamic, 64)
     for (int64_t s = 0; s < sets; ++s) {
-      std::fill_n(sum.get(), width, A(0));
+      std::fill_n(sum, width, A(0));
       for (int64_t k = ptr[s]; k < ptr[s + 1]; ++k) {
-        add_row(A(count[k]), relations + relation[k] * width, sum.get(), width);
+        add_row(A(count[k]), relations + relation[k] * width, sum, width);
       }
-      const A length = std::sqrt(dot<A>(sum.get(), sum.get(), width));
+      const A length = std::sqrt(dot<A>(sum, sum, width));
       reciprocal[s] = 1 / (length < A(eps) ? A(eps) : length);  // a NaN stays one
-      store_row(reciprocal[s], sum.get(), reflectors + s * width, width);
+      store_row(reciprocal[s], sum, reflectors + s * width, width);
     }
   }
 }
@@ -90,9 +92,10 @@ void unit_reflectors_backward(int64_t relations, int64_t sets, int64_t width, co
                               const accumulator_t<T>* reciprocal, double eps, T* relations_grad, int num_threads) {
   using A = accumulator_t<T>;
   const auto along = scratch<A>(sets);
+  const PerThread<A> sums(num_threads, width);
 #pragma omp parallel num_threads(num_threads)
   {
-    const auto sum = scratch<A>(padded<A>(width));
+    A* sum = sums.of(omp_get_thread_num());
 #pragma omp for schedule(static)
     for (int64_t s = 0; s < sets; ++s) {
       const bool short_of_direction = reciprocal[s] >= A(1 / eps);
@@ -100,14 +103,14 @@ void unit_reflectors_backward(int64_t relations, int64_t sets, int64_t width, co
     }
 #pragma omp for schedule(dynamic, 16)
     for (int64_t j = 0; j < relations; ++j) {
-      std::fill_n(sum.get(), width, A(0));
+      std::fill_n(sum, width, A(0));
       for (int64_t k = ptr[j]; k < ptr[j + 1]; ++k) {
         const int32_t s = set[k];
         const A weight = A(count[k]) * reciprocal[s];
-        add_row(weight, grad + s * width, sum.get(), width);
-        add_row(-weight * along[s], reflectors + s * width, sum.get(), width);
+        add_row(weight, grad + s * width, sum, width);
+        add_row(-weight * along[s], reflectors + s * width, sum, width);
       }
-      store_row(A(1), sum.get(), relations_grad + j * width, width);
+      store_row(A(1), sum, relations_grad + j * width, width);
     }
   }
 }

@@ -19,6 +19,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "cpu/elementwise.h"
@@ -44,7 +45,8 @@ using gemm::vector_t;
 using std::int64_t;
 using std::uintptr_t;
 
-constexpr double kShortestRow = 1e-12;
+// Between these lengths the squares of float32 elements neither vanish nor overflow.
+constexpr double kShortestRow = 1e-12, kLongestRow = 1e18;
 constexpr int64_t kForwardBytes = 192 << 10;  // of packed rows beside which the panels of one rank fit in L2
 constexpr int64_t kBackwardRows = 192;        // depth of one product t^T dP: long enough to hide the update of dW
 constexpr int64_t kGroupRows = 96;            // rows that share a factor while it passes through L2
@@ -83,10 +85,15 @@ class Fusion {
     const int64_t most = std::max<int64_t>(kForwardBytes / std::max<int64_t>(row_bytes, 1), 4 * kRows);
     const int64_t share = std::min(most, std::max<int64_t>(chunks(rows, num_threads), 1));
     const int64_t block = round_up(share, kRows);
+    std::vector<Rows> thread_rows;
+    for (int thread = 0; thread < num_threads; ++thread) thread_rows.emplace_back(*this, block);
+    const PerThread<A> thread_projections(num_threads, count() * kTile), totals(num_threads, block * kPanel);
 #pragma omp parallel num_threads(num_threads)
     {
-      const Rows t(*this, block);
-      const aligned_buffer<A> projections(count() * kTile), total(block * kPanel);
+      const Rows& t = thread_rows[omp_get_thread_num()];
+      t.clear();
+      A* projections = thread_projections.of(omp_get_thread_num());
+      A* total = totals.of(omp_get_thread_num());
 #pragma omp for schedule(dynamic)
       for (int64_t first = 0; first < rows; first += block) {
         const int64_t valid = std::min(block, rows - first);
@@ -95,21 +102,20 @@ class Fusion {
           const int vectors = panel_vectors<T>(width, column);
           const int64_t columns = std::min<int64_t>(kPanel, width - column);
           for (int64_t r = 0; r < valid; ++r) {
-            std::copy_n(bias + column, columns, total.get() + r * kPanel);
+            std::copy_n(bias + column, columns, total + r * kPanel);
           }
           for (int64_t k = 0; k < rank; ++k) {
             const bool last = k + 1 == rank;
             const Position next{last ? 0 : k + 1, last ? std::min(column + kPanel, last_column()) : column};
             for (int64_t row = 0; row < valid; row += kRows) {
               const Part part{row / kRows, gemm::tiles(valid)};
-              project(t, row, {k, column}, next, part, projections.get());
-              add_product(projections.get(), vectors, total.get() + row * kPanel);
-              if (products)
-                keep(projections.get(), k, column, columns, first + row, rows_of_tile(row, valid), products);
+              project(t, row, {k, column}, next, part, projections);
+              add_product(projections, vectors, total + row * kPanel);
+              if (products) keep(projections, k, column, columns, first + row, rows_of_tile(row, valid), products);
             }
           }
           for (int64_t r = 0; r < valid; ++r) {
-            gemm::detail::convert(total.get() + r * kPanel, columns, A{1}, y + (first + r) * width + column);
+            gemm::detail::convert(total + r * kPanel, columns, A{1}, y + (first + r) * width + column);
           }
         }
       }
@@ -125,6 +131,7 @@ class Fusion {
     const int64_t block = std::min(kBackwardRows, std::max<int64_t>(round_up(rows, kRows), kRows));
     const int64_t group = std::min(kGroupRows, round_up(chunks(block, num_threads), kRows));
     const Rows t(*this, block);
+    t.clear();
     const Gradients d(*this, block);
     const Sums sums(*this, want_factors);
     std::fill_n(bias_grad, width, A(0));
@@ -137,9 +144,10 @@ class Fusion {
     const int64_t factor_tiles = first_tile.back();
     const int64_t share = std::clamp<int64_t>(chunks(factor_tiles, 6 * num_threads), 1, 25);
 
+    const PerThread<A> thread_projections(num_threads, count() * kTile);
 #pragma omp parallel num_threads(num_threads)
     {
-      const aligned_buffer<A> projections(count() * kTile);
+      A* projections = thread_projections.of(omp_get_thread_num());
       for (int64_t first = 0; first < rows; first += block) {
         const int64_t valid = std::min(block, rows - first), padded = round_up(valid, kRows);
 #pragma omp for schedule(dynamic)
@@ -154,7 +162,7 @@ class Fusion {
 #pragma omp for schedule(dynamic)
           for (int64_t row = 0; row < padded; row += group) {
             const int64_t end = std::min(row + group, padded);
-            projection_gradient(t, d, dp, k, first, row, end, valid, products, projections.get());
+            projection_gradient(t, d, dp, k, first, row, end, valid, products, projections);
             if (want_inputs) input_gradient(d, dp, k, row, end);
           }
           if (want_factors) {
@@ -222,20 +230,26 @@ class Fusion {
 
   // t of one block: row-major and, for bf16, rows 2p and 2p + 1 interleaved, the left operand of t^T dP.
   struct Rows {
-    Rows(const Fusion& f, int64_t block) {
+    Rows(const Fusion& f, int64_t block) : block(block) {
       for (const int64_t d : f.widths) {
         stride.push_back(left_stride<T>(d));
         // A tile of t^T may reach past the last row by less than a tile; what it reads there is not used.
         storage.emplace_back(block * stride.back() + kRows);
-        std::fill_n(storage.back().get(), block * stride.back() + kRows, T(0));
         data.push_back(storage.back().get());
         if (kStep<T> == 2) {
           pair_storage.emplace_back(block * stride.back() + 2 * kRows);
-          std::fill_n(pair_storage.back().get(), block * stride.back() + 2 * kRows, T(0));
           pairs.push_back(pair_storage.back().get());
         }
       }
     }
+    // By the thread that fills the rows, so that their pages lie next to it.
+    void clear() const {
+      for (std::size_t m = 0; m < data.size(); ++m) {
+        std::fill_n(data[m], block * stride[m] + kRows, T(0));
+        if (kStep<T> == 2) std::fill_n(pairs[m], block * stride[m] + 2 * kRows, T(0));
+      }
+    }
+    int64_t block;
     std::vector<int64_t> stride;
     std::vector<aligned_buffer<T>> storage, pair_storage;
     std::vector<T*> data, pairs;
@@ -330,11 +344,13 @@ class Fusion {
       }
     }
     transposed_panels_ = aligned_buffer<T>(size);
+    const PerThread<accumulator_t<S>> scales(num_threads, *std::max_element(widths.begin(), widths.end()));
 #pragma omp parallel for schedule(dynamic) num_threads(num_threads)
     for (int64_t i = 0; i < rank * count(); ++i) {
       const int64_t k = i / count(), m = i % count();
-      const std::vector<accumulator_t<S>> scale(widths[m], accumulator_t<S>(folded(k, m)));
-      gemm::pack_right_transposed(factor(k, m) + width, width, widths[m], width, scale.data(),
+      accumulator_t<S>* scale = scales.of(omp_get_thread_num());
+      std::fill_n(scale, widths[m], accumulator_t<S>(folded(k, m)));
+      gemm::pack_right_transposed(factor(k, m) + width, width, widths[m], width, scale,
                                   transposed_panels_.get() + transposed_offset_[i]);
     }
   }
@@ -621,24 +637,27 @@ void describe(F& fusion, const std::vector<uintptr_t>& inputs, const std::vector
 template <class S>
 struct Scale {
   using A = accumulator_t<S>;
+  static constexpr int64_t kNumbers = 3;  // of each modality
 
   const std::vector<const S*>& inputs;
   const std::vector<int64_t>&strides, &widths;
   const A* query;
-  std::vector<A> weight, length;
-  std::vector<char> is_long;
+  A *weight, *length;
+  // 1, or what a row is multiplied by first because its length has no cube; 0 where it has no direction.
+  A* shrink;
 
+  // storage: of kNumbers for each modality.
   Scale(const std::vector<const S*>& inputs, const std::vector<int64_t>& strides, const std::vector<int64_t>& widths,
-        const A* query)
+        const A* query, A* storage)
       : inputs(inputs),
         strides(strides),
         widths(widths),
         query(query),
-        weight(inputs.size()),
-        length(inputs.size()),
-        is_long(inputs.size()) {}
+        weight(storage),
+        length(storage + inputs.size()),
+        shrink(storage + 2 * inputs.size()) {}
 
-  void compute(int64_t row) {
+  void compute(int64_t row) const {
     A greatest = 0;
     for (std::size_t m = 0; m < inputs.size(); ++m) {
       const S* x = inputs[m] + row * strides[m];
@@ -649,19 +668,44 @@ struct Scale {
 #pragma omp simd reduction(+ : score)
         for (int64_t c = 0; c < widths[m]; ++c) score += query[c] * hyperbolic_tangent(static_cast<A>(x[c]));
       }
-      const A norm = std::sqrt(square);
-      is_long[m] = norm > static_cast<A>(kShortestRow);
-      length[m] = norm < static_cast<A>(kShortestRow) ? static_cast<A>(kShortestRow) : norm;
+      length[m] = std::sqrt(square);
+      shrink[m] = 1;
+      if (length[m] <= static_cast<A>(kShortestRow) || length[m] >= static_cast<A>(kLongestRow)) measure(x, m);
       weight[m] = score;
       greatest = m == 0 ? score : std::max(greatest, score);
     }
     if (!query) {
-      std::fill(weight.begin(), weight.end(), A(1));
+      std::fill_n(weight, inputs.size(), A(1));
       return;
     }
     A total = 0;
-    for (A& a : weight) total += a = std::exp(a - greatest);
-    for (A& a : weight) a /= total;
+    for (std::size_t m = 0; m < inputs.size(); ++m) total += weight[m] = std::exp(weight[m] - greatest);
+    for (std::size_t m = 0; m < inputs.size(); ++m) weight[m] /= total;
+  }
+
+  // The factor of x in dr_m x / n_m^3, x multiplied by `shrink` first.
+  A along(std::size_t m, A dr) const {
+    if (shrink[m] == 0) return 0;
+    const A once = -dr * weight[m] / length[m] / length[m];
+    return shrink[m] == 1 ? once / length[m] : once;
+  }
+
+ private:
+  // A row whose squares may have left the range of A: its length by way of its largest element.
+  [[gnu::noinline]] void measure(const S* x, std::size_t m) const {
+    A largest = 0, square = 0;
+    for (int64_t c = 0; c < widths[m]; ++c) largest = std::max(largest, std::fabs(static_cast<A>(x[c])));
+    if (largest < std::numeric_limits<A>::min()) {
+      length[m] = static_cast<A>(kShortestRow);
+      shrink[m] = 0;
+      return;
+    }
+    for (int64_t c = 0; c < widths[m]; ++c) {
+      const A part = static_cast<A>(x[c]) / largest;
+      square += part * part;
+    }
+    length[m] = largest * std::sqrt(square);
+    shrink[m] = 1 / length[m];
   }
 };
 
@@ -703,9 +747,10 @@ void modality_scale_forward(const std::vector<uintptr_t>& inputs, const std::vec
     using A = accumulator_t<S>;
     const auto x = pointers<const S>(inputs);
     const int64_t count = static_cast<int64_t>(x.size());
+    const PerThread<A> numbers(num_threads, Scale<S>::kNumbers * count);
 #pragma omp parallel num_threads(num_threads)
     {
-      Scale<S> scale(x, input_strides, widths, static_cast<const A*>(query));
+      const Scale<S> scale(x, input_strides, widths, static_cast<const A*>(query), numbers.of(omp_get_thread_num()));
 #pragma omp for schedule(static)
       for (int64_t row = 0; row < rows; ++row) {
         scale.compute(row);
@@ -729,9 +774,10 @@ void modality_scale_backward(const void* g, const std::vector<uintptr_t>& inputs
     const A* q = static_cast<const A*>(query);
     const aligned_buffer<A> partial(q ? kMostTasks * width : 0);
     if (q) std::fill_n(partial.get(), kMostTasks * width, A(0));
+    const PerThread<A> numbers(num_threads, Scale<S>::kNumbers * count);
 #pragma omp parallel num_threads(num_threads)
     {
-      Scale<S> scale(x, input_strides, widths, q);
+      const Scale<S> scale(x, input_strides, widths, q, numbers.of(omp_get_thread_num()));
 #pragma omp for schedule(static)
       for (int64_t task = 0; task < kMostTasks; ++task) {
         A* dq = partial.get() + task * width;
@@ -741,16 +787,15 @@ void modality_scale_backward(const void* g, const std::vector<uintptr_t>& inputs
           A mean = 0;
           for (int64_t m = 0; m < count; ++m) mean += scale.weight[m] * dr[m] / scale.length[m];
           for (int64_t m = 0; m < count; ++m) {
-            const A length = scale.length[m];
-            const A along = scale.is_long[m] ? -dr[m] * scale.weight[m] / length / length / length : A(0);
-            const A ds = scale.weight[m] * (dr[m] / length - mean);
+            const A along = scale.along(m, dr[m]), shrink = scale.shrink[m];
+            const A ds = scale.weight[m] * (dr[m] / scale.length[m] - mean);
             const S* from = x[m] + row * input_strides[m];
             S* to = dx[m] + row * widths[m];
             if (!q) {
 #pragma omp simd
               for (int64_t c = 0; c < widths[m]; ++c) {
                 const A before = add ? static_cast<A>(to[c]) : A(0);
-                to[c] = static_cast<S>(before + along * static_cast<A>(from[c]));
+                to[c] = static_cast<S>(before + along * (shrink * static_cast<A>(from[c])));
               }
               continue;
             }
@@ -759,7 +804,7 @@ void modality_scale_backward(const void* g, const std::vector<uintptr_t>& inputs
               const A value = static_cast<A>(from[c]), bent = hyperbolic_tangent(value);
               const A before = add ? static_cast<A>(to[c]) : A(0);
               dq[c] += ds * bent;
-              to[c] = static_cast<S>(before + along * value + ds * q[c] * (A{1} - bent * bent));
+              to[c] = static_cast<S>(before + along * (shrink * value) + ds * q[c] * (A{1} - bent * bent));
             }
           }
         }

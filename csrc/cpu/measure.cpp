@@ -104,19 +104,20 @@ double measure_gather(std::int64_t rows, std::int64_t width, std::int64_t count,
     p = static_cast<std::int64_t>(state % static_cast<std::uint64_t>(rows));
   }
   volatile float sink = 0;
+  const PerThread<float> sums(num_threads, width);
   const double seconds = best_seconds(repeats, [&] {
     float total = 0;
 #pragma omp parallel num_threads(num_threads) reduction(+ : total)
     {
-      std::vector<float> sum(width, 0.0f);
-      float* out = sum.data();
+      float* out = sums.of(omp_get_thread_num());
+      std::fill_n(out, width, 0.0f);
 #pragma omp for schedule(static)
       for (std::int64_t i = 0; i < count; ++i) {
         const float* row = table.get() + pick[i] * width;
         prefetch_row(table.get() + pick[std::min(i + kAhead, count - 1)] * width, width);
         add_row(1.0f, row, out, width);
       }
-      total += sum[0];
+      total += out[0];
     }
     sink = sink + total;
   });

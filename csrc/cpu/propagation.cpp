@@ -57,14 +57,15 @@ void propagate(int64_t rows, int64_t width, int64_t groups, const int64_t* ptr, 
                bool normalize, double eps, const T* x, int64_t x_stride, T* y, int64_t y_stride, int num_threads) {
   using A = accumulator_t<T>;
   prefer_huge_pages(y, rows * y_stride * static_cast<int64_t>(sizeof(T)));
+  const PerThread<A> sums(num_threads, width);
 #pragma omp parallel num_threads(num_threads)
   {
-    const auto sum = scratch<A>(padded<A>(width));
+    A* sum = sums.of(omp_get_thread_num());
 #pragma omp for schedule(dynamic, 16)
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t i = order[r], end = ptr[i + 1];
-      std::fill_n(sum.get(), width, A(0));
-      if (own != nullptr && own[i] != 0) add_row(own[i], x + i * x_stride, sum.get(), width);
+      std::fill_n(sum, width, A(0));
+      if (own != nullptr && own[i] != 0) add_row(own[i], x + i * x_stride, sum, width);
       const T* row[kClump];
       const A* weight[kClump];
       for (int64_t k = ptr[i]; k < end; k += kClump) {
@@ -74,14 +75,14 @@ void propagate(int64_t rows, int64_t width, int64_t groups, const int64_t* ptr, 
           row[n] = x + source[k + n] * x_stride;
           weight[n] = weights + set[k + n] * groups;
         }
-        add_edges(count, row, weight, sum.get(), width, groups);
+        add_edges(count, row, weight, sum, width, groups);
       }
       A scale = 1;
       if (normalize) {
-        const A length = std::sqrt(dot<A>(sum.get(), sum.get(), width));
+        const A length = std::sqrt(dot<A>(sum, sum, width));
         scale = length <= A(eps) ? A(0) : 1 / length;  // a NaN stays one
       }
-      store_row(scale, sum.get(), y + i * y_stride, width);
+      store_row(scale, sum, y + i * y_stride, width);
       // The rows that the next entity begins with.
       if (r + 1 < rows) {
         const int64_t next = order[r + 1];

@@ -89,15 +89,18 @@ Stream empty_stream(const Graph& g, const int64_t* ptr) {
 Stream destination_stream(const Graph& g, bool with_edge, int num_threads) {
   Stream s = empty_stream(g, g.dst_ptr);
   if (with_edge) s.edge = scratch<int32_t>(g.edges);
+  int64_t longest = 0;
+  for (int64_t i = 0; i < g.entities; ++i) longest = std::max(longest, g.dst_ptr[i + 1] - g.dst_ptr[i]);
+  const PerThread<std::uint64_t> orders(num_threads, longest);
 #pragma omp parallel num_threads(num_threads)
   {
-    std::vector<std::uint64_t> order;  // set, position in the row; the graph has the row sorted by source
+    // Set, position in the row; the graph has the row sorted by source.
+    std::uint64_t* order = orders.of(omp_get_thread_num());
 #pragma omp for schedule(dynamic, 256)
     for (int64_t r = 0; r < s.rows; ++r) {
       const int64_t begin = g.dst_ptr[s.visit[r]], count = s.start[r + 1] - s.start[r];
-      order.resize(count);
       for (int64_t k = 0; k < count; ++k) order[k] = static_cast<std::uint64_t>(g.dst_set[begin + k]) << 32 | k;
-      std::sort(order.begin(), order.end());
+      std::sort(order, order + count);
       for (int64_t k = 0; k < count; ++k) {
         const int64_t place = s.start[r] + k, e = begin + static_cast<int64_t>(order[k] & 0xffffffffu);
         s.set[place] = static_cast<int32_t>(order[k] >> 32);
@@ -151,9 +154,10 @@ void walk(const Stream& s, const std::vector<Cut>& cuts, int64_t width, int num_
   const int64_t pitch = padded<A>(width);
   const auto pieces = scratch<A>(2 * parts * pitch);
   const auto is_cut = [&](const Cut& c) { return c.row < s.rows && c.edge > s.start[c.row]; };
+  const PerThread<A> sums(num_threads, 2 * pitch);
 #pragma omp parallel num_threads(num_threads)
   {
-    const auto sum = scratch<A>(2 * pitch);
+    A* sum = sums.of(omp_get_thread_num());
 #pragma omp for schedule(dynamic, 1)
     for (int64_t part = 0; part < parts; ++part) {
       const Cut from = cuts[part], to = cuts[part + 1];
@@ -161,9 +165,9 @@ void walk(const Stream& s, const std::vector<Cut>& cuts, int64_t width, int num_
       for (int64_t row = from.row; row <= last; ++row) {
         const int64_t begin = std::max(from.edge, s.start[row]), end = std::min(to.edge, s.start[row + 1]);
         const bool enters = begin > s.start[row], leaves = row == to.row;
-        A* target = enters ? &pieces[2 * part * pitch] : leaves ? &pieces[(2 * part + 1) * pitch] : sum.get();
+        A* target = enters ? &pieces[2 * part * pitch] : leaves ? &pieces[(2 * part + 1) * pitch] : sum;
         std::fill_n(target, width, A(0));
-        accumulate(part, row, begin, end, target, sum.get() + pitch);
+        accumulate(part, row, begin, end, target, sum + pitch);
         if (!enters && !leaves) finish(row, target);
       }
     }
@@ -625,15 +629,16 @@ class Backward {
   // Calls body(part, set, row of zeros) for all sets, cut into a fixed number of parts.
   template <class Body>
   void for_sets(Body&& body) const {
+    const PerThread<A> sums(threads_, pitch_);
 #pragma omp parallel num_threads(threads_)
     {
-      const auto sum = scratch<A>(pitch_);
+      A* sum = sums.of(omp_get_thread_num());
 #pragma omp for schedule(dynamic, 1)
       for (int64_t part = 0; part < kSetParts; ++part) {
         const int64_t end = graph_.sets * (part + 1) / kSetParts;
         for (int64_t s = graph_.sets * part / kSetParts; s < end; ++s) {
-          std::fill_n(sum.get(), width_, A(0));
-          body(part, s, sum.get());
+          std::fill_n(sum, width_, A(0));
+          body(part, s, sum);
         }
       }
     }

@@ -14,7 +14,7 @@ from torch import Tensor
 from loginmea_fast import ops
 from loginmea_fast.errors import BackendError
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.ops import _launch
+from loginmea_fast.ops import _dispatch
 from loginmea_fast.ops.low_rank_fusion import modality_scale
 
 __all__ = ["Check", "Serving", "self_check", "serving"]
@@ -71,7 +71,7 @@ class Serving:
 def serving(devices: Sequence[str]) -> Iterator[Serving]:
     """Ask every operator on every device and dtype which backend answers; the answers themselves are not looked at."""
     for device, dtype, case in _cases(devices):
-        with torch.no_grad(), _launch.watch_choices() as choices, contextlib.suppress(Exception):
+        with torch.no_grad(), _dispatch.watch_choices() as choices, contextlib.suppress(Exception):
             case.call(case.tensors, "auto")  # that it fails, if it does, is for the self-check to tell
         chosen = _backends(choices)
         others: dict[str, str | None]
@@ -87,12 +87,12 @@ def self_check(devices: Sequence[str]) -> Iterator[Check]:
     for device, dtype, case in _cases(devices):
         started = time.perf_counter()
         error, problem = None, None
-        choices: list[_launch.Choice] = []
+        choices: list[_dispatch.Choice] = []
         try:
             # The formula sees what the backend sees: inputs already rounded to the dtype in question.
             with _formula_only():
                 truth = _results(case, [t.double() for t in case.tensors], "reference")
-            with _launch.watch_choices() as choices:
+            with _dispatch.watch_choices() as choices:
                 found = _results(case, case.tensors, "auto")
             error = max(_relative_error(f, t) for f, t in zip(found, truth, strict=True))
         except Exception as failure:  # whatever a broken backend raises is what this check is there to report
@@ -115,7 +115,7 @@ def _formula_only() -> Iterator[None]:
             os.environ["LOGINMEA_BACKEND"] = before
 
 
-def _backends(choices: Sequence[_launch.Choice]) -> str:
+def _backends(choices: Sequence[_dispatch.Choice]) -> str:
     return " + ".join(dict.fromkeys(choice.backend for choice in choices)) or "torch"
 
 

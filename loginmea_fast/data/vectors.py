@@ -136,7 +136,12 @@ def _normalise(rows: Tensor) -> None:
     step = max(1, _BLOCK // rows.shape[1])
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
-        block.copy_(torch.nn.functional.normalize(block.float()))
+        wide = block.float()
+        # Squares of 1e-30 vanish in float32 and those of 1e30 overflow: such rows are brought near 1 first.
+        largest = wide.abs().amax(1, keepdim=True)
+        extreme = (largest >= torch.finfo(torch.float32).tiny) & ((largest < 1e-12) | (largest > 1e15))
+        wide /= torch.where(extreme, largest, 1.0)
+        block.copy_(torch.nn.functional.normalize(wide))
 
 
 def _check_rows(path: Path, values: Tensor, count: int) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.nn.graph_encoder import ReflectionLayers
 from loginmea_fast.nn.low_rank_fusion import LowRankFusion
+from loginmea_fast.ops.low_rank_fusion import unit_rows
 
 __all__ = ["LocalToGlobalEncoder", "WeightedSum"]
 
@@ -36,7 +36,7 @@ class WeightedSum(nn.Module):
             query = self.ent_attn.weight[0].to(modalities[0].dtype)
             scores = torch.stack([torch.tanh(x) @ query for x in modalities], 1)
             weights = [w[:, None] for w in scores.softmax(1).unbind(1)]
-        terms = [w * F.normalize(x, dim=1, eps=1e-12) for w, x in zip(weights, modalities, strict=True)]
+        terms = [w * unit_rows(x) for w, x in zip(weights, modalities, strict=True)]
         return torch.stack(terms).sum(0)
 
 
@@ -115,10 +115,7 @@ class LocalToGlobalEncoder(nn.Module):
             The parts of the output side by side, z_0 [B, sum of d_m] first, for the caller to concatenate once.
         """
         weights = self.modality_logits.softmax(0).to(modalities[0].dtype)
-        early = [
-            w * F.normalize(_take(x, rows), dim=1, eps=1e-12)
-            for w, x in zip(weights, modalities, strict=True)
-        ]
+        early = [w * unit_rows(_take(x, rows)) for w, x in zip(weights, modalities, strict=True)]
         z_0 = torch.tanh(torch.cat(early, 1))
         if self.layers is None:
             return [z_0, torch.tanh(self.fusion([_take(x, rows) for x in modalities]))]

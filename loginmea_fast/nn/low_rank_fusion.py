@@ -16,7 +16,7 @@ __all__ = ["LowRankFusion"]
 class LowRankFusion(nn.Module):
     """Fuse M modalities of each entity into one vector (DESIGN 2.6).
 
-        a_m = softmax_m(q . tanh(x_m)) ,   t_m = a_m x_m / max(|x_m|, 1e-12)
+        a_m = softmax_m(q . tanh(x_m)) ,   t_m = a_m x_m / |x_m|
         y = sum_k o_k prod_m ( [1 | t_m] W_m^(k) ) + b
 
     Parameters bear the names of the authors' code: `ent_attn.weight` q [1, d_in], `factor_list.{m}` W_m
@@ -93,7 +93,8 @@ class LowRankFusion(nn.Module):
             raise InputError(
                 f"LowRankFusion was built for {len(self.input_dims)} modalities; got {len(inputs)} inputs"
             )
-        dtype = inputs[0].dtype
+        # The operator widens what autocast left in float16; parameters need no detour through it.
+        dtype = torch.float32 if inputs[0].dtype == torch.float16 else inputs[0].dtype
         query = None if self.ent_attn is None else self.ent_attn.weight.to(dtype)
         return adaptive_low_rank_fusion(
             inputs,

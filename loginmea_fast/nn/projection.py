@@ -7,22 +7,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from loginmea_fast.errors import InputError
-from loginmea_fast.ops.graph_mean import sparse_product
+from loginmea_fast.ops.graph_mean import csr_product
 
 __all__ = ["FeatureProjection"]
 
 # Half-precision features are widened this many rows at a time: 8 MB at 2,048 columns.
 _ROWS = 1024
 
-# A sparse feature matrix is constant through a training, so its transpose, which the gradient needs, is made once.
-_transposes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
 
 class FeatureProjection(nn.Linear):
     """A linear layer for raw features of any kind: dense float32, dense half precision, or sparse CSR.
+
+    Sparse features are transposed once for the gradient, and again when torch has changed them in place; a change
+    through a NumPy view goes unseen.
 
     Args:
         in_features: columns of the raw feature.
@@ -49,14 +48,7 @@ class FeatureProjection(nn.Linear):
     # torch.compile cannot trace sparse tensors; the product is one call of the vendor's library with or without it.
     @torch.compiler.disable
     def _project_sparse(self, features: Tensor) -> Tensor:
-        if features not in _transposes:
-            t = features.detach().to_sparse_csc()
-            _transposes[features] = (t.ccol_indices(), t.row_indices(), t.values())
-        weight = self.weight.t()
-        product = sparse_product(
-            features.crow_indices(), features.col_indices(), features.values(), *_transposes[features], weight
-        )
-        return product + self.bias
+        return csr_product(features, self.weight.t()) + self.bias
 
 
 @torch.library.custom_op("loginmea_fast::narrow_projection", mutates_args=())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from loginmea_fast.errors import ConfigError, InputError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.ops import relation_reflection_attention, relation_reflectors
+from loginmea_fast.ops._dispatch import version_of
 
 __all__ = ["RelationReflectionAttention"]
 
@@ -19,7 +20,8 @@ class RelationReflectionAttention(nn.Module):
 
     Drops into a PyTorch Geometric model: `layer(x, edge_index, edge_type)`. Typed edges with the same ends are one edge
     whose reflector is the mean of their relations. The index that the operator walks is made at the first call and kept
-    for as long as the same tensors come, so train on the same `edge_index` object.
+    for as long as the same tensors come, so train on the same `edge_index` object. It is made again when torch has
+    changed one of them in place; a change through a NumPy view goes unseen.
 
     Args:
         width: d.
@@ -54,7 +56,7 @@ class RelationReflectionAttention(nn.Module):
         self.relation_embedding = nn.Parameter(torch.empty(num_relations, width))
         self.relation_vector = nn.Parameter(torch.empty(width))
         self.neighbor_vector = nn.Parameter(torch.empty(width)) if attention == "triple" else None
-        self._indexed: tuple[Tensor, int, Tensor, int, AlignmentGraph] | None = None
+        self._indexed: tuple[Tensor, int | None, Tensor, int | None, AlignmentGraph] | None = None
         self.reset_parameters()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,20 +105,28 @@ class RelationReflectionAttention(nn.Module):
     # Making the index reads the tensors on the CPU once; torch.compile leaves it alone.
     @torch.compiler.disable
     def _graph_of(self, x: Tensor, edge_index: Tensor, edge_type: Tensor) -> AlignmentGraph:
-        if self._indexed is not None:
+        for name, ids in (("edge_index", edge_index), ("edge_type", edge_type)):
+            if not isinstance(ids, Tensor):
+                raise InputError(
+                    f"{name} must be an int64 tensor; got {type(ids).__name__}. This layer needs a relation for every "
+                    "edge: layer(x, edge_index, edge_type)"
+                )
+        versions = version_of(edge_index), version_of(edge_type)
+        if self._indexed is not None and None not in versions:
             index, index_version, types, types_version, graph = self._indexed
-            same = edge_index is index and edge_type is types
-            untouched = edge_index._version == index_version and edge_type._version == types_version
-            if same and untouched and graph.num_entities == x.shape[0] and graph.device == x.device:
+            same = edge_index is index and edge_type is types and versions == (index_version, types_version)
+            if same and graph.num_entities == x.shape[0] and graph.device == x.device:
                 return graph
         even = self.num_relations + self.num_relations % 2
-        if edge_type.numel() and int(edge_type.max()) >= self.num_relations:
+        # Of another dtype than integers the graph speaks, before a NaN meets int().
+        counted = not (edge_type.is_floating_point() or edge_type.is_complex()) and edge_type.numel() > 0
+        if counted and int(edge_type.max()) >= self.num_relations:
             raise InputError(
                 f"edge_type holds {int(edge_type.max())}; this layer has {self.num_relations} relations, "
                 "numbered from 0"
             )
         graph = AlignmentGraph.from_edges(edge_index, edge_type, x.shape[0], even).to(x.device)
-        self._indexed = (edge_index, edge_index._version, edge_type, edge_type._version, graph)
+        self._indexed = (edge_index, versions[0], edge_type, versions[1], graph)
         return graph
 
     def extra_repr(self) -> str:

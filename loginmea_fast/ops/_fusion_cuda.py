@@ -7,18 +7,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from loginmea_fast.ops._contrastive_cuda import _multiply, _products_in
-
 __all__ = ["low_rank_fusion_backward", "low_rank_fusion_forward", "unsupported"]
 
 DP_BYTES = 48 << 20  # of dP in one block of rows; an H100 has 50 MiB of L2, an A100 40
 PAD, BLOCK_ROWS, MOST_MODALITIES = 64, 128, 6  # as in csrc/cuda/low_rank_fusion.h
 
 
-def unsupported(dtype: torch.dtype, modalities: int) -> str | None:
+def unsupported(dtype: torch.dtype, modalities: int, precision: str) -> str | None:
     """Why these kernels cannot take such a call, or None."""
     if dtype == torch.float64:
         return "its products are float32 or bfloat16, not float64"
+    # cuBLAS rounds as the whole process is set to. Another setting for the time of a call would be every thread's.
+    setting = torch.get_float32_matmul_precision()
+    if dtype == torch.float32 and precision == "ieee" and setting != "highest":
+        return (
+            f"its products round as torch.set_float32_matmul_precision({setting!r}) lets them, and this call asks for "
+            'precision "ieee"'
+        )
     if modalities > MOST_MODALITIES:
         return f"it takes up to {MOST_MODALITIES} modalities, not {modalities}"
     return None
@@ -136,26 +141,25 @@ def low_rank_fusion_backward(
     dw = grad.new_zeros(f.columns, f.total, dtype=torch.float32)
     constants = torch.zeros_like(f.constants).view(f.count, f.columns)
     wide_dr = None if f.scale is None else torch.empty_like(f.scale)
-    with _products_in(precision):
-        for first in range(0, f.rows, f.block):
-            count = min(f.block, f.rows - first)
-            f.pack_rows(first, count)
-            f.kernels.fusion_projection_gradient(
-                grad.data_ptr(), *f.packed(), f.code(f.dtype), 0 if products is None else products.data_ptr(),
-                dp.data_ptr(), first, count, f.rows, f.block, f.rank, f.width, f.stream,
-            )  # fmt: skip
-            for m, x in enumerate(f.inputs):
-                part, dp_m = f.part(m), dp[m, :count]
-                if factors_needed:
-                    _multiply(dp_m.T, f.t[:count, part], dw[:, part], add=True)
-                    constants[m] += dp_m.sum(dim=0, dtype=torch.float32)
-                if inputs_needed:
-                    _multiply(dp_m, f.w[:, part], dt[:count, part])
-                    f.kernels.fusion_input_gradient(
-                        dt[:, part].data_ptr(), f.total, f.code(f.dtype), x.data_ptr(), x.stride(0), x.shape[1],
-                        f.scale_of(m), f.count, first, count, dx[m].data_ptr(),
-                        0 if wide_dr is None else wide_dr[:, m].data_ptr(), f.stream,
-                    )  # fmt: skip
+    for first in range(0, f.rows, f.block):
+        count = min(f.block, f.rows - first)
+        f.pack_rows(first, count)
+        f.kernels.fusion_projection_gradient(
+            grad.data_ptr(), *f.packed(), f.code(f.dtype), 0 if products is None else products.data_ptr(),
+            dp.data_ptr(), first, count, f.rows, f.block, f.rank, f.width, f.stream,
+        )  # fmt: skip
+        for m, x in enumerate(f.inputs):
+            part, dp_m = f.part(m), dp[m, :count]
+            if factors_needed:
+                _multiply(dp_m.T, f.t[:count, part], dw[:, part], add=True)
+                constants[m] += dp_m.sum(dim=0, dtype=torch.float32)
+            if inputs_needed:
+                _multiply(dp_m, f.w[:, part], dt[:count, part])
+                f.kernels.fusion_input_gradient(
+                    dt[:, part].data_ptr(), f.total, f.code(f.dtype), x.data_ptr(), x.stride(0), x.shape[1],
+                    f.scale_of(m), f.count, first, count, dx[m].data_ptr(),
+                    0 if wide_dr is None else wide_dr[:, m].data_ptr(), f.stream,
+                )  # fmt: skip
     if wide_dr is not None and dr.numel():
         dr.copy_(wide_dr)
     if not factors_needed:
@@ -169,3 +173,16 @@ def low_rank_fusion_backward(
             do.copy_((wide * factor).sum(dim=(1, 2))[None])
             wide *= rank_weights.float().T[:, :, None]
         gradient.copy_(wide)
+
+
+def _multiply(a: Tensor, b: Tensor, out: Tensor, add: bool = False) -> None:
+    """Multiply into `out`, or add to it; bfloat16 operands into float32 without rounding in between."""
+    if a.dtype == out.dtype:
+        torch.addmm(out, a, b, out=out) if add else torch.mm(a, b, out=out)
+    elif hasattr(torch.ops.aten.addmm, "dtype_out"):
+        if add:
+            torch.ops.aten.addmm.dtype_out(out, a, b, out.dtype, out=out)
+        else:
+            torch.ops.aten.mm.dtype_out(a, b, out.dtype, out=out)
+    else:  # torch before 2.8
+        _multiply(a.to(out.dtype), b.to(out.dtype), out, add)

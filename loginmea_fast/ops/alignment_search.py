@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.errors import BackendError, InputError
-from loginmea_fast.ops import _launch
+from loginmea_fast.ops import _dispatch
 from loginmea_fast.ops import _search_exact as exact
 from loginmea_fast.ops._device_choice import in_order
 from loginmea_fast.reference import alignment_search as reference
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AlignmentRanks", "alignment_ranks", "alignment_topk", "mutual_nearest"]
 
-_FLOATS = (*_launch.FLOATS, torch.float16)
+_FLOATS = (*_dispatch.FLOATS, torch.float16)
 _SCREENS = (None, "bfloat16")
 
 
@@ -109,7 +109,7 @@ def alignment_ranks(
     more_a = None if left_extra is None else _tensor("left_extra", left_extra)
     more_b = None if right_extra is None else _tensor("right_extra", right_extra)
     _check({"left": a, "right": b, "left_extra": more_a, "right_extra": more_b}, screen, backend)
-    _launch.check_shape("right", b, tuple(a.shape), "[B, D], as left")
+    _dispatch.check_shape("right", b, tuple(a.shape), "[B, D], as left")
     if len(a) == 0:
         raise InputError("left and right hold no pairs, so there is nothing to rank")
     _check_k("csls_k", csls_k, min(_count(a, more_a), _count(b, more_b)), least=0)
@@ -222,20 +222,20 @@ def _tensor(name: str, rows: Rows) -> Tensor:
 
 
 def _check(sides: Mapping[str, Tensor | None], screen: str | None, backend: str) -> None:
-    _launch.check_backend_name(backend)
+    _dispatch.check_backend_name(backend)
     if screen not in _SCREENS:
         raise InputError(f"screen must be None or 'bfloat16'; got {screen!r}")
     width = None
     for name, rows in sides.items():
         if rows is None:
             continue
-        _launch.check_float(name, rows, _FLOATS)
-        _launch.check_shape(name, rows, (None, width), "[rows, width], the same width on both sides")
+        _dispatch.check_float(name, rows, _FLOATS)
+        _dispatch.check_shape(name, rows, (None, width), "[rows, width], the same width on both sides")
         width = rows.shape[1]
         if width == 0:
             raise InputError(f"{name} must be at least one column wide; got {list(rows.shape)}")
-    _launch.check_same_dtype(**sides)
-    _launch.check_same_device(**sides)
+    _dispatch.check_same_dtype(**sides)
+    _dispatch.check_same_device(**sides)
 
 
 def _check_approximate(op: str, approximate: str | None, rows: Tensor) -> None:
@@ -296,12 +296,12 @@ def _check_finite(**sides: Tensor | None) -> None:
 def _passes(op: str, rows: Tensor, screen: str | None, backend: str) -> Passes | None:
     """Choose the backend; None stands for the reference."""
     candidates = {
-        "cpu": lambda: _launch.native_reason(rows, "cpu"),
-        "cuda": lambda: _launch.native_reason(rows, "cuda"),
-        "triton": lambda: _launch.triton_reason(rows[:0].float()),  # kernels see packed rows only
+        "cpu": lambda: _dispatch.native_reason(rows, "cpu"),
+        "cuda": lambda: _dispatch.native_reason(rows, "cuda"),
+        "triton": lambda: _dispatch.triton_reason(rows[:0].float()),  # kernels see packed rows only
     }
     ordered = in_order("alignment_search", rows.dtype, rows.shape[1], candidates)
-    chosen = _launch.choose_backend(op, backend, ordered)
+    chosen = _dispatch.choose_backend(op, backend, ordered)
     narrow = screen is not None
     if chosen == "cpu":
         from loginmea_fast.ops._search_cpu import CpuPasses

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.errors import BackendError, InputError
-from loginmea_fast.ops import _launch
+from loginmea_fast.ops import _dispatch
 from loginmea_fast.ops._device_choice import in_order
 from loginmea_fast.reference import contrastive_loss as reference
 
@@ -69,20 +69,20 @@ def contrastive_loss(
             positive.
         BackendError: the backend asked for by name cannot serve.
     """
-    _launch.check_backend_name(backend)
+    _dispatch.check_backend_name(backend)
     if precision is not None and precision not in PRECISIONS:
         raise InputError(f"precision must be None or one of {', '.join(PRECISIONS)}; got {precision!r}")
     for name, tensor in (("left", left), ("right", right), ("extra_keys", extra_keys)):
         if tensor is not None:
-            _launch.check_float(name, tensor)
-    _launch.check_shape("left", left, (None, None), "[B, D]")
-    _launch.check_shape("right", right, tuple(left.shape), "[B, D], as left")
+            _dispatch.check_float(name, tensor)
+    _dispatch.check_shape("left", left, (None, None), "[B, D]")
+    _dispatch.check_shape("right", right, tuple(left.shape), "[B, D], as left")
     if extra_keys is not None:
-        _launch.check_shape("extra_keys", extra_keys, (None, left.shape[1]), "[X, D], as wide as left")
+        _dispatch.check_shape("extra_keys", extra_keys, (None, left.shape[1]), "[X, D], as wide as left")
     left, right = _autocast(left), _autocast(right)
     extra_keys = None if extra_keys is None else _autocast(extra_keys)
-    _launch.check_same_dtype(left=left, right=right, extra_keys=extra_keys)
-    _launch.check_same_device(left=left, right=right, extra_keys=extra_keys)
+    _dispatch.check_same_dtype(left=left, right=right, extra_keys=extra_keys)
+    _dispatch.check_same_device(left=left, right=right, extra_keys=extra_keys)
     if left.shape[0] == 0 or left.shape[1] == 0:
         raise InputError(f"left and right need at least one row and one column; got {list(left.shape)}")
     if isinstance(temperature, Tensor) or not isinstance(temperature, numbers.Real):
@@ -129,11 +129,11 @@ def _contrastive_loss(
     """Loss and, `with_gradient`, its gradients to left, right and extra keys; else three empty tensors."""
     op = "contrastive_loss"
     candidates = {
-        "cpu": lambda: _launch.native_reason(left, "cpu"),
-        "cuda": lambda: _launch.native_reason(left, "cuda"),
-        "triton": lambda: _launch.triton_reason(left) or _only_narrow_floats(left),
+        "cpu": lambda: _dispatch.native_reason(left, "cpu"),
+        "cuda": lambda: _dispatch.native_reason(left, "cuda"),
+        "triton": lambda: _dispatch.triton_reason(left) or _only_narrow_floats(left),
     }
-    chosen = _launch.choose_backend(op, backend, in_order(op, left.dtype, left.shape[1], candidates))
+    chosen = _dispatch.choose_backend(op, backend, in_order(op, left.dtype, left.shape[1], candidates))
     serve = {"reference": _reference, "cpu": _cpu, "cuda": _cuda, "triton": _triton}[chosen]
     precision = precision or _default_precision(left.device)
     return serve(left, right, extra_keys, temperature, bidirectional, precision, with_gradient)

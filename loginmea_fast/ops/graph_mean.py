@@ -15,12 +15,21 @@ from torch import Tensor
 
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.ops._launch import check_float, check_graph, check_shape, choose_backend, native_reason
+from loginmea_fast.kernels._derived import Derived
+from loginmea_fast.ops._dispatch import (
+    check_float,
+    check_graph,
+    check_shape,
+    choose_backend,
+    native_reason,
+    own_dtypes,
+    under_autocast,
+)
 
 # PyTorch calls its CSR tensors beta at first use; the two products below are covered by this project's tests.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning)
 
-__all__ = ["neighbor_mean", "relation_reflectors", "sparse_product"]
+__all__ = ["csr_product", "neighbor_mean", "relation_reflectors", "sparse_product"]
 
 # What is no longer than this has no direction.
 _EPS = 1e-12
@@ -39,6 +48,7 @@ def relation_reflectors(relation_embedding: Tensor, graph: AlignmentGraph) -> Te
     Raises:
         InputError: wrong shape, dtype or device.
     """
+    (relation_embedding,) = under_autocast(relation_embedding)
     check_float("relation_embedding", relation_embedding)
     check_graph(graph)
     check_shape(
@@ -63,6 +73,7 @@ def neighbor_mean(x: Tensor, graph: AlignmentGraph) -> Tensor:
     Raises:
         InputError: wrong shape, dtype or device.
     """
+    (x,) = under_autocast(x)
     check_float("x", x)
     check_graph(graph)
     check_shape("x", x, (graph.num_entities, None), "[entities, width]")
@@ -79,6 +90,31 @@ def neighbor_mean(x: Tensor, graph: AlignmentGraph) -> Tensor:
         graph.visit_order,
         x,
     )
+
+
+_transposes: Derived[tuple[Tensor, Tensor, Tensor]] = Derived()
+
+
+def csr_product(matrix: Tensor, x: Tensor) -> Tensor:
+    """A sparse matrix of fixed values times x. Its transpose, which the gradient needs, is made once.
+
+    A matrix whose tensors torch has changed in place is transposed anew. A change through a NumPy view of them goes
+    unseen: make a new matrix then.
+
+    Args:
+        matrix: [rows, columns], sparse CSR.
+        x: [columns, d].
+
+    Returns:
+        [rows, d].
+    """
+
+    def transpose() -> tuple[Tensor, Tensor, Tensor]:
+        t = matrix.detach().to_sparse_csc()
+        return t.ccol_indices(), t.row_indices(), t.values()
+
+    parts = matrix.crow_indices(), matrix.col_indices(), matrix.values()
+    return sparse_product(*parts, *_transposes.of(matrix, parts, transpose), x)
 
 
 def _check_device(name: str, tensor: Tensor, graph: AlignmentGraph) -> None:
@@ -137,7 +173,8 @@ def _row_sums(
     matrix = torch.sparse_csr_tensor(
         ptr, index.long(), value, size=(rows, x.shape[0]), check_invariants=False
     )
-    total = matrix @ wide.contiguous()
+    with own_dtypes(x):
+        total = matrix @ wide.contiguous()
     if own is not None:
         total = torch.addcmul(total, own[:, None], wide)
     if out_scale is not None:

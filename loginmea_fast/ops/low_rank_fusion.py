@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.errors import BackendError, InputError
-from loginmea_fast.ops import _launch
+from loginmea_fast.ops import _dispatch
 from loginmea_fast.ops._device_choice import in_order
 from loginmea_fast.reference import low_rank_fusion as reference
 
-__all__ = ["adaptive_low_rank_fusion", "low_rank_fusion", "modality_scale"]
+__all__ = ["adaptive_low_rank_fusion", "low_rank_fusion", "modality_scale", "unit_rows"]
 
 PRECISIONS = ("ieee", "tf32", "bfloat16")
 
@@ -40,7 +40,8 @@ def low_rank_fusion(
         y = sum_k o_k prod_m ( [1 | t_m] W_m^(k) ) + b ,    t_m = row_scale_m x_m
 
     Nothing of size rank x rows x width exists unless `keep_products` asks for it. On the CPU results, gradients
-    included, repeat bit for bit for any number of threads. Under autocast, inputs and factors are cast to its dtype.
+    included, repeat bit for bit for any number of threads. Under autocast, inputs and factors are cast to its dtype, or
+    to float32 where that is float16.
 
     Args:
         inputs: M tensors x_m [B, d_m], float32, float64 or bfloat16; the last dimension is best contiguous.
@@ -51,7 +52,9 @@ def low_rank_fusion(
         backend: "auto", "reference", "cpu", "triton" or "cuda".
         precision: what products of float32 tensors may be rounded to: "ieee" (not at all), "tf32" or "bfloat16", sums
             being kept in float32 always; a device that has no such arithmetic takes the next more exact one. None
-            follows `torch.get_float32_matmul_precision()` on CUDA and is "ieee" elsewhere.
+            follows `torch.get_float32_matmul_precision()` on CUDA and is "ieee" elsewhere. "cuda" multiplies with
+            cuBLAS, whose rounding is that setting of the whole process, which no operator touches: it is as exact as
+            the setting, and refuses "ieee" under one that is not.
         keep_products: store [K, M, B, d] in the dtype of `inputs` for backward, a third of whose work it saves.
 
     Returns:
@@ -63,7 +66,8 @@ def low_rank_fusion(
         BackendError: the backend asked for by name cannot serve.
     """
     inputs, factors = _autocast(inputs), _autocast(factors)
-    _launch.check_backend_name(backend)
+    rank_weights, bias, row_scale = _dispatch.under_autocast(rank_weights, bias, row_scale)
+    _dispatch.check_backend_name(backend)
     _check(inputs, factors, rank_weights, bias, row_scale)
     precision = _precision(precision, inputs[0].device)
     keep = keep_products and torch.is_grad_enabled()
@@ -107,7 +111,8 @@ def adaptive_low_rank_fusion(
         BackendError: the backend asked for by name cannot serve.
     """
     inputs, factors = _autocast(inputs), _autocast(factors)
-    _launch.check_backend_name(backend)
+    query, rank_weights, bias = _dispatch.under_autocast(query, rank_weights, bias)
+    _dispatch.check_backend_name(backend)
     _check(inputs, factors, rank_weights, bias, None)
     _check_query(inputs, query)
     precision = _precision(precision, inputs[0].device)
@@ -119,7 +124,7 @@ def adaptive_low_rank_fusion(
 def modality_scale(inputs: Sequence[Tensor], query: Tensor | None = None, backend: str = "auto") -> Tensor:
     """Attention weight of each modality over its length, the `row_scale` of `low_rank_fusion` (DESIGN 2.6).
 
-        s_m = q . tanh(x_m) ,   r_m = softmax_m(s) / max(|x_m|, 1e-12)
+        s_m = q . tanh(x_m) ,   r_m = softmax_m(s) / |x_m|
 
     One pass over the inputs; backward is another and computes tanh again.
 
@@ -129,18 +134,31 @@ def modality_scale(inputs: Sequence[Tensor], query: Tensor | None = None, backen
         backend: "auto", "reference" or "cpu"; "triton" and "cuda" are plain PyTorch on the device.
 
     Returns:
-        r [B, M], float64 for float64 inputs, else float32. It can be differentiated once. An all-zero row counts as
-        one of length 1e-12, which leaves it zero when it is scaled, and its gradient has no part through the length.
+        r [B, M], float64 for float64 inputs, else float32. It can be differentiated once. An all-zero row (no element
+        is a normal number) counts as one of length 1e-12, which leaves it zero when it is scaled, and its gradient has
+        no part through the length; every other row is measured rightly, however short or long.
 
     Raises:
         InputError: a shape, dtype or device does not fit; the message names the modality.
         BackendError: the backend asked for by name cannot serve.
     """
-    inputs = _autocast(inputs)
-    _launch.check_backend_name(backend)
+    inputs, (query,) = _autocast(inputs), _dispatch.under_autocast(query)
+    _dispatch.check_backend_name(backend)
     _check_inputs(inputs)
     _check_query(inputs, query)
     return _modality_scale(inputs, query, backend)
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows x / |x|, in plain PyTorch, however short or long they are; a row of zeros stays one.
+
+    Args:
+        x: [B, d].
+
+    Returns:
+        [B, d].
+    """
+    return x / reference.row_lengths(x)[:, None]
 
 
 def _precision(asked: str | None, device: torch.device) -> str:
@@ -155,11 +173,8 @@ def _precision(asked: str | None, device: torch.device) -> str:
 
 def _autocast(tensors: Sequence[Tensor]) -> list[Tensor]:
     def cast(tensor: Tensor) -> Tensor:
-        device = tensor.device.type
-        if not torch.amp.is_autocast_available(device):  # the meta device, for one
-            return tensor
-        wanted = torch.is_autocast_enabled(device) and tensor.dtype != torch.float64
-        return tensor.to(torch.get_autocast_dtype(device)) if wanted else tensor
+        dtype = _dispatch.autocast_dtype(tensor)
+        return tensor if dtype is None or tensor.dtype == torch.float64 else tensor.to(dtype)
 
     return [cast(t) if isinstance(t, Tensor) else t for t in tensors]
 
@@ -168,16 +183,16 @@ def _check_inputs(inputs: list[Tensor]) -> None:
     if not inputs:
         raise InputError("inputs must hold at least one modality; got none")
     for m, x in enumerate(inputs):
-        _launch.check_float(f"inputs[{m}]", x)
-        _launch.check_shape(f"inputs[{m}]", x, (None, None), "[rows, width of the modality]")
+        _dispatch.check_float(f"inputs[{m}]", x)
+        _dispatch.check_shape(f"inputs[{m}]", x, (None, None), "[rows, width of the modality]")
         if x.shape[0] != inputs[0].shape[0]:
             raise InputError(
                 f"all modalities must have the same rows; inputs[{m}] has {x.shape[0]}, "
                 f"inputs[0] has {inputs[0].shape[0]}"
             )
     named = {f"inputs[{m}]": x for m, x in enumerate(inputs)}
-    _launch.check_same_dtype(**named)
-    _launch.check_same_device(**named)
+    _dispatch.check_same_dtype(**named)
+    _dispatch.check_same_device(**named)
 
 
 def _check_query(inputs: list[Tensor], query: Tensor | None) -> None:
@@ -189,15 +204,15 @@ def _check_query(inputs: list[Tensor], query: Tensor | None) -> None:
             raise InputError(
                 f"modality attention needs inputs of one width; inputs[{m}] has {x.shape[1]}, inputs[0] has {width}"
             )
-    _launch.check_shape("query", query, (1, width), "[1, width]")
+    _dispatch.check_shape("query", query, (1, width), "[1, width]")
     _check_small("query", query, inputs[0])
 
 
 def _check_small(name: str, tensor: Tensor, first: Tensor) -> None:
     """Small tensors may stay in float32 beside bfloat16 inputs: they cost nothing and their rounding would show."""
     allowed = (torch.bfloat16, torch.float32) if first.dtype == torch.bfloat16 else (first.dtype,)
-    _launch.check_float(name, tensor, allowed)
-    _launch.check_same_device(**{"inputs[0]": first, name: tensor})
+    _dispatch.check_float(name, tensor, allowed)
+    _dispatch.check_same_device(**{"inputs[0]": first, name: tensor})
 
 
 def _check(
@@ -212,27 +227,27 @@ def _check(
     _check_inputs(inputs)
     rows = inputs[0].shape[0]
     for m, (x, factor) in enumerate(zip(inputs, factors, strict=True)):
-        _launch.check_float(f"factors[{m}]", factor)
-        _launch.check_shape(
+        _dispatch.check_float(f"factors[{m}]", factor)
+        _dispatch.check_shape(
             f"factors[{m}]", factor, (None, None, None), "[rank, width of the modality + 1, out]"
         )
         rank, _, width = factors[0].shape
-        _launch.check_shape(
+        _dispatch.check_shape(
             f"factors[{m}]",
             factor,
             (rank, x.shape[1] + 1, width),
             f"[rank, width of inputs[{m}] + 1, out], rank and out as in factors[0]",
         )
-        _launch.check_same_dtype(**{f"inputs[{m}]": x, f"factors[{m}]": factor})
-        _launch.check_same_device(**{f"inputs[{m}]": x, f"factors[{m}]": factor})
+        _dispatch.check_same_dtype(**{f"inputs[{m}]": x, f"factors[{m}]": factor})
+        _dispatch.check_same_device(**{f"inputs[{m}]": x, f"factors[{m}]": factor})
     if rank == 0 or width == 0:
         raise InputError(f"rank and out width must be positive; factors[0] is {list(factors[0].shape)}")
-    _launch.check_shape("rank_weights", rank_weights, (1, rank), "[1, rank]")
+    _dispatch.check_shape("rank_weights", rank_weights, (1, rank), "[1, rank]")
     _check_small("rank_weights", rank_weights, inputs[0])
-    _launch.check_shape("bias", bias, (1, width), "[1, out]")
+    _dispatch.check_shape("bias", bias, (1, width), "[1, out]")
     _check_small("bias", bias, inputs[0])
     if row_scale is not None:
-        _launch.check_shape("row_scale", row_scale, (rows, len(inputs)), "[rows, modalities]")
+        _dispatch.check_shape("row_scale", row_scale, (rows, len(inputs)), "[rows, modalities]")
         _check_small("row_scale", row_scale, inputs[0])
 
 
@@ -257,7 +272,7 @@ def _low_rank_fusion(
     if adaptive:
         row_scale = scale = _scale_of(inputs, query, backend)
     kept = products if keep_products else None
-    chosen = _choose(inputs, backend)
+    chosen = _choose(inputs, precision, backend)
     if chosen == "cpu":
         arguments, alive = _cpu_operands(inputs, factors, rank_weights, row_scale)
         wide_bias = _sums(bias).contiguous()
@@ -271,7 +286,7 @@ def _low_rank_fusion(
             y, inputs, factors, rank_weights, bias, row_scale, kept, _product_precision(inputs[0], precision)
         )
     else:
-        with _own_dtypes(inputs[0]):
+        with _dispatch.own_dtypes(inputs[0]):
             y.copy_(reference.low_rank_fusion_forward(inputs, factors, rank_weights, bias, row_scale, kept))
     return y, products, scale
 
@@ -313,7 +328,7 @@ def _low_rank_fusion_backward(
         inputs, factors, rank_weights, bias, row_scale, query, inputs_needed, factors_needed
     )
     count, grad, kept = len(inputs), grad.contiguous(), products if products.numel() else None
-    chosen = _choose(inputs, backend)
+    chosen = _choose(inputs, precision, backend)
     if chosen == "cpu":
         dx, dw, (do, db, dr) = gradients[:count], gradients[count : 2 * count], gradients[2 * count :]
         small = [_sums(g) for g in (do, db, dr)]  # the kernel writes them in the dtype of its sums
@@ -332,7 +347,7 @@ def _low_rank_fusion_backward(
             _product_precision(inputs[0], precision),
         )  # fmt: skip
     else:
-        with _own_dtypes(inputs[0]):
+        with _dispatch.own_dtypes(inputs[0]):
             dx, dw, *rest = reference.low_rank_fusion_backward(
                 grad, inputs, factors, rank_weights, row_scale, kept
             )
@@ -441,7 +456,7 @@ def _scale_of(inputs: Sequence[Tensor], query: Tensor | None, backend: str) -> T
             *_cpu_rows(x), _address(q), r.data_ptr(), x[0].shape[0], *_cpu_row_type(x)
         )
         return r
-    with _own_dtypes(inputs[0]):
+    with _dispatch.own_dtypes(inputs[0]):
         return reference.modality_scale([_sums(x) for x in inputs], None if query is None else _sums(query))
 
 
@@ -481,7 +496,7 @@ def _add_scale_gradient(
             x[0].shape[0], add, *_cpu_row_type(x),
         )  # fmt: skip
         return wide_dq.to(dq.dtype)
-    with _own_dtypes(inputs[0]):
+    with _dispatch.own_dtypes(inputs[0]):
         through, dq_or_none = reference.modality_scale_backward(grad, inputs, query)
         for to, part in zip(dx, through, strict=True):
             to.copy_(to + part if add else part)
@@ -514,16 +529,17 @@ def _scale_backward(ctx, grad):  # type: ignore[no-untyped-def]
 _modality_scale.register_autograd(_scale_backward, setup_context=_setup_scale_context)
 
 
-def _choose(inputs: Sequence[Tensor], backend: str) -> str:
+def _choose(inputs: Sequence[Tensor], precision: str, backend: str) -> str:
     first, op = inputs[0], "low_rank_fusion"
     candidates = {
-        "cpu": lambda: _launch.native_reason(first, "cpu"),
-        "triton": lambda: _launch.triton_reason(first) or _gpu("triton").unsupported(first.dtype),
+        "cpu": lambda: _dispatch.native_reason(first, "cpu"),
+        "triton": lambda: _dispatch.triton_reason(first) or _gpu("triton").unsupported(first.dtype),
         "cuda": lambda: (
-            _launch.native_reason(first, "cuda") or _gpu("cuda").unsupported(first.dtype, len(inputs))
+            _dispatch.native_reason(first, "cuda")
+            or _gpu("cuda").unsupported(first.dtype, len(inputs), precision)
         ),
     }
-    return _launch.choose_backend(op, backend, in_order(op, first.dtype, first.shape[1], candidates))
+    return _dispatch.choose_backend(op, backend, in_order(op, first.dtype, first.shape[1], candidates))
 
 
 def _gpu(backend: str) -> Any:
@@ -539,23 +555,18 @@ def _gpu(backend: str) -> Any:
 
 def _choose_scale(first: Tensor, backend: str) -> str:
     """A GPU has no kernel for it: asked for by name, Triton and CUDA serve where they could, with plain PyTorch."""
-    candidates: dict[str, Callable[[], str | None]] = {"cpu": lambda: _launch.native_reason(first, "cpu")}
+    candidates: dict[str, Callable[[], str | None]] = {"cpu": lambda: _dispatch.native_reason(first, "cpu")}
     asked = os.environ.get("LOGINMEA_BACKEND", "auto") if backend == "auto" else backend
     if asked != "auto":
-        candidates["triton"] = lambda: _launch.triton_reason(first)
+        candidates["triton"] = lambda: _dispatch.triton_reason(first)
         candidates["cuda"] = lambda: (
             None if first.is_cuda else f"needs tensors on cuda, these are on {first.device}"
         )
-    return _launch.choose_backend("modality_scale", backend, candidates)
+    return _dispatch.choose_backend("modality_scale", backend, candidates)
 
 
 def _product_precision(first: Tensor, precision: str) -> str:
     return "bfloat16" if first.dtype == torch.bfloat16 else precision
-
-
-def _own_dtypes(first: Tensor) -> torch.autocast:
-    """Autocast has done its part when it cast the arguments; it must not round the sums as well."""
-    return torch.autocast(first.device.type, enabled=False)
 
 
 def _sum_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.ops._launch import (
+from loginmea_fast.ops._dispatch import (
     check_float,
     check_graph,
     check_same_device,

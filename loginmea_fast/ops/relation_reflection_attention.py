@@ -16,7 +16,7 @@ from torch import Tensor
 
 from loginmea_fast.errors import BackendError, InputError
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.ops import _launch
+from loginmea_fast.ops import _dispatch
 from loginmea_fast.ops._device_choice import in_order
 from loginmea_fast.reference import relation_reflection_attention as reference
 
@@ -76,6 +76,9 @@ def relation_reflection_attention(
         BackendError: the backend asked for by name cannot serve.
     """
     x, reflectors = _under_autocast(x, reflectors)
+    set_logits, relation_vector, neighbor_vector = _dispatch.under_autocast(
+        set_logits, relation_vector, neighbor_vector
+    )
     _check(x, reflectors, graph, activation, backend)
     width = x.shape[1]
     for name, tensor, shape, meaning in (
@@ -127,6 +130,9 @@ def relation_reflection_layers(
         BackendError: the backend asked for by name cannot serve.
     """
     x, reflectors = _under_autocast(x, reflectors)
+    set_logits, relation_vectors, neighbor_vectors = _dispatch.under_autocast(
+        set_logits, relation_vectors, neighbor_vectors
+    )
     _check(x, reflectors, graph, activation, backend)
     given = set_logits if set_logits is not None else relation_vectors
     layers = 0 if given is None or given.dim() == 0 else given.shape[0]
@@ -144,29 +150,31 @@ def relation_reflection_layers(
     return out
 
 
-def _under_autocast(x: Tensor, reflectors: Tensor) -> tuple[Tensor, Tensor]:
+def _under_autocast(x: Tensor, reflectors: Tensor) -> list[Tensor]:
     """Under autocast one argument may come from a product in half precision: the wider dtype serves both."""
-    if x.dtype != reflectors.dtype and torch.is_autocast_enabled(x.device.type):
+    x, reflectors = _dispatch.under_autocast(x, reflectors)
+    both = isinstance(x, Tensor) and isinstance(reflectors, Tensor)
+    if both and x.dtype != reflectors.dtype and _dispatch.autocast_dtype(x) is not None:
         dtype = torch.promote_types(x.dtype, reflectors.dtype)
-        return x.to(dtype), reflectors.to(dtype)
-    return x, reflectors
+        return [x.to(dtype), reflectors.to(dtype)]
+    return [x, reflectors]
 
 
 def _check(
     x: Tensor, reflectors: Tensor, graph: AlignmentGraph, activation: str | None, backend: str
 ) -> None:
-    _launch.check_backend_name(backend)
+    _dispatch.check_backend_name(backend)
     if activation not in (None, "tanh"):
         raise InputError(f'activation must be "tanh" or None; got {activation!r}')
-    _launch.check_float("x", x)
-    _launch.check_float("reflectors", reflectors)
-    _launch.check_graph(graph)
-    _launch.check_shape("x", x, (graph.num_entities, None), "[entities, width]")
-    _launch.check_shape(
+    _dispatch.check_float("x", x)
+    _dispatch.check_float("reflectors", reflectors)
+    _dispatch.check_graph(graph)
+    _dispatch.check_shape("x", x, (graph.num_entities, None), "[entities, width]")
+    _dispatch.check_shape(
         "reflectors", reflectors, (graph.num_relation_sets, x.shape[1]), "[relation sets, width]"
     )
-    _launch.check_same_dtype(x=x, reflectors=reflectors)
-    _launch.check_same_device(x=x, reflectors=reflectors)
+    _dispatch.check_same_dtype(x=x, reflectors=reflectors)
+    _dispatch.check_same_device(x=x, reflectors=reflectors)
     if graph.device != x.device:
         raise InputError(f"x is on {x.device}, the graph on {graph.device}; move it with graph.to()")
 
@@ -175,9 +183,9 @@ def _check_parameter(
     name: str, tensor: Tensor | None, shape: tuple[int, ...], meaning: str, x: Tensor
 ) -> None:
     if tensor is not None:
-        _launch.check_float(name, tensor)
-        _launch.check_shape(name, tensor, shape, meaning)
-        _launch.check_same_device(**{"x": x, name: tensor})
+        _dispatch.check_float(name, tensor)
+        _dispatch.check_shape(name, tensor, shape, meaning)
+        _dispatch.check_same_device(**{"x": x, name: tensor})
 
 
 def _wide(tensor: Tensor | None, x: Tensor) -> Tensor | None:
@@ -230,12 +238,12 @@ _Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 def _backend_for(backend: str, x: Tensor) -> str:
     candidates = {
-        "cpu": lambda: _launch.native_reason(x, "cpu"),
-        "triton": lambda: _launch.triton_reason(x) or _too_much_for_triton(x),
-        "cuda": lambda: _launch.native_reason(x, "cuda") or _cuda_reason(x),
+        "cpu": lambda: _dispatch.native_reason(x, "cpu"),
+        "triton": lambda: _dispatch.triton_reason(x) or _too_much_for_triton(x),
+        "cuda": lambda: _dispatch.native_reason(x, "cuda") or _cuda_reason(x),
     }
     op = "relation_reflection_attention"
-    return _launch.choose_backend(op, backend, in_order(op, x.dtype, x.shape[1], candidates))
+    return _dispatch.choose_backend(op, backend, in_order(op, x.dtype, x.shape[1], candidates))
 
 
 def _too_much_for_triton(x: Tensor) -> str | None:
@@ -266,22 +274,24 @@ def _kernels(backend: str) -> Any:
 def _forward(chain: _Chain, set_logits: Tensor | None, backend: str) -> None:
     """Fill all that forward writes."""
     chosen = _backend_for(backend, chain.z[0])
-    if chosen == "reference":
-        _reference_forward(chain, set_logits)
-    elif chosen == "cpu":
-        _cpu_forward(chain, set_logits)
-    else:
-        _gpu_forward(chain, set_logits, _kernels(chosen))
+    with _dispatch.own_dtypes(chain.z[0]):
+        if chosen == "reference":
+            _reference_forward(chain, set_logits)
+        elif chosen == "cpu":
+            _cpu_forward(chain, set_logits)
+        else:
+            _gpu_forward(chain, set_logits, _kernels(chosen))
 
 
 def _backward(chain: _Chain, grads: Sequence[Tensor | None], backend: str) -> _Gradients:
     """The gradient, given that of every z; None where z_k got none but the chain's."""
     chosen = _backend_for(backend, chain.z[0])
-    if chosen == "reference":
-        return _reference_backward(chain, grads)
-    if chosen == "cpu":
-        return _cpu_backward(chain, grads)
-    return _gpu_backward(chain, grads, _kernels(chosen))
+    with _dispatch.own_dtypes(chain.z[0]):
+        if chosen == "reference":
+            return _reference_backward(chain, grads)
+        if chosen == "cpu":
+            return _cpu_backward(chain, grads)
+        return _gpu_backward(chain, grads, _kernels(chosen))
 
 
 def _reference_forward(chain: _Chain, set_logits: Tensor | None) -> None:

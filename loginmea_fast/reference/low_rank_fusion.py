@@ -18,12 +18,15 @@ Gradient, with g = dL/dy:
     dt_m    = sum_k dP_mk W_m^(k)[1:]^T         dx_m = r_m dt_m        dr_m = sum over columns of dt_m x_m
     dW_m^(k) = [1 | t_m]^T dP_mk                do_k = sum g prod_m P_mk        db = column sums of g
 
-The row scale is the modality's attention weight over its length, with q [1, d] the query and eps = 1e-12:
+The row scale is the modality's attention weight over its length, with q [1, d] the query:
 
-    s_m = q . tanh(x_m) ;   a = softmax over m of s ;   n_m = max(|x_m|, eps) ;   r_m = a_m / n_m
+    s_m = q . tanh(x_m) ;   a = softmax over m of s ;   n_m = |x_m| ;   r_m = a_m / n_m
     da_m = dr_m / n_m ;   ds_m = a_m (da_m - sum_n a_n da_n)
-    dx_m = ds_m q (1 - tanh(x_m)^2) - [|x_m| > eps] dr_m r_m x_m / n_m^2
+    dx_m = ds_m q (1 - tanh(x_m)^2) - dr_m r_m x_m / n_m^2
     dq   = sum over rows and m of ds_m tanh(x_m)
+
+A row of zeros has no direction: its n_m counts as 1e-12 and is held constant. Squares of a row near 1e-30 are 0 in
+float32 and those of one near 1e30 infinite, so such rows are divided by their largest element before they are measured.
 """
 
 from __future__ import annotations
@@ -40,9 +43,11 @@ __all__ = [
     "low_rank_fusion_forward",
     "modality_scale",
     "modality_scale_backward",
+    "row_lengths",
 ]
 
-SHORTEST_ROW = 1e-12
+# Between these lengths the squares of float32 elements neither vanish nor overflow.
+SHORTEST_ROW, LONGEST_ROW = 1e-12, 1e18
 # Rows a block of the hand-derived formulas: temporaries of rank x block x width, whatever the number of rows.
 BLOCK_ROWS = 1024
 
@@ -85,11 +90,31 @@ def modality_scale(inputs: Sequence[Tensor], query: Tensor | None = None) -> Ten
     Returns:
         [B, M].
     """
-    length = torch.stack([x.norm(dim=1) for x in inputs], dim=1).clamp_min(SHORTEST_ROW)  # [B, M]
+    length = torch.stack([row_lengths(x) for x in inputs], dim=1)  # [B, M]
     if query is None:
         return length.reciprocal()
     scores = torch.stack([torch.tanh(x) @ query[0] for x in inputs], dim=1)  # [B, M]
     return torch.softmax(scores, dim=1) / length
+
+
+def row_lengths(x: Tensor) -> Tensor:
+    """|x| of every row, and 1e-12, a constant, of a row without direction.
+
+    Args:
+        x: [B, d].
+
+    Returns:
+        [B], for autograd to differentiate.
+    """
+    plain, largest = x.detach().norm(dim=1), _largest(x)
+    extreme, flat = (plain <= SHORTEST_ROW) | (plain >= LONGEST_ROW), largest < torch.finfo(x.dtype).tiny
+    first = torch.where(extreme & ~flat, largest, 1.0)
+    return torch.where(flat, SHORTEST_ROW, (x / first[:, None]).norm(dim=1) * first)
+
+
+def _largest(x: Tensor) -> Tensor:
+    """The largest magnitude in each row."""
+    return x.detach().abs().amax(dim=1) if x.shape[1] else x.new_zeros(x.shape[0])
 
 
 def low_rank_fusion_forward(
@@ -194,8 +219,7 @@ def modality_scale_backward(
     """
     x = [_wide(v) for v in inputs]
     dr = grad.to(x[0].dtype)
-    true_length = torch.stack([v.norm(dim=1) for v in x], dim=1)
-    length = true_length.clamp_min(SHORTEST_ROW)
+    length = torch.stack([row_lengths(v) for v in x], dim=1)
     if query is None:
         r = length.reciprocal()
         ds = torch.zeros_like(dr)
@@ -205,8 +229,13 @@ def modality_scale_backward(
         r = a / length
         da = dr / length
         ds = a * (da - (a * da).sum(dim=1, keepdim=True))
-    along = torch.where(true_length > SHORTEST_ROW, -dr * r / length / length, 0.0)
-    dx = [along[:, m, None] * v for m, v in enumerate(x)]
+    # The cube of an extreme length has no place in float32: there x is divided by it first.
+    extreme = (length <= SHORTEST_ROW) | (length >= LONGEST_ROW)
+    along = -dr * r / length / torch.where(extreme, 1.0, length)
+    shrink = torch.where(extreme, length.reciprocal(), 1.0)
+    flat = torch.stack([_largest(v) for v in x], dim=1) < torch.finfo(dr.dtype).tiny
+    along = torch.where(flat, 0.0, along)
+    dx = [along[:, m, None] * (shrink[:, m, None] * v) for m, v in enumerate(x)]
     dq = None
     if query is not None:
         bent = [torch.tanh(v) for v in x]

@@ -16,7 +16,7 @@ from loginmea_fast.data import AlignmentPair, Split
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.nn import LoginMEA
-from loginmea_fast.ops._launch import native_reason
+from loginmea_fast.ops._dispatch import native_reason
 from loginmea_fast.training.checkpoint import fingerprint
 from loginmea_fast.training.config import Config
 

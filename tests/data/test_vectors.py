@@ -47,6 +47,15 @@ def test_every_kind_of_file(tiny, tmp_path, suffix):
     torch.testing.assert_close(feature.values[IDS], expected)
 
 
+@pytest.mark.parametrize("length", [1e-30, 1e-13, 1e17, 1e30])
+def test_rows_of_any_length_become_unit_rows(tiny, tmp_path, length):
+    """Though their squares leave the range of float32."""
+    rows = ROWS.copy()
+    rows[0] *= length
+    feature = load(tiny(), vectors={"image": write(tmp_path / "vectors.npz", rows=rows)})
+    torch.testing.assert_close(feature.values[0], torch.tensor([0.6, 0.8, 0.0]))
+
+
 def test_gaps_get_the_neighbours_mean_once_a_triple_then_the_mean_of_all(tiny, tmp_path):
     path = write(tmp_path / "vectors.npz")
     triples = "0\t0\t4\n4\t1\t0\n4\t0\t1\n4\t0\t4\n"

@@ -1,4 +1,4 @@
-"""The packed products under every instruction set that this processor has, not only under its widest."""
+"""Headers of the kernels under every instruction set that this processor has, not only under its widest."""
 
 from __future__ import annotations
 
@@ -50,3 +50,14 @@ def test_packed_products(march: str, needs: tuple[str, ...], vector_bytes: int, 
     done = subprocess.run([program], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert done.stdout.strip() == f"vectors of {vector_bytes} bytes"
+
+
+def test_functions_of_numbers_that_are_none(tmp_path: Path) -> None:
+    program, source = tmp_path / "elementwise", Path(__file__).with_name("elementwise.cpp")
+    checks = ["-fsanitize=undefined", "-fsanitize=float-cast-overflow", "-fno-sanitize-recover=all"]
+    subprocess.run(
+        ["c++", "-std=c++17", "-O1", *checks, f"-I{ROOT / 'csrc'}", str(source), "-o", str(program)],
+        check=True,
+    )
+    done = subprocess.run([program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -189,6 +189,21 @@ def test_other_kinds_of_features_give_the_same(graph: AlignmentGraph, kind: str)
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("variant", [{}, {"use_low_rank": False}], ids=["fusion", "weighted sum"])
+def test_a_modality_of_any_length_counts_by_its_direction(graph: AlignmentGraph, variant: dict) -> None:
+    model = LoginMEA(
+        graph, {"image": 6, "relation": 6}, hidden_dim=6, rank=3, use_adaptive_weights=False, **variant
+    )
+    with torch.no_grad():
+        for projection in model.projections.values():
+            projection.bias.zero_()
+    features = features_of(graph, {"image": 6, "relation": 6})
+    expected = model(features).joint
+    for factor in (1e-30, 1e30):
+        scaled = model({**features, "image": features["image"] * factor}).joint
+        torch.testing.assert_close(scaled, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_bfloat16_activations_stay_close(graph: AlignmentGraph) -> None:
     torch.manual_seed(0)
     model = LoginMEA(graph, DIMS, hidden_dim=6, rank=3)

@@ -90,3 +90,11 @@ def test_bad_arguments() -> None:
         layer(torch.randn(3, 5), EDGE_INDEX, EDGE_TYPE)
     with pytest.raises(InputError, match="must have shape"):
         layer(torch.randn(4, 6), EDGE_INDEX, EDGE_TYPE)
+    with pytest.raises(
+        InputError, match=r"edge_type must be an int64 tensor; got NoneType.*a relation for every edge"
+    ):
+        layer(torch.randn(4, 5), EDGE_INDEX, None)
+    with pytest.raises(InputError, match="edge_index must be an int64 tensor; got list"):
+        layer(torch.randn(4, 5), EDGE_INDEX.tolist(), EDGE_TYPE)
+    with pytest.raises(InputError, match="edge_type must hold integers"):
+        layer(torch.randn(4, 5), EDGE_INDEX, torch.full((7,), torch.nan))

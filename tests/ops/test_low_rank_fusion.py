@@ -426,6 +426,34 @@ def test_a_row_of_zeros_is_fused_without_nan(backend, dtype) -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("length", [1e-36, 1e-30, 1e-13, 1e-12, 1e18, 1e30])
+def test_rows_of_any_length_have_their_direction(backend, dtype, length) -> None:
+    """Squares of float32 elements of 1e-30 vanish and those of 1e30 overflow: the length must not."""
+    _skip_unless_served(backend, dtype)
+    x = [torch.randn(4, 5).double(), torch.randn(4, 5).double()]
+    x[0][1] *= length / x[0][1].norm()
+    x[1][2] *= length / x[1][2].norm()
+    x = [v.to(dtype).requires_grad_() for v in x]
+    truth = [v.detach().double().requires_grad_() for v in x]
+    query = torch.randn(1, 5)
+    for q in (query.to(dtype), None):
+        r = modality_scale(x, q, backend)
+        expected = reference.modality_scale(truth, None if q is None else q.double())
+        unit = torch.stack([r[:, m, None] * v.to(r.dtype) for m, v in enumerate(x)])
+        wanted = torch.stack([expected[:, m, None] * v for m, v in enumerate(truth)])
+        if q is None:
+            assert_close(unit.norm(dim=2), torch.ones(2, 4).double(), "length", dtype=r.dtype)
+        assert_close(unit.flatten(1), wanted.flatten(1), "unit rows", dtype=r.dtype)
+        # Each row's gradient is as long as its reciprocal length: rows are compared at their own scale.
+        gradients = torch.autograd.grad(r, x, r.detach().reciprocal().clamp(1e-37, 1e37))
+        upstream = expected.detach().reciprocal().clamp(1e-37, 1e37)
+        for a, e in zip(gradients, torch.autograd.grad(expected, truth, upstream), strict=True):
+            for row, wanted_row in zip(a, e, strict=True):
+                assert_close(row, wanted_row, "gradient", dtype=dtype)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize("with_query", [True, False], ids=["query", "lengths"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_adaptive_fusion_is_scale_and_fusion(backend, with_query, dtype) -> None:

@@ -11,18 +11,21 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from loginmea_fast.errors import BackendError, BuildError, InputError
 from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.kernels._derived import version_of
 
 __all__ = [
     "BACKENDS",
     "FLOATS",
     "Choice",
+    "autocast_dtype",
     "check_backend_name",
     "check_float",
     "check_graph",
@@ -31,7 +34,10 @@ __all__ = [
     "check_shape",
     "choose_backend",
     "native_reason",
+    "own_dtypes",
     "triton_reason",
+    "under_autocast",
+    "version_of",
     "watch_choices",
 ]
 
@@ -163,15 +169,61 @@ def triton_reason(tensor: Tensor) -> str | None:
     return None
 
 
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """The dtype in which an operator computes under autocast, or None outside of it.
+
+    Autocast's own, or float32 where that is float16, which the operators have no kernels for.
+    """
+    device = tensor.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    dtype = torch.get_autocast_dtype(device)
+    return dtype if dtype in FLOATS else torch.float32
+
+
+def under_autocast(*tensors: Any) -> list[Any]:
+    """Arguments as they are, but in float32 where a product under autocast left them in float16."""
+
+    def take(tensor: Any) -> Any:
+        narrow = isinstance(tensor, Tensor) and tensor.dtype == torch.float16
+        return tensor.float() if narrow and autocast_dtype(tensor) is not None else tensor
+
+    return [take(tensor) for tensor in tensors]
+
+
+def own_dtypes(tensor: Tensor) -> torch.autocast:
+    """Autocast has done its part when it cast the arguments; it must not round the sums as well."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
 def check_float(name: str, tensor: Tensor, allowed: Sequence[torch.dtype] = FLOATS) -> None:
-    """Raise `InputError` unless `tensor` is a tensor of one of the `allowed` dtypes."""
+    """Raise unless `tensor` is a plain tensor of one of the `allowed` dtypes.
+
+    Raises:
+        InputError: no tensor, or another dtype.
+        BackendError: a tensor inside a transform of `torch.func` or forward-mode differentiation.
+    """
     if not isinstance(tensor, Tensor):
         raise InputError(f"{name} must be a tensor; got {type(tensor).__name__}")
+    if not torch.compiler.is_compiling() and (transform := _transform_of(tensor)):
+        raise BackendError(
+            f"{name} is inside {transform}, which the native kernels of this operator cannot follow; differentiate "
+            "with backward() or torch.autograd.grad, or use the plain formula in loginmea_fast.reference"
+        )
     if tensor.dtype not in allowed:
         names = ", ".join(str(d).removeprefix("torch.") for d in allowed)
         raise InputError(
             f"{name} must have dtype {names}; got {str(tensor.dtype).removeprefix('torch.')}. Convert it with .to()"
         )
+
+
+def _transform_of(tensor: Tensor) -> str | None:
+    """Which transform of torch has wrapped the tensor: its results would be refused deep inside, or wrong."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return "a transform of torch.func (vmap, grad, vjp, jvp, ...)"
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
+        return "forward-mode differentiation"
+    return None
 
 
 def check_graph(graph: object) -> None:
