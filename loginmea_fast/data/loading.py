@@ -85,12 +85,14 @@ def load(
         modalities = [name.strip() for name in modalities.split(",")]
     width = bag_size if compat == "authors" else None
     features: dict[str, Feature] = {}
+    notes: tuple[str, ...] = ()
     for modality in modalities:
         if modality in files:
             has_vector = pair.has_image if modality == "image" else None
-            features[modality] = vector_feature(
+            features[modality], said = vector_feature(
                 files[modality], pair, has_vector=has_vector, compat=compat, seed=seed
             )
+            notes += said
         elif modality == "relation":
             features[modality] = relation_bag(pair.triples, pair.num_entities, bag_size, width)
         elif modality == "attribute":
@@ -110,7 +112,7 @@ def load(
                 + (f"did you mean {near[0]!r}? else " if near else "")
                 + f"give its vectors as {modality}=FILE (--vectors, vectors={{...}}) or leave the modality out"
             )
-    return pair.with_features(features)
+    return replace(pair.with_features(features), notes=pair.notes + notes)
 
 
 def load_embedded(modalities: Sequence[str] | str | None = None) -> AlignmentPair:

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from loginmea_fast.data.bags import csr_matrix, sparse_csr
+from loginmea_fast.data.bags import csr_matrix
 from loginmea_fast.data.pair import AlignmentPair, Feature, first_nonfinite_row
-from loginmea_fast.data.restricted_pickle import load_restricted_pickle
 from loginmea_fast.data.textfile import shorten
+from loginmea_fast.data.vector_files import SUFFIXES, as_rows, read_vectors
+from loginmea_fast.data.vector_keys import match_keys
 from loginmea_fast.errors import DataError
 
 __all__ = ["SUFFIXES", "vector_feature"]
 
-SUFFIXES = (".safetensors", ".npz", ".npy", ".h5", ".hdf5", ".pkl", ".pickle")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _BLOCK = 1 << 22  # numbers handled at once where half precision is computed in float32
-
-
-@dataclass
-class _Vectors:
-    """What a file holds: rows for the entities in ``ids`` (None: for all), or a feature that is complete already."""
-
-    values: Tensor
-    ids: Tensor | None = None
-    present: Tensor | None = None
-    description: str = ""
 
 
 def vector_feature(
@@ -40,7 +29,7 @@ def vector_feature(
     has_vector: Tensor | None = None,
     compat: Literal["authors"] | None = None,
     seed: int = 0,
-) -> Feature:
+) -> tuple[Feature, tuple[str, ...]]:
     """One vector an entity from a file, gaps filled, rows scaled to length one.
 
     An entity without a vector (not among the ids, not in ``has_vector``, or a row of zeros) gets the mean of its
@@ -50,57 +39,75 @@ def vector_feature(
     bfloat16 stay what they are; float64 and integers become float32.
 
     Args:
-        path: ``.npy``: [N, d]. ``.npz``, ``.safetensors``, HDF5: ``features`` [n, d] and ``ids`` [n], or ``features``
-            [N, d] alone; with ``present`` [N] bool the rows are complete and taken as they are. ``indptr``,
-            ``indices``, ``data``, ``shape`` are a sparse CSR matrix [N, d]. ``.pkl``: a dictionary id -> vector,
-            or an array.
+        path: numpy's ``.npy`` or ``.npz``, safetensors, HDF5, a pickle or a file of ``torch.save``, read as what its
+            content says it is. It holds one of
+
+            - an array [N, d], a row an entity;
+            - ``features`` [n, d] and ``ids`` [n], or ``uris``, ``names`` or ``keys`` [n] of strings;
+            - an array [d] an entity, or several, named by its id, uri or name, in a dictionary or in groups;
+            - ``features`` [N, d] and ``present`` [N] bool: complete, taken as they are;
+            - a sparse matrix [N, d] as scipy's ``save_npz`` writes it.
+
+            Several vectors of an entity are averaged.
         pair: whose entities these are.
         has_vector: [N] bool, which rows of an array without ids are to be believed; None: all that are not zero.
         compat: "authors" for their way with entities that have no vector near.
         seed: of that random vector.
 
     Returns:
-        The feature; its mask says which entities had a vector in the file.
+        The feature, whose mask says which entities had a vector in the file; and notes: keys that are nobody's,
+        entities with several vectors.
 
     Raises:
-        DataError: unreadable file, wrong number of rows, unknown or repeated id, NaN or infinity, no vector at all.
+        DataError: unreadable file, wrong number of rows, unknown id, NaN or infinity, no vector at all.
     """
-    vectors = _read(path)
+    stored = read_vectors(path)
     count = pair.num_entities
-    values = vectors.values if vectors.values.dtype in _FLOATS else vectors.values.to(torch.float32)
-    if values.layout == torch.sparse_csr or vectors.present is not None:
+    told = ""
+    notes: list[str] = []
+    if stored.entries is not None:
+        values, ids, told, notes = _keyed(path, stored.entries, pair)
+    else:
+        assert stored.values is not None
+        values = stored.values
+    values = values if values.dtype in _FLOATS else values.to(torch.float32)
+    if values.layout == torch.sparse_csr or stored.present is not None:
         _check_rows(path, values, count)
-        present = values.crow_indices().diff() > 0 if vectors.present is None else vectors.present
+        present = values.crow_indices().diff() > 0 if stored.present is None else stored.present
         if present.shape != (count,):
             raise DataError(
                 f"{path}: 'present' has {present.numel()} flags for {count} entities; one each is needed"
             )
         _check_finite(path, values, torch.arange(count), pair)
-        return Feature(values, present, vectors.description or f"as stored in {path.name}")
-    if vectors.ids is None:
+        return Feature(values, present, stored.description or f"as stored in {path.name}"), ()
+    if stored.keys is not None:
+        ids, told, notes = _owners(path, stored.keys, pair)
+        ids, values = ids[ids >= 0], values[ids >= 0]
+    elif stored.entries is None:
         _check_rows(path, values, count)
         ids = torch.arange(count)
         if has_vector is not None:
             ids = has_vector.nonzero()[:, 0]
             values = values[ids]
-    else:
-        ids = _check_ids(path, vectors.ids, values, count)
     _check_finite(path, values, ids, pair)
     some = (values != 0).any(dim=1)
-    present = torch.zeros(count, dtype=torch.bool)
-    present[ids[some]] = True
-    if not bool(present.any()):
+    if not bool(some.any()):
         raise DataError(f"{path} holds no vector that is not zero; check the file or leave its modality out")
+    ids, values, averaged = _average(path, ids[some], values[some])
+    present = torch.zeros(count, dtype=torch.bool)
+    present[ids] = True
     rows = torch.zeros(count, values.shape[1], dtype=values.dtype)
-    rows[ids[some]] = values[some]
+    rows[ids] = values
     by_neighbours, by_all = _fill(rows, present, pair.triples, compat, seed)
     _normalise(rows)
     last = "a shared random vector" if compat == "authors" else "the mean of all"
-    return Feature(
+    by = f" by {told}" if told and told != "ids" else ""
+    feature = Feature(
         rows,
         present,
-        f"vectors from {path.name}; {by_neighbours:,} gaps got their neighbours' mean, {by_all:,} {last}",
+        f"vectors from {path.name}{by}; {by_neighbours:,} gaps got their neighbours' mean, {by_all:,} {last}",
     )
+    return feature, (*notes, *averaged)
 
 
 def _fill(
@@ -145,27 +152,81 @@ def _normalise(rows: Tensor) -> None:
 
 
 def _check_rows(path: Path, values: Tensor, count: int) -> None:
-    if values.ndim != 2 or values.shape[0] != count:
+    if values.ndim != 2 or values.shape[0] != count or values.shape[1] == 0:
+        turned = values.ndim == 2 and values.shape[1] == count
         raise DataError(
             f"{path}: features of shape {list(values.shape)} for {count} entities; "
-            "give one row an entity, or an array 'ids' that says whose the rows are"
+            + ("store the transpose, " if turned else "give ")
+            + "one row an entity, or an array 'ids' that says whose the rows are"
         )
 
 
-def _check_ids(path: Path, ids: Tensor, values: Tensor, count: int) -> Tensor:
-    if ids.ndim != 1 or ids.is_floating_point() or values.ndim != 2 or len(ids) != len(values):
-        raise DataError(
-            f"{path}: ids of shape {list(ids.shape)} and features of shape {list(values.shape)} do not go together; "
-            "ids must be integers [n], features [n, d]"
-        )
-    ids = ids.to(torch.int64)
-    outside = (ids < 0) | (ids >= count)
+def _keyed(
+    path: Path, entries: Mapping[Any, Any], pair: AlignmentPair
+) -> tuple[Tensor, Tensor, str, list[str]]:
+    """From a file with arrays an entity: rows [n, d], whose they are [n], what its keys are, and notes."""
+    keys = list(entries)
+    owners, told, notes = _owners(path, keys, pair)
+    parts, whose, empty = [], [], []
+    width = None
+    for key, entity in zip(keys, owners.tolist(), strict=True):
+        if entity < 0:
+            continue
+        try:
+            rows = as_rows(entries[key])
+        except DataError as error:
+            raise DataError(f"{path}: the value of {_called(key)} {error}") from None
+        if not len(rows):
+            empty.append(key)
+            continue
+        width = rows.shape[1] if width is None else width
+        if rows.shape[1] != width:
+            raise DataError(
+                f"{path}: {_called(key)} has {rows.shape[1]} numbers, others have {width}; all need as many"
+            )
+        parts.append(rows)
+        whose.append(torch.full((len(rows),), entity))
+    if empty:
+        notes.append(f"{path.name}: {len(empty):,} keys hold no vector (first: {shorten(str(empty[0]))})")
+    if not parts:
+        raise DataError(f"{path} holds no vector; check the file or leave its modality out")
+    return torch.cat(parts), torch.cat(whose), told, notes
+
+
+def _owners(path: Path, keys: Tensor | list[Any], pair: AlignmentPair) -> tuple[Tensor, str, list[str]]:
+    """The entity of each key, below zero where there is none; what the keys are; notes."""
+    if isinstance(keys, list) and not all(type(key) is int for key in keys):
+        distinct = list(dict.fromkeys(keys))
+        matched = match_keys(path, distinct, pair)
+        entity = dict(zip(distinct, matched.entities.tolist(), strict=True))
+        return torch.tensor([entity[key] for key in keys]), matched.told, list(matched.notes)
+    if isinstance(keys, Tensor) and keys.is_floating_point():
+        raise DataError(f"{path}: ids of {keys.dtype}; ids must be integers")
+    ids = torch.as_tensor(keys).to(torch.int64)
+    outside = (ids < 0) | (ids >= pair.num_entities)
     if bool(outside.any()):
-        raise DataError(f"{path}: id {int(ids[outside][0])} is none of the {count} entities; delete its row")
-    distinct, times = ids.unique(return_counts=True)
-    if len(distinct) != len(ids):
-        raise DataError(f"{path}: entity {int(distinct[times > 1][0])} has two rows; keep one")
-    return ids
+        raise DataError(
+            f"{path}: id {int(ids[outside][0])} is none of the {pair.num_entities} entities; delete its row"
+        )
+    return ids, "ids", []
+
+
+def _called(key: Hashable) -> str:
+    return shorten(key) if isinstance(key, str) else f"entity {key}"
+
+
+def _average(path: Path, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+    """One row an entity: the mean of its rows, and a note where there are several."""
+    distinct, inverse, times = ids.unique(return_inverse=True, return_counts=True)
+    if len(distinct) == len(ids):
+        return ids, rows, []
+    sums = torch.zeros(len(distinct), rows.shape[1]).index_add_(0, inverse, rows.float())
+    several = times > 1
+    note = (
+        f"{path.name}: {int(several.sum()):,} entities have several vectors, {int(times.max())} at most, which are "
+        f"averaged (first: entity {int(distinct[several][0])})"
+    )
+    return distinct, (sums / times[:, None]).to(rows.dtype), [note]
 
 
 def _check_finite(path: Path, values: Tensor, ids: Tensor, pair: AlignmentPair) -> None:
@@ -176,112 +237,3 @@ def _check_finite(path: Path, values: Tensor, ids: Tensor, pair: AlignmentPair) 
             f"{path}: the vector of entity {entity} ({shorten(pair.uris[entity])}) holds NaN or infinity; "
             "repair it or leave the entity out"
         )
-
-
-def _read(path: Path) -> _Vectors:
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise DataError(
-            f"{path}: features in a {suffix or 'nameless'} file; use one of {', '.join(SUFFIXES)}"
-        )
-    if not path.is_file():
-        raise DataError(f"{path} is missing; put it there or leave its modality out")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty; fetch the file again")
-    if suffix in (".pkl", ".pickle"):
-        return _from_pickle(path, load_restricted_pickle(path))
-    try:
-        if suffix == ".npy":
-            return _Vectors(_tensor(np.load(path, allow_pickle=False)))
-        if suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                return _from_arrays(
-                    {name: _tensor(archive[name]) for name in archive.files if name != "format"}
-                )
-        if suffix == ".safetensors":
-            return _from_safetensors(path)
-        return _from_hdf5(path)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except Exception as error:  # each library has its own way of saying that a file is damaged
-        raise DataError(f"{path} cannot be read ({shorten(str(error))}); fetch the file again") from None
-
-
-def _tensor(array: Any) -> Tensor:
-    array = np.asarray(array)
-    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
-        raise DataError(f"arrays of type {array.dtype} are no features; store float32 or float16")
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype.kind == "u":
-        array = array.astype(np.int64)
-    return torch.from_numpy(np.ascontiguousarray(array) if array.flags.writeable else array.copy())
-
-
-def _from_arrays(arrays: dict[str, Tensor], description: str = "") -> _Vectors:
-    if {"indptr", "indices", "data", "shape"} <= arrays.keys():
-        rows, columns = arrays["shape"].tolist()
-        data = arrays["data"]
-        data = data if data.dtype in _FLOATS else data.to(torch.float32)
-        values = sparse_csr(
-            arrays["indptr"].to(torch.int64), arrays["indices"].to(torch.int64), data, (rows, columns)
-        )
-        return _Vectors(values, description=description)
-    if "features" not in arrays and len(arrays) == 1:
-        arrays = {"features": next(iter(arrays.values()))}
-    if "features" not in arrays:
-        raise DataError(
-            f"no array named 'features' among {', '.join(sorted(arrays)) or 'nothing'}; rename it"
-        )
-    values = arrays["features"]
-    present = arrays.get("present")
-    return _Vectors(
-        values,
-        arrays.get("ids"),
-        None if present is None else present.to(torch.bool),
-        description,
-    )
-
-
-def _from_safetensors(path: Path) -> _Vectors:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as archive:
-        description = (archive.metadata() or {}).get("description", "")
-        return _from_arrays({name: archive.get_tensor(name) for name in archive.keys()}, description)  # noqa: SIM118
-
-
-def _from_hdf5(path: Path) -> _Vectors:
-    try:
-        import h5py
-    except ImportError:
-        raise DataError("HDF5 needs h5py; pip install h5py") from None
-    with h5py.File(path, "r") as archive:
-        return _from_arrays({name: _tensor(archive[name][()]) for name in archive})
-
-
-def _from_pickle(path: Path, content: Any) -> _Vectors:
-    if isinstance(content, np.ndarray):
-        return _Vectors(_tensor(content))
-    if not isinstance(content, dict) or not content:
-        raise DataError(
-            f"{path} holds a {type(content).__name__}; expected a dictionary id -> vector, or an array"
-        )
-    rows = []
-    width = None
-    for key, value in content.items():
-        if isinstance(key, bool) or not isinstance(key, int | np.integer):
-            raise DataError(f"{path}: key {shorten(str(key))} is no entity id; keys must be integers")
-        try:
-            row = np.asarray(value).reshape(-1)
-            kind = row.dtype.kind
-        except ValueError:
-            kind = "O"
-        if kind not in "biuf":
-            raise DataError(f"{path}: the value of entity {key} is no vector of numbers; correct it")
-        width = len(row) if width is None else width
-        if len(row) != width or width == 0:
-            raise DataError(
-                f"{path}: entity {key} has {len(row)} numbers, others have {width}; all need as many"
-            )
-        rows.append(row)
-    return _Vectors(_tensor(np.stack(rows)), torch.tensor([int(key) for key in content], dtype=torch.int64))

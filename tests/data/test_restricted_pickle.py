@@ -2,13 +2,17 @@ import collections
 import datetime
 import os
 import pickle
+import re
+import zipfile
 
 import numpy as np
 import pytest
+import scipy.sparse
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loginmea_fast.data.restricted_pickle import load_restricted_pickle
+from loginmea_fast.data.restricted_pickle import load_restricted_pickle, load_restricted_torch
 from loginmea_fast.errors import DataError
 
 # The names under which numpy 1 pickles arrays; numpy 2 writes numpy._core. The bytes differ in nothing else.
@@ -74,9 +78,13 @@ class Evil:
         (Evil(getattr, {}, "clear"), "getattr"),
         (Evil(np.fromfile, "x"), "fromfile"),
         (datetime.date(2020, 1, 1), "date"),
-        (collections.OrderedDict(a=1), "OrderedDict"),
-        (np.array([object()]), "'O8'"),
-        (np.array(["text"]), "'U4'"),
+        (collections.deque([1]), "deque"),
+        (np.array([object()]), "object"),
+        (np.array([Evil(os.system, "touch TARGET")]), "system"),
+        (collections.OrderedDict(a=Evil(os.system, "touch TARGET")), "system"),
+        (np.array(["2020-01-01"], dtype="M8[D]"), "'M8'"),
+        (torch.eye(2).to_sparse(), "_rebuild_sparse_tensor"),
+        (scipy.sparse.eye_array(2, format="csr"), "csr"),
         (np.zeros(2, dtype=[("a", int)]), "'V8'"),
     ],
 )
@@ -84,7 +92,7 @@ def test_anything_else_is_refused_by_name_and_not_run(tmp_path, monkeypatch, con
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "features.pkl"
     path.write_bytes(pickle.dumps({0: content}, protocol))
-    with pytest.raises(DataError, match="only numpy arrays and builtin containers") as error:
+    with pytest.raises(DataError, match="only numpy arrays, torch tensors and builtin containers") as error:
         load_restricted_pickle(path)
     assert named in str(error.value)
     assert not (tmp_path / "TARGET").exists()
@@ -169,4 +177,85 @@ def test_a_block_of_numbers_is_bytes(tmp_path):
         + b"J\x03\x00\x00\x00\x85X\x01\x00\x00\x00CtR."
     )
     with pytest.raises(DataError, match="no plain block of numbers"):
+        load_restricted_pickle(path)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "content",
+    [
+        np.array([None, 1.5, [2]], dtype=object),
+        np.array(["é", "text"]),
+        np.zeros((0, 3)),
+        np.array([b"ab", b"c"]),
+        collections.OrderedDict({1: 2}),
+        collections.defaultdict(list, {1: [2]}),
+        collections.defaultdict(None, {1: 2}),
+    ],
+    ids=["objects", "strings", "empty", "bytes", "ordered", "default", "no default"],
+)
+def test_what_else_pickled_vectors_are_made_of(tmp_path, content, protocol):
+    path = tmp_path / "content.pkl"
+    path.write_bytes(pickle.dumps(content, protocol))
+    loaded = load_restricted_pickle(path)
+    same = np.array_equal(loaded, content) if isinstance(content, np.ndarray) else loaded == content
+    assert same
+
+
+@pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.bool])
+def test_tensors(tmp_path, protocol, dtype):
+    tensor = torch.arange(6).reshape(2, 3).to(dtype).T
+    path = tmp_path / "tensor.pkl"
+    path.write_bytes(pickle.dumps({"a": tensor, "b": torch.nn.Embedding(2, 3).state_dict()}, protocol))
+    loaded = load_restricted_pickle(path)
+    assert loaded["a"].dtype == dtype
+    assert torch.equal(loaded["a"], tensor)
+    assert loaded["b"]["weight"].shape == (2, 3)
+    torch.save({"a": tensor, 3: np.arange(3.0)}, path)
+    loaded = load_restricted_torch(path)
+    assert torch.equal(loaded["a"], tensor)
+    assert loaded[3].tolist() == [0, 1, 2]
+
+
+def test_python_2(tmp_path):
+    # {1: numpy.arange(2, dtype="f4"), u"\xe9": numpy.float64(1.5), "\xc3\xa9": 2} as Python 2.7 writes it
+    content = (
+        b"\x80\x02}q\x01(K\x01cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00\x85U\x01b\x87Rq\x04"
+        b"(K\x01K\x02\x85cnumpy\ndtype\nq\x05U\x02f4K\x00K\x01\x87Rq\x06(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff"
+        b"K\x00tb\x89U\x08\x00\x00\x00\x00\x00\x00\x80?tbX\x02\x00\x00\x00\xc3\xa9cnumpy.core.multiarray\nscalar\nq\x07"
+        b"h\x05U\x02f8K\x00K\x01\x87Rq\x08(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbU\x08"
+        b"\x00\x00\x00\x00\x00\x00\xf8?\x86Rq\x09U\x02\xc3\xa9K\x02u."
+    )
+    path = tmp_path / "python2.pkl"
+    path.write_bytes(content)
+    loaded = load_restricted_pickle(path)
+    assert loaded[1].tolist() == [0, 1]
+    assert loaded["é"] == 1.5
+    assert loaded["Ã©"] == 2  # Python 2's bytes, as Latin-1
+
+
+def test_a_tensor_does_not_reach_beyond_its_numbers(tmp_path):
+    path = tmp_path / "tensor.pt"
+    torch.save(torch.zeros(2, 3), path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in parts if name.endswith("data.pkl"))
+    assert parts[name].count(b"K\x02K\x03\x86") == 1
+    parts[name] = parts[name].replace(b"K\x02K\x03\x86", b"K\x7fK\x03\x86")
+    with zipfile.ZipFile(path, "w") as archive:
+        for part, content in parts.items():
+            archive.writestr(part, content)
+    with pytest.raises(DataError, match="no valid pickle"):
+        load_restricted_torch(path)
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_an_array_of_objects_has_as_many_as_its_shape_says(tmp_path, length):
+    content = pickle.dumps(np.array([None, None], dtype=object), 2)
+    short = re.sub(rb"\](q.)?\(NNe", rb"]\1(" + b"N" * length + b"e", content, flags=re.DOTALL)
+    assert short != content
+    path = tmp_path / "objects.pkl"
+    path.write_bytes(short)
+    with pytest.raises(DataError, match="shape is not that of its content"):
         load_restricted_pickle(path)

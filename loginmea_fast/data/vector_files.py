@@ -1,0 +1,348 @@
+"""What a file of vectors holds, whatever wrote it: numpy, scipy, torch, pickle, safetensors or HDF5.
+
+A file is read as what its first bytes say it is, not as what its name says.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loginmea_fast.data.bags import csr_matrix
+from loginmea_fast.data.restricted_pickle import (
+    load_restricted_pickle,
+    load_restricted_torch,
+    restricted_unpickle,
+)
+from loginmea_fast.data.textfile import shorten
+from loginmea_fast.errors import DataError
+
+__all__ = ["SUFFIXES", "StoredVectors", "as_rows", "read_vectors"]
+
+SUFFIXES = (".safetensors", ".npz", ".npy", ".h5", ".hdf5", ".pkl", ".pickle", ".pt", ".pth")
+_KEYS = ("ids", "uris", "names", "keys", "entities")  # arrays that say whose the rows of 'features' are
+_CSR = {"indptr", "indices", "data", "shape"}
+_SPARSE = {
+    "csr": _CSR,
+    "csc": _CSR,
+    "bsr": _CSR,
+    "coo": {"row", "col", "data", "shape"},
+    "dia": {"offsets", "data", "shape"},
+}
+_LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_DEPTH = 3  # an entity's images may lie in lists of lists, no deeper
+_SHOWN = 5
+
+
+@dataclass
+class StoredVectors:
+    """What a file holds.
+
+    Attributes:
+        values: rows of numbers, [N, d] or [n, d], dense or sparse CSR; None where ``entries`` has them.
+        keys: [n] whose rows they are, integers or strings; None: a row an entity.
+        entries: key -> an array, or a list of them, where each entity has its own.
+        present: [N] bool where the rows are complete.
+        description: what the file says of itself.
+    """
+
+    values: Tensor | None = None
+    keys: Tensor | list[Any] | None = None
+    entries: Mapping[Any, Any] | None = None
+    present: Tensor | None = None
+    description: str = ""
+
+
+def read_vectors(path: Path) -> StoredVectors:
+    """Reads a file of vectors.
+
+    Args:
+        path: see :func:`loginmea_fast.data.vectors.vector_feature` for what it may hold.
+
+    Raises:
+        DataError: missing, empty or damaged file, or something in it that is no vectors; names it and the remedy.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is missing; put it there or leave its modality out")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty; fetch the file again")
+    try:
+        return _read(path)
+    except DataError as error:
+        message = str(error)
+        raise DataError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+    except MemoryError:
+        raise DataError(f"{path} asks for more memory than there is; store float16, or fewer rows") from None
+    except Exception as error:  # each library has its own way of saying that a file is damaged
+        raise DataError(f"{path} cannot be read ({shorten(str(error))}); fetch the file again") from None
+
+
+def _read(path: Path) -> StoredVectors:
+    with path.open("rb") as file:
+        head = file.read(512)
+        file.seek(0)
+        if head.startswith(b"\x93NUMPY"):
+            return _from_object(_read_npy(path, file))
+    if head.startswith(b"PK"):
+        return _from_zip(path)
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return _from_hdf5(path)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return _from_safetensors(path)
+    if head.startswith(_LEGACY_TORCH):
+        return _from_object(torch.load(path, map_location="cpu", weights_only=True))
+    if head[:1] == b"\x80" or path.suffix.lower() in (".pkl", ".pickle"):
+        return _from_object(load_restricted_pickle(path))
+    raise DataError(
+        f"begins with {shorten(repr(head[:12])[2:-1])} and is no file of vectors; use one of {', '.join(SUFFIXES)}"
+    )
+
+
+def _read_npy(path: Path, file: IO[bytes]) -> Any:
+    """An array as numpy stores it; one of objects is a pickle, and read as such."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        _shape, _fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        _shape, _fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise DataError("arrays of a compound type are no features; store float32 or float16")
+    if dtype.hasobject:
+        return restricted_unpickle(path, file)
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _from_zip(path: Path) -> StoredVectors:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if any(name == "data.pkl" or name.endswith("/data.pkl") for name in names):
+            return _from_object(load_restricted_torch(path))
+        if not names or not all(name.endswith(".npy") for name in names):
+            raise DataError(f"is a zip archive of {_some(names)}; unpack it and name the file of vectors")
+        arrays = {}
+        for name in names:
+            with archive.open(name) as member:
+                arrays[name.removesuffix(".npy")] = _read_npy(path, member)
+    return _from_arrays(arrays)
+
+
+def _from_safetensors(path: Path) -> StoredVectors:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as archive:
+        description = (archive.metadata() or {}).get("description", "")
+        return _from_arrays({name: archive.get_tensor(name) for name in archive.keys()}, description)  # noqa: SIM118
+
+
+def _from_hdf5(path: Path) -> StoredVectors:
+    try:
+        import h5py
+    except ImportError:
+        raise DataError("HDF5 needs h5py; pip install h5py") from None
+    arrays: dict[str, Any] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            text = h5py.check_string_dtype(item.dtype) is not None
+            arrays[name] = np.asarray(item.asstr()[()] if text else item[()])
+
+    with h5py.File(path, "r") as archive:
+        archive.visititems(visit)
+    return _from_arrays(arrays)
+
+
+def _from_object(content: Any) -> StoredVectors:
+    """What a pickle holds, or numpy's or torch's file that is one."""
+    if isinstance(content, np.ndarray) and content.dtype.hasobject:
+        if content.size == 1 and isinstance(content.item(), dict):
+            return _from_object(content.item())
+        content = list(content) if content.ndim else content.item()
+    if isinstance(content, list | tuple) and content:
+        return StoredVectors(_stack(content))
+    if isinstance(content, np.ndarray | Tensor):
+        return StoredVectors(_tensor(content))
+    if isinstance(content, dict) and "features" in content:
+        return _from_arrays(content)
+    if not isinstance(content, dict) or not content:
+        raise DataError(
+            f"holds a {type(content).__name__}; expected a dictionary key -> vector, or an array a row an entity"
+        )
+    first = next(iter(content.values()))
+    if len(content) == 1 and isinstance(first, np.ndarray | Tensor) and first.ndim == 2 and len(first) > 1:
+        return _from_arrays(content)
+    return StoredVectors(entries=content)
+
+
+def _stack(items: Sequence[Any]) -> Tensor:
+    """Vectors that stand in a list, a row an entity; what is None or empty is a row of zeros."""
+    parts = [as_rows(item) for item in items]
+    width = max(part.shape[1] for part in parts)
+    for entity, part in enumerate(parts):
+        if len(part) > 1 or (len(part) and part.shape[1] != width):
+            raise DataError(
+                f"item {entity} of its list has shape {list(part.shape)}; expected one vector an entity, of {width} "
+                "numbers as others have; store a dictionary id -> vectors"
+            )
+    return torch.cat([part if len(part) else torch.zeros(1, width, dtype=part.dtype) for part in parts])
+
+
+def _from_arrays(arrays: dict[str, Any], description: str = "") -> StoredVectors:
+    """Arrays that have names."""
+    kind = _text(arrays["format"]) if "format" in arrays else "csr"
+    if "format" in arrays and kind not in _SPARSE:
+        raise DataError(
+            f"is a sparse matrix in the format {kind!r}; save its .tocsr() with scipy.sparse.save_npz"
+        )
+    if arrays.keys() >= _SPARSE[kind]:
+        return StoredVectors(_sparse(kind, arrays), description=description)
+    if "features" not in arrays and len(arrays) == 1:
+        (only,) = arrays.values()
+        if np.ndim(only) == 2:
+            arrays = {"features": only}
+    if "features" not in arrays:
+        if not arrays:
+            raise DataError("holds no array; expected 'features', or an array an entity")
+        return StoredVectors(entries=arrays, description=description)
+    values = _tensor(arrays["features"])
+    present = arrays.get("present")
+    named = [name for name in _KEYS if name in arrays]
+    if len(named) > 1:
+        raise DataError(f"holds {' and '.join(named)}, which all say whose the rows are; keep one")
+    keys: Tensor | list[Any] | None = None
+    if named:
+        array = arrays[named[0]]
+        text = not isinstance(array, Tensor) and np.asarray(array).dtype.kind in "OSU"
+        keys = list(np.asarray(array).reshape(-1)) if text else _tensor(array)
+        count = len(keys) if np.ndim(array) == 1 else -1
+        if count < 0 or values.ndim != 2 or count != len(values):
+            raise DataError(
+                f"{named[0]} of shape {list(np.shape(array))} and features of shape {list(values.shape)} do not go "
+                f"together; {named[0]} must be [n], features [n, d]"
+                + (
+                    ", so store the transpose of the features"
+                    if values.ndim == 2 and count == values.shape[1]
+                    else ""
+                )
+            )
+    return StoredVectors(
+        values, keys, None, None if present is None else _tensor(present).to(torch.bool), description
+    )
+
+
+def _sparse(kind: str, arrays: dict[str, Any]) -> Tensor:
+    """A sparse matrix of scipy's as CSR [rows, columns]; entries at the same place are added up."""
+    values = _tensor(arrays["data"])
+    dtype = values.dtype if values.is_floating_point() and values.dtype != torch.float64 else torch.float32
+    data = values.double().numpy()
+    shape = tuple(int(size) for size in np.asarray(arrays["shape"]).reshape(-1))
+    if len(shape) != 2 or min(shape) < 1:
+        raise DataError(f"is a sparse array of shape {list(shape)}; expected [entities, width]")
+    index = {name: np.asarray(arrays[name]).astype(np.int64) for name in _SPARSE[kind] - {"data", "shape"}}
+    if kind == "coo":
+        rows, columns = index["row"], index["col"]
+    elif kind == "dia":
+        columns = np.broadcast_to(np.arange(data.shape[1]), data.shape)
+        rows = columns - index["offsets"][:, None]
+        inside = (rows >= 0) & (rows < shape[0]) & (columns < shape[1])
+        rows, columns, data = rows[inside], columns[inside], data[inside]
+    else:
+        block = data.shape[1:] if kind == "bsr" else (1, 1)
+        majors = shape[1] if kind == "csc" else shape[0] // block[0]
+        pointers, minors = index["indptr"], index["indices"]
+        steps = np.diff(pointers)
+        if len(steps) != majors or (steps < 0).any() or not pointers[-1] == len(minors) == len(data):
+            turned = len(steps) == shape[1] != majors
+            raise DataError(
+                f"is a sparse {kind.upper()} matrix of shape {list(shape)}, which its indptr [{len(pointers)}], "
+                f"indices [{len(minors)}] and data [{len(data)}] do not fit; "
+                + ("columns lie together (CSC), so save its .tocsr()" if turned else "store it again")
+            )
+        major = np.repeat(np.arange(majors), steps)
+        rows, columns = (minors, major) if kind == "csc" else (major, minors)
+        if kind == "bsr":
+            rows = np.broadcast_to(rows[:, None, None] * block[0] + np.arange(block[0])[:, None], data.shape)
+            columns = np.broadcast_to(columns[:, None, None] * block[1] + np.arange(block[1]), data.shape)
+    rows, columns, data = rows.reshape(-1), columns.reshape(-1), data.reshape(-1)
+    if not len(rows) == len(columns) == len(data):
+        raise DataError(
+            f"is a sparse matrix of {len(rows)} rows, {len(columns)} columns and {len(data)} numbers; store it again"
+        )
+    for name, places, size in (("row", rows, shape[0]), ("column", columns, shape[1])):
+        wrong = (places < 0) | (places >= size)
+        if wrong.any():
+            raise DataError(
+                f"is a sparse matrix with {size} {name}s and an entry in {name} {int(places[wrong][0])}; store it again"
+            )
+    return csr_matrix(rows, columns, data, shape).to(dtype)
+
+
+def as_rows(value: Any, depth: int = 0) -> Tensor:
+    """The vectors of one entity, [n, d]: one array, several in a list or group, or none.
+
+    Args:
+        value: an array or tensor [d], or [n, d] for several; a sequence of numbers; a list or dictionary of these.
+        depth: how many lists this lies in.
+
+    Raises:
+        DataError: something else; the message goes on from the entity's name.
+    """
+    if value is None:
+        return torch.empty(0, 0)
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, np.ndarray) and value.dtype.hasobject:
+        value = list(value.reshape(-1))
+    if isinstance(value, list | tuple) and any(
+        not isinstance(item, int | float | np.number) for item in value
+    ):
+        if depth == _DEPTH:
+            raise DataError("is no vector of numbers; correct it")
+        parts = [part for item in value if len(part := as_rows(item, depth + 1))]
+        widths = sorted({part.shape[1] for part in parts})
+        if len(widths) > 1:
+            raise DataError(f"has vectors of {widths[0]} and of {widths[1]} numbers; all need as many")
+        return torch.cat(parts) if parts else torch.empty(0, 0)
+    try:
+        row = _tensor(value)
+    except (DataError, ValueError, TypeError):
+        raise DataError("is no vector of numbers; correct it") from None
+    if row.numel() == 0:
+        return torch.empty(0, 0)
+    row = row.squeeze()
+    if row.ndim > 2:
+        raise DataError(f"has shape {list(row.shape)} and is no vector; flatten or average it first")
+    return row if row.ndim == 2 else row.reshape(1, -1)
+
+
+def _tensor(array: Any) -> Tensor:
+    if isinstance(array, Tensor):
+        if array.layout != torch.strided or array.is_complex() or array.is_quantized:
+            raise DataError(
+                f"tensors of {array.layout} and {array.dtype} are no features; store float32 or float16"
+            )
+        return array.detach()
+    array = np.asarray(array)
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise DataError(f"arrays of type {array.dtype} are no features; store float32 or float16")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype.kind == "u":
+        array = array.astype(np.int64)
+    return torch.from_numpy(array if array.flags.writeable and array.flags.c_contiguous else array.copy())
+
+
+def _text(value: Any) -> str:
+    item = np.asarray(value).reshape(-1)[0]
+    return item.decode("latin1") if isinstance(item, bytes) else str(item)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(shorten(name) for name in names[:_SHOWN]) + more if names else "nothing"

@@ -1,0 +1,146 @@
+"""Whose a vector is, where a file says so by a uri, a name, an id or the number of an image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+
+from loginmea_fast.data.pair import AlignmentPair
+from loginmea_fast.data.textfile import read_fields, shorten
+from loginmea_fast.errors import DataError
+
+__all__ = ["Matched", "match_keys"]
+
+NONE, SEVERAL = -1, -2
+_SUFFIX = re.compile(
+    r"(?:[_\-.#:/ ]\(?(?:(?:image|img|photo|pic|google|bing|yahoo)_?)?\d{1,5}\)?)?"
+    r"(?:\.(?:jpe?g|png|gif|webp|bmp|npy))?$",
+    re.IGNORECASE,
+)
+_SLASHES = re.compile("/{2,}")
+_FREEBASE = re.compile(r"[mg]\.(?=\w+$)")
+_INDEX = "*ImageIndex.txt"  # MMKB's lists of uri and image, beside its vectors
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What the keys of a file mean.
+
+    Attributes:
+        entities: [n] int64, the entity of each key, NONE or SEVERAL.
+        told: what the keys are, for descriptions: "uris", "names", "ids", "images of an index".
+        notes: keys that are nobody's, one sentence each kind.
+    """
+
+    entities: np.ndarray
+    told: str
+    notes: tuple[str, ...]
+
+
+def match_keys(path: Path, keys: list[Hashable], pair: AlignmentPair) -> Matched:
+    """Finds the entities that keys mean.
+
+    All keys of a file are taken for the same thing, for what most of them are: uris, ids, names, or images that a list
+    ``*ImageIndex.txt`` beside the file gives to uris. Where that finds more, what numbers the images of an entity is
+    first taken off: an ending such as ``_2`` or ``.jpg`` if every key has one, or the last part of a path.
+
+    Args:
+        path: the file, for errors and for lists beside it.
+        keys: distinct strings or integers.
+        pair: whose entities they may be.
+
+    Raises:
+        DataError: a key that is neither, or not one that is an entity's.
+    """
+    texts = [_text(path, key) for key in keys]
+    best: tuple[int, str, list[int]] = (0, "", [])
+    for bases in _bases(texts):
+        for told, table, spell in _tables(path, pair):
+            found = [table.get(spell(base), NONE) for base in bases]
+            count = sum(entity != NONE for entity in found)
+            if count > best[0]:
+                best = (count, told, found)
+        if best[0] == len(texts):
+            break
+    count, told, found = best
+    entities = np.array(found, dtype=np.int64)
+    if not (entities >= 0).any():
+        several = " (some are the names of several entities)" if count else ""
+        raise DataError(
+            f"{path}: none of {len(keys):,} keys, the first being {shorten(texts[0])}, is the uri, name or id of an "
+            f"entity{several}; name the arrays by uris such as {shorten(pair.uris[0])}, or store 'ids' and 'features'"
+        )
+    notes = []
+    for code, what in ((NONE, "are no entity's"), (SEVERAL, "mean several entities")):
+        missed = np.flatnonzero(entities == code)
+        if len(missed):
+            notes.append(
+                f"{path.name}: {len(missed):,} of {len(keys):,} keys {what} and are left out (first: "
+                f"{shorten(texts[missed[0]])}); the keys are taken for {told}"
+            )
+    return Matched(entities, told, tuple(notes))
+
+
+def _text(path: Path, key: Hashable) -> str:
+    if isinstance(key, bytes):
+        key = key.decode("utf-8", "replace")
+    if isinstance(key, bool | np.bool_) or not isinstance(key, str | int | np.integer):
+        raise DataError(f"{path}: key {shorten(str(key))} is no entity; keys must be uris, names or ids")
+    text = str(key)
+    try:  # Python 2 wrote UTF-8 byte by byte
+        return text.encode("latin1").decode("utf-8")
+    except UnicodeError:
+        return text
+
+
+def _bases(texts: list[str]) -> Iterable[list[str]]:
+    """The keys, then without what may number the images of an entity."""
+    yield texts
+    matches = [_SUFFIX.search(text) for text in texts]
+    if all(
+        match is not None and 0 < match.start() < len(text)
+        for match, text in zip(matches, texts, strict=True)
+    ):
+        yield [text[: match.start()] for match, text in zip(matches, texts, strict=True) if match is not None]
+    if all("/" in text for text in texts):
+        yield [text.rsplit("/", 1)[0] for text in texts]
+        yield [text.split("/", 1)[1] for text in texts]
+        yield [text.split("/", 1)[1].rsplit("/", 1)[0] for text in texts]
+
+
+def _tables(path: Path, pair: AlignmentPair) -> list[tuple[str, dict[str, int], Callable[[str], str]]]:
+    uris = _table(map(_spelt, pair.uris))
+    tables: list[tuple[str, dict[str, int], Callable[[str], str]]] = [
+        ("uris", uris, _spelt),
+        ("ids", {str(entity): entity for entity in range(pair.num_entities)}, str.strip),
+        ("names", _table(map(_named, pair.names)), _named),
+    ]
+    index = {
+        image: uris.get(_spelt(uri), NONE)
+        for file in sorted(path.parent.glob(_INDEX))
+        for _line, (uri, image) in read_fields(file, 2, 2, "uri, image")
+    }
+    return [*tables, ("images of an index", index, str.strip)] if index else tables
+
+
+def _table(spelt: Iterable[str]) -> dict[str, int]:
+    table: dict[str, int] = {}
+    for entity, text in enumerate(spelt):
+        table[text] = SEVERAL if text in table else entity
+    return table
+
+
+def _spelt(uri: str) -> str:
+    """A uri without brackets and escapes; HDF5 keeps no repeated and no leading slash, MMKB writes m.1 for /m/1."""
+    text = uri.strip().removeprefix("<").removesuffix(">")
+    text = _SLASHES.sub("/", unquote(text) if "%" in text else text).strip("/")
+    return _FREEBASE.sub(lambda match: match[0][0] + "/", text) if text[1:2] == "." else text
+
+
+def _named(name: str) -> str:
+    return " ".join(name.replace("_", " ").split())

@@ -1,0 +1,274 @@
+"""Vectors as people have them: sparse in every format, an array an entity, several images, from every tool."""
+
+import collections
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import loginmea_fast.data as data
+from loginmea_fast.errors import DataError
+
+URIS = [
+    "http://a/resource/Alpha",
+    "http://a/resource/Beta",
+    "http://b/resource/Alpha",
+    "http://b/resource/Gamma",
+]
+IDS = [0, 1, 2, 5]
+ROWS = np.array([[3, 4, 0], [0, 0, 2], [1, 0, 0], [0, 1, 0]], dtype=np.float32)
+
+
+def load(tiny, path):
+    return data.load(tiny(), modalities=["image"], vectors={"image": path})
+
+
+def unit(rows):
+    return torch.nn.functional.normalize(torch.from_numpy(np.asarray(rows, dtype=np.float32)))
+
+
+def check(pair, ids=IDS, rows=ROWS):
+    """The feature has these rows for these entities, and for no other."""
+    feature = pair.features["image"]
+    assert feature.present.nonzero()[:, 0].tolist() == sorted(ids)
+    torch.testing.assert_close(feature.values[ids].float(), unit(rows), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 4), (8, 6)])
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo", "bsr", "dia"])
+@pytest.mark.parametrize("array", [False, True], ids=["matrix", "array"])
+def test_sparse_in_every_format_of_scipy(tiny, tmp_path, kind, shape, array):
+    sparse = pytest.importorskip("scipy.sparse")
+    dense = np.random.default_rng(0).normal(size=shape) * (np.random.default_rng(1).random(shape) < 0.3)
+    dense[2:4, :2] = [[1, 2], [3, 4]]
+    matrix = (sparse.coo_array if array else sparse.coo_matrix)(dense.astype(np.float32)).asformat(kind)
+    sparse.save_npz(tmp_path / "vectors.npz", matrix)
+    feature = load(tiny, tmp_path / "vectors.npz").features["image"]
+    assert feature.is_sparse
+    assert np.array_equal(feature.values.to_dense().numpy(), dense.astype(np.float32))
+
+
+def test_sparse_entries_at_the_same_place_are_added_up(tiny, tmp_path):
+    path = tmp_path / "vectors.npz"
+    np.savez(path, indptr=[0, 3, 3, 3, 3, 3, 3, 3, 3], indices=[2, 0, 2], data=[1.0, 5.0, 2.0], shape=[8, 3])
+    assert load(tiny, path).features["image"].values.to_dense()[0].tolist() == [5, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        (dict(format=b"lil", data=[1.0], rows=[0]), "format 'lil'"),
+        (dict(indptr=[0, 1, 1, 1], indices=[7], data=[1.0], shape=[8, 3]), "CSC"),
+        (dict(format=b"coo", row=[8], col=[0], data=[1.0], shape=[8, 3]), "8 rows and an entry in row 8"),
+        (dict(format=b"coo", row=[0, 1], col=[0], data=[1.0], shape=[8, 3]), "2 rows, 1 columns"),
+        (
+            dict(format=b"csc", indptr=[0, 1, 1], indices=[7], data=[1.0], shape=[8, 3]),
+            "CSC matrix of shape [8, 3]",
+        ),
+    ],
+)
+def test_what_is_no_sparse_matrix_is_named(tiny, tmp_path, arrays, told):
+    np.savez(tmp_path / "vectors.npz", **arrays)
+    with pytest.raises(DataError) as error:
+        load(tiny, tmp_path / "vectors.npz")
+    assert told in str(error.value)
+    assert ".tocsr()" in str(error.value) or "store it again" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f2", ">f2", ">i4"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_byte_order_and_layout_are_the_files_own(tiny, tmp_path, dtype, order):
+    full = np.zeros((8, 3), dtype=dtype, order=order)
+    full[IDS] = ROWS
+    np.save(tmp_path / "vectors.npy", full)
+    check(load(tiny, tmp_path / "vectors.npy"))
+    np.savez(
+        tmp_path / "vectors.npz", ids=np.array(IDS, dtype=">i8"), features=np.asarray(ROWS, dtype, order)
+    )
+    check(load(tiny, tmp_path / "vectors.npz"))
+    with h5py.File(tmp_path / "vectors.h5", "w") as file:
+        file["ids"], file["features"] = np.array(IDS, dtype=">i8"), np.asarray(ROWS, dtype, order)
+    check(load(tiny, tmp_path / "vectors.h5"))
+
+
+def by_key(path, keys, rows=ROWS):
+    """An array an entity, in whatever kind of file the suffix asks for."""
+    arrays = dict(zip(keys, rows, strict=True))
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+    elif path.suffix == ".safetensors":
+        save_file({key: torch.from_numpy(np.array(row)) for key, row in arrays.items()}, path)
+    elif path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            for key, row in arrays.items():
+                file[key] = row
+    elif path.suffix == ".pt":
+        torch.save(arrays, path)
+    elif path.suffix == ".npy":
+        np.save(path, arrays)
+    else:
+        path.write_bytes(pickle.dumps(arrays))
+    return path
+
+
+KINDS = [".npz", ".safetensors", ".h5", ".pt", ".npy", ".pkl"]
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (URIS, "by uris"),
+        ([f"<{uri}>" for uri in URIS], "by uris"),
+        ([str(entity) for entity in IDS], "vectors.{suffix};"),
+        ([f"images/{uri}" for uri in URIS], "by uris"),
+    ],
+    ids=["uris", "brackets", "ids", "group"],
+)
+def test_an_array_an_entity(tiny, tmp_path, suffix, keys, told):
+    pair = load(tiny, by_key(tmp_path / f"vectors{suffix}", keys))
+    check(pair)
+    assert told.format(suffix=suffix[1:]) in pair.features["image"].description
+    assert not pair.notes
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_names_that_are_one_entitys(tiny, tmp_path, suffix):
+    keys = ["Gamma Ray", "Gamma", "Delta", "Alpha", "Omega"]
+    pair = load(tiny, by_key(tmp_path / f"vectors{suffix}", keys, [*ROWS, ROWS[0]]))
+    check(pair, [4, 5, 7], ROWS[:3])
+    assert "by names" in pair.features["image"].description
+    assert pair.notes == (
+        f"vectors{suffix}: 1 of 5 keys are no entity's and are left out (first: 'Omega'); the keys are taken for names",
+        f"vectors{suffix}: 1 of 5 keys mean several entities and are left out (first: 'Alpha'); the keys are taken for "
+        "names",
+    )
+
+
+SEVERAL = {
+    "suffixes": [f"{URIS[0]}_0", f"{URIS[0]}_1", f"{URIS[1]}_0", f"{URIS[2]}_0"],
+    "files": [f"{URIS[0]}/google_1.jpg", f"{URIS[0]}/bing_12.jpg", f"{URIS[1]}/a.jpg", f"{URIS[2]}/b.png"],
+    "groups": [f"{URIS[0]}/first", f"{URIS[0]}/other", f"{URIS[1]}/first", f"{URIS[2]}/first"],
+    "groups in a group": [f"all/{URIS[0]}/x", f"all/{URIS[0]}/y", f"all/{URIS[1]}/x", f"all/{URIS[2]}/x"],
+    "ids": ["0_0", "0_1", "1_0", "2_0"],
+}
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+@pytest.mark.parametrize("way", SEVERAL)
+def test_several_images_under_keys_of_their_own_are_averaged(tiny, tmp_path, suffix, way):
+    pair = load(tiny, by_key(tmp_path / f"vectors{suffix}", SEVERAL[way]))
+    check(pair, [0, 1, 2], [(ROWS[0] + ROWS[1]) / 2, ROWS[2], ROWS[3]])
+    assert pair.notes == (
+        f"vectors{suffix}: 1 entities have several vectors, 2 at most, which are averaged (first: entity 0)",
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {0: ROWS[:2], 1: ROWS[2], 2: ROWS[3]},
+        {0: [ROWS[0], ROWS[1]], 1: [ROWS[2]], 2: [ROWS[3]]},
+        {0: {"a": ROWS[0], "b": ROWS[1]}, 1: {"a": ROWS[2]}, 2: {"a": ROWS[3]}},
+        {0: ROWS[:2].tolist(), 1: tuple(ROWS[2].tolist()), 2: ROWS[3], 3: None, 4: [], 6: np.zeros((0, 3))},
+        {0: torch.from_numpy(ROWS[:2]).half(), 1: torch.from_numpy(ROWS[2]), 2: torch.from_numpy(ROWS[3:])},
+        collections.OrderedDict({0: ROWS[:2], 1: ROWS[2], 2: ROWS[3]}),
+        collections.defaultdict(list, {0: [ROWS[0], ROWS[1]], 1: [ROWS[2]], 2: [ROWS[3]]}),
+        {URIS[0].encode(): ROWS[:2], URIS[1].encode(): ROWS[2], URIS[2].encode(): ROWS[3]},
+        {"uris": [URIS[0], *URIS[:3]], "features": ROWS},
+        {"ids": np.array([0, 0, 1, 2]), "features": torch.from_numpy(ROWS)},
+    ],
+    ids=["matrix", "list", "group", "empty", "tensors", "ordered", "default", "bytes", "uris", "ids"],
+)
+@pytest.mark.parametrize("suffix", [".pkl", ".pt", ".npy"])
+def test_several_images_inside_a_dictionary_are_averaged(tiny, tmp_path, content, suffix):
+    path = tmp_path / f"vectors{suffix}"
+    if suffix == ".pkl":
+        path.write_bytes(pickle.dumps(content))
+    elif suffix == ".pt":
+        torch.save(content, path)
+    else:
+        np.save(path, content)
+    pair = load(tiny, path)
+    check(pair, [0, 1, 2], [(ROWS[0] + ROWS[1]) / 2, ROWS[2], ROWS[3]])
+    assert "averaged" in pair.notes[-1]
+    empty = any(value is None for value in content.values())
+    assert empty == any("3 keys hold no vector (first: '3')" in note for note in pair.notes)
+
+
+@pytest.mark.parametrize("text", [np.array(URIS), np.array(URIS, dtype="S"), np.array(URIS, dtype=object)])
+def test_rows_whose_owners_are_strings(tiny, tmp_path, text):
+    np.savez(tmp_path / "vectors.npz", uris=text, features=ROWS)
+    check(load(tiny, tmp_path / "vectors.npz"))
+    with h5py.File(tmp_path / "vectors.h5", "w") as file:
+        file["uris"], file["features"] = text.astype("S"), ROWS
+    check(load(tiny, tmp_path / "vectors.h5"))
+
+
+def test_mmkb_names_its_images_by_an_index(tiny, tmp_path):
+    uris = [f"<{uri}>" for uri in URIS]
+    index = "".join(f"{uri}\tIMG0000{number}\n" for number, uri in enumerate(uris))
+    (tmp_path / "DB15K_ImageIndex.txt").write_text(index + "<http://elsewhere/Omega>\tIMG00009\n")
+    path = tmp_path / "DB15K_ImageData.h5"
+    with h5py.File(path, "w") as file:
+        for number, row in enumerate([*ROWS, ROWS[0]]):
+            file[f"IMG0000{number if number < 4 else 9}"] = row[None]
+    pair = load(tiny, path)
+    check(pair)
+    assert "images of an index" in pair.features["image"].description
+    assert "1 of 5 keys are no entity's and are left out (first: 'IMG00009')" in pair.notes[0]
+
+
+def test_a_list_of_vectors_keeps_its_gaps(tiny, tmp_path):
+    rows = [ROWS[0], None, ROWS[1], None, None, ROWS[2], [], None]
+    array = np.empty(8, dtype=object)
+    array[:] = rows
+    np.save(tmp_path / "vectors.npy", array)
+    check(load(tiny, tmp_path / "vectors.npy"), [0, 2, 5], ROWS[:3])
+    (tmp_path / "vectors.pkl").write_bytes(pickle.dumps(rows))
+    check(load(tiny, tmp_path / "vectors.pkl"), [0, 2, 5], ROWS[:3])
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_tensors_that_torch_saved(tiny, tmp_path, zipped, dtype):
+    path = tmp_path / "vectors.pt"
+    full = torch.zeros(8, 3, dtype=dtype)
+    full[IDS] = torch.from_numpy(ROWS).to(dtype)
+    for content in (
+        full,
+        full.T.contiguous().T,
+        {"weight": full},
+        {"ids": torch.tensor(IDS), "features": full[IDS]},
+    ):
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+        pair = load(tiny, path)
+        check(pair)
+        assert pair.features["image"].values.dtype == dtype
+
+
+def test_a_file_is_what_its_content_says(tiny, tmp_path):
+    np.savez(tmp_path / "vectors.pkl", ids=IDS, features=ROWS)
+    (tmp_path / "vectors.pkl.npz").rename(tmp_path / "vectors.pkl")
+    check(load(tiny, tmp_path / "vectors.pkl"))
+    (tmp_path / "vectors.h5").write_bytes(pickle.dumps(dict(zip(IDS, ROWS, strict=True))))
+    check(load(tiny, tmp_path / "vectors.h5"))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_tiny_and_huge_rows_end_at_length_one(tiny, tmp_path, scale):
+    np.savez(tmp_path / "vectors.npz", ids=IDS, features=ROWS * np.float32(scale))
+    check(load(tiny, tmp_path / "vectors.npz"))
+
+
+def test_errors_stay_short_however_many_arrays_there_are(tiny, tmp_path):
+    path = by_key(
+        tmp_path / "vectors.npz", [f"stranger-{number}" for number in range(5000)], np.ones((5000, 2))
+    )
+    with pytest.raises(DataError) as error:
+        load(tiny, path)
+    assert "none of 5,000 keys" in str(error.value)
+    assert len(str(error.value)) < 600
