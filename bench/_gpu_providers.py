@@ -263,7 +263,8 @@ def alignment_search(run: Run) -> None:
         fits = pairs <= 20_000
         truth = None
         if fits:
-            truth = search_reference.dense_ranks(search_reference.dense_scores(left, right, 10), pairs)[:2]
+            in_place = torch.arange(pairs, device=run.device)[:, None].expand(-1, 2)
+            truth = search_reference.dense_ranks(search_reference.dense_scores(left, right, 10), in_place)[:2]
         # The interpreter of Triton is wrong in bfloat16.
         screens = {"float32": None} if run.rehearsal else {"float32": None, "bfloat16 screen": "bfloat16"}
         for backend in OURS:

@@ -103,9 +103,7 @@ def _answer(
         "runs": {name: str(out / name) for name in results},
         "metrics": {name: result.metrics for name, result in results.items()},
         "right": [{"left": d.name, "right": d.matches[0].name} for d in right],
-        "wrong": [
-            {"left": d.name, "right": d.matches[0].name, "truth": names[d.partner or 0]} for d in wrong
-        ],
+        "wrong": [{"left": d.name, "right": d.matches[0].name, "truth": names[d.partners[0]]} for d in wrong],
         "seconds": round(seconds, 1),
     }
 
@@ -132,7 +130,7 @@ def _describe(
         f"\n{len(right)} that are right, found without names",
         *(f"  {d.name:{width}}  =  {d.matches[0].name}" for d in right),
         f"\n{len(wrong)} that are wrong",
-        *(f"  {d.name:{width}}  is not  {d.matches[0].name}, but  {names[d.partner or 0]}" for d in wrong),
+        *(f"  {d.name:{width}}  is not  {d.matches[0].name}, but  {names[d.partners[0]]}" for d in wrong),
         f"\n{seconds:.0f} s in all; run directories: {', '.join(str(out / name) for name in results)}",
         f"look closer: loginmea-fast evaluate {out / 'without-names'}",
         "your own data: loginmea-fast train --help",

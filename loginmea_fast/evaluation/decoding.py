@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from loginmea_fast import ops
 from loginmea_fast.data import AlignmentPair
+from loginmea_fast.data.split import first_of_each
+from loginmea_fast.errors import ConfigError, InputError
 from loginmea_fast.evaluation.embedding import joint_embedding
+from loginmea_fast.evaluation.metrics import neighbours
+from loginmea_fast.evaluation.rows import check_candidates, check_links
 from loginmea_fast.nn import LoginMEA
 
-__all__ = ["Decoded", "Match", "decode"]
+__all__ = ["Decoded", "Decoding", "Match", "decode"]
+
+DIRECTIONS = ("left_to_right", "right_to_left")
 
 
 @dataclass(frozen=True)
 class Match:
-    """An entity that may be the partner, its name, and the cosine or CSLS score."""
+    """An entity that may be the partner, its name, and its score."""
 
     entity: int
     name: str
@@ -27,17 +34,73 @@ class Match:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A left entity, its name, its partner where that is known, and its matches, the best first."""
+    """An entity, its name, its partners where they are known, and its matches, the best first."""
 
     entity: int
     name: str
-    partner: int | None
+    partners: tuple[int, ...]
     matches: tuple[Match, ...]
 
     @property
     def correct(self) -> bool | None:
-        """Whether the best match is the partner; None where that is not known."""
-        return None if self.partner is None else self.matches[0].entity == self.partner
+        """Whether the best match is a partner; None where no partner is known."""
+        return self.matches[0].entity in self.partners if self.partners else None
+
+
+@dataclass(frozen=True)
+class Decoding(Sequence[Decoded]):
+    """Matches of many entities, in columns; a sequence of `Decoded` for people, made as it is read.
+
+    Attributes:
+        queries: int64 [Q], the entities that were decoded.
+        matches: int64 [Q, k], their best matches, the best first.
+        scores: [Q, k], cosine or CSLS.
+        links: int64 [B, 2], (query, partner) as far as they are known.
+        names: [N], names of all entities.
+        csls_k: neighbours that CSLS took; 0 is cosine.
+    """
+
+    queries: Tensor
+    matches: Tensor
+    scores: Tensor
+    links: Tensor
+    names: Sequence[str]
+    csls_k: int
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    @overload
+    def __getitem__(self, place: int) -> Decoded: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Decoded]: ...
+
+    def __getitem__(self, place: int | slice) -> Decoded | list[Decoded]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        entity = int(self.queries[place])
+        found = zip(self.matches[place].tolist(), self.scores[place].tolist(), strict=True)
+        return Decoded(
+            entity,
+            self.names[entity],
+            tuple(self.links[self.links[:, 0] == entity, 1].tolist()),
+            tuple(Match(key, self.names[key], score) for key, score in found),
+        )
+
+    def __iter__(self) -> Iterator[Decoded]:
+        partners: dict[int, list[int]] = {}
+        for entity, partner in self.links.tolist():
+            partners.setdefault(entity, []).append(partner)
+        for entity, keys, scores in zip(self.queries, self.matches, self.scores, strict=True):
+            query = int(entity)
+            found = zip(keys.tolist(), scores.tolist(), strict=True)
+            yield Decoded(
+                query,
+                self.names[query],
+                tuple(partners.get(query, ())),
+                tuple(Match(key, self.names[key], score) for key, score in found),
+            )
 
 
 def decode(
@@ -49,36 +112,64 @@ def decode(
     csls_k: int = 10,
     candidates: str = "test",
     backend: str = "auto",
-) -> list[Decoded]:
-    """The k best right entities of each left entity.
+    direction: str = "left_to_right",
+) -> Decoding:
+    """The k best entities of the other graph for each entity of one.
 
     Args:
         model: trained, on one device with `features`.
         features: modality -> [N, d_m].
         pair: names and entities.
-        links: int64 [B, 2], left entities to decode with their partners; None decodes every left entity of the pair.
-        k: matches of each.
-        csls_k: neighbours of CSLS; 0 scores by cosine.
-        candidates: "test" matches among the partners in `links`, "all" (always so without links) among all right
-            entities.
+        links: int64 [B, 2], entities to decode with their partners, each link once; None decodes every entity of a
+            graph.
+        k: matches of each; as many as there are candidates where these are fewer.
+        csls_k: neighbours of CSLS; 0 scores by cosine. Both whole sides take part, whichever entities are decoded:
+            those of `links` under "test", both graphs under "all". The number taken is in the result.
+        candidates: "test" matches among the partners in `links`, "all" (always so without links) among all entities of
+            the other graph.
         backend: of the search.
+        direction: "left_to_right" decodes entities of graph 1, "right_to_left" those of graph 2.
+
+    Raises:
+        InputError: links of another shape or type, with ids that no entity has, or that do not lead from graph 1 to
+            graph 2; no links; k below one.
+        ConfigError: an unknown protocol or direction.
     """
-    queries = pair.left_entities if links is None else links[:, 0].cpu()
-    keys = pair.right_entities if links is None or candidates == "all" else links[:, 1].cpu()
-    joint = joint_embedding(model, features, torch.cat([queries, keys]))
-    csls_k = min(csls_k, len(queries), len(keys))
-    scores, index = ops.alignment_topk(
-        joint[: len(queries)], joint[len(queries) :], min(k, len(keys)), csls_k=csls_k, backend=backend
+    check_candidates(candidates)
+    if direction not in DIRECTIONS:
+        raise ConfigError(f"direction must be one of {', '.join(DIRECTIONS)}; got {direction!r}")
+    for name, value, least in (("k", k, 1), ("csls_k", csls_k, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise InputError(f"{name} must be a whole number of at least {least}; got {value!r}")
+    sides = [pair.left_entities, pair.right_entities]
+    known = torch.empty(0, 2, dtype=torch.int64)
+    if links is not None:
+        known = check_links(pair, links)
+        if len(known) == 0:
+            raise InputError("there are no links to decode; leave links out to decode every entity")
+        if candidates == "test":
+            sides = [_in_order(column) for column in known.unbind(1)]
+    if direction == "right_to_left":
+        sides, known = sides[::-1], known.flip(1)
+    queries = sides[0] if links is None else _in_order(known[:, 0])
+    others = sides[0][~torch.isin(sides[0], queries)]
+    keys = sides[1]
+    csls_k = neighbours(csls_k, len(queries) + len(others), len(keys)) if csls_k else 0
+    joint = joint_embedding(
+        model, features, torch.cat([queries, keys, others] if csls_k else [queries, keys])
     )
-    partners = [None] * len(queries) if links is None else links[:, 1].tolist()
-    return [
-        Decoded(
-            entity,
-            pair.names[entity],
-            partner,
-            tuple(Match(key, pair.names[key], score) for key, score in zip(found, values, strict=True)),
-        )
-        for entity, partner, found, values in zip(
-            queries.tolist(), partners, keys[index.cpu()].tolist(), scores.tolist(), strict=True
-        )
-    ]
+    end = len(queries) + len(keys)
+    scores, index = ops.alignment_topk(
+        joint[: len(queries)],
+        joint[len(queries) : end],
+        min(k, len(keys)),
+        csls_k,
+        query_extra=joint[end:] if csls_k else None,
+        backend=backend,
+    )
+    return Decoding(queries, keys[index.cpu()], scores.cpu(), known, pair.names, csls_k)
+
+
+def _in_order(entities: Tensor) -> Tensor:
+    """Each entity once, in order of first appearance."""
+    return entities[first_of_each(entities[:, None])]

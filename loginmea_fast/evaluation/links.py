@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loginmea_fast import ops
 from loginmea_fast.data import AlignmentPair
-from loginmea_fast.errors import ConfigError, InputError
+from loginmea_fast.errors import InputError
 from loginmea_fast.evaluation.embedding import joint_embedding
 from loginmea_fast.evaluation.metrics import alignment_metrics, degree_groups, presence_groups
+from loginmea_fast.evaluation.rows import check_candidates, check_links, link_rows
 from loginmea_fast.nn import LoginMEA
+from loginmea_fast.ops.alignment_search import AlignmentRanks
 
-__all__ = ["evaluate_links"]
-
-PROTOCOLS = ("test", "all")
+__all__ = ["evaluate_links", "rank_links"]
 
 
 def evaluate_links(
@@ -31,11 +32,14 @@ def evaluate_links(
 ) -> dict[str, Any]:
     """Hits@k, MRR and MR of `links`, both ways, with CSLS and without.
 
+    Targets are distinct: an entity that stands in several links (1-to-n, n-to-m) is one candidate, and its other
+    partners are no rivals of the one that is ranked.
+
     Args:
         model: trained, on one device with `features`.
         features: modality -> [N, d_m], what the model was trained on.
         pair: the data, for the entities of each graph and the presence of its modalities.
-        links: int64 [B, 2], usually the test links.
+        links: int64 [B, 2], usually the test links, each once.
         csls_k: neighbours of CSLS; 0 leaves it out.
         candidates: "test" ranks a partner among the partners of all `links` (the field's protocol), "all" among all
             entities of its graph (what a user meets).
@@ -46,27 +50,49 @@ def evaluate_links(
         As `alignment_metrics`, with `protocol`.
 
     Raises:
-        InputError: no links.
+        InputError: no links, or others than `check_links` takes.
         ConfigError: an unknown protocol.
     """
-    if candidates not in PROTOCOLS:
-        raise ConfigError(f"candidates must be one of {', '.join(PROTOCOLS)}; got {candidates!r}")
+    check_candidates(candidates)
+    links = check_links(pair, links)
     if len(links) == 0:
         raise InputError(
             "there are no test links to rank: every known link is a seed; lower seed_ratio or add links"
         )
-    links = links.cpu()
-    parts = [links[:, 0], links[:, 1]]
-    if candidates == "all":
-        for entities, linked in zip((pair.left_entities, pair.right_entities), links.unbind(1), strict=True):
-            parts.append(entities[~torch.isin(entities, linked)])
-    left, right, *extra = joint_embedding(model, features, torch.cat(parts)).split([len(p) for p in parts])
+    rows = link_rows(links, *((pair.left_entities, pair.right_entities) if candidates == "all" else ()))
+    joint = joint_embedding(model, features, torch.cat([rows.left, rows.right]))
     groups: dict[str, dict[str, Tensor]] = {}
     if breakdown:
         groups["by_degree"] = degree_groups(model.graph.degrees(), links)
         for name, feature in pair.features.items():
             if not feature.present.all():
                 groups[f"by_{name}"] = presence_groups(feature.present, links)
-    left_extra, right_extra = extra or (None, None)
-    result = alignment_metrics(left, right, csls_k, left_extra, right_extra, groups, backend)
+    left, right = joint[: len(rows.left)], joint[len(rows.left) :]
+    result = alignment_metrics(left, right, csls_k, groups=groups, backend=backend, pairs=rows.pairs)
     return {"protocol": candidates, **result}
+
+
+def rank_links(
+    model: LoginMEA,
+    features: Mapping[str, Tensor],
+    links: Tensor,
+    left_entities: Tensor,
+    right_entities: Tensor,
+    csls_k: int = 0,
+    backend: str = "auto",
+) -> AlignmentRanks:
+    """Ranks of `links` [B, 2], both ways, among the targets of all of them and further entities.
+
+    Args:
+        model: on one device with `features`.
+        features: modality -> [N, d_m].
+        links: int64 [B, 2], each once.
+        left_entities: int64, entities of graph 1 that may be mistaken for a partner.
+        right_entities: the same of graph 2.
+        csls_k: neighbours of CSLS; 0 ranks by cosine.
+        backend: of the search.
+    """
+    rows = link_rows(links, left_entities, right_entities)
+    joint = joint_embedding(model, features, torch.cat([rows.left, rows.right]))
+    left, right = joint[: len(rows.left)], joint[len(rows.left) :]
+    return ops.alignment_ranks(left, right, csls_k, backend=backend, pairs=rows.pairs)

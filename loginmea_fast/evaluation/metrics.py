@@ -6,6 +6,7 @@ of all similarities exists at any time.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from loginmea_fast.errors import InputError
 __all__ = ["HITS", "alignment_metrics", "degree_groups", "presence_groups", "random_baseline", "rank_metrics"]
 
 HITS = (1, 5, 10, 50)
+
+_log = logging.getLogger("loginmea_fast")
 
 
 def rank_metrics(ranks: Tensor) -> dict[str, float]:
@@ -49,17 +52,21 @@ def alignment_metrics(
     right_extra: Tensor | None = None,
     groups: Mapping[str, Mapping[str, Tensor]] | None = None,
     backend: str = "auto",
+    pairs: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Metrics of pairs whose embeddings stand in the same row of `left` and `right`.
+    """Metrics of pairs whose embeddings stand in the same row of `left` and `right`, or where `pairs` says.
 
     Args:
         left: [B, D] embeddings of the left entities.
         right: [B, D] of their partners.
-        csls_k: neighbours of CSLS (at most as many as there are candidates); 0 leaves it out.
+        csls_k: neighbours of CSLS; 0 leaves it out. At most as many as there are candidates are taken: the `csls_k` of
+            the result is the number taken, and a warning is logged where it is not the one asked for.
         left_extra: [X, D] further left entities that may be mistaken for a partner; None for none.
         right_extra: [Y, D] the same on the right.
         groups: breakdown -> label -> bool [B], pairs to report on by themselves, ranked among all candidates.
         backend: of the search.
+        pairs: int64 [P, 2], rows of `left` and `right` that are partners, each pair once; entities stand once and may
+            have several partners, which are no rivals of each other. None pairs row b with row b.
 
     Returns:
         JSON-ready: `pairs`, `candidates`, `cosine` and (with CSLS) `csls`, each with `left_to_right` and
@@ -67,14 +74,18 @@ def alignment_metrics(
         the metrics over both directions, of CSLS where there is any.
     """
     count = {"left_to_right": _rows(right, right_extra), "right_to_left": _rows(left, left_extra)}
-    ranks = {"cosine": _ranks(left, right, 0, left_extra, right_extra, backend)}
+    if pairs is None:
+        pairs = torch.arange(len(left))[:, None].expand(-1, 2)
+    csls_k = neighbours(csls_k, *count.values())
+    ranks = {"cosine": _ranks(left, right, pairs, 0, left_extra, right_extra, backend)}
     if csls_k:
-        k = min(csls_k, *count.values())
-        ranks["csls"] = _ranks(left, right, k, left_extra, right_extra, backend)
-    result: dict[str, Any] = {"pairs": len(left), "candidates": count, "csls_k": csls_k}
+        ranks["csls"] = _ranks(left, right, pairs, csls_k, left_extra, right_extra, backend)
+    result: dict[str, Any] = {"pairs": len(pairs), "candidates": count, "csls_k": csls_k}
     for name, by_direction in ranks.items():
         result[name] = {direction: rank_metrics(r) for direction, r in by_direction.items()}
-    result["random"] = {direction: random_baseline(n) for direction, n in count.items()}
+    result["random"] = {
+        direction: _random(n, pairs[:, side].cpu()) for side, (direction, n) in enumerate(count.items())
+    }
     reported = torch.stack(list(ranks["csls" if csls_k else "cosine"].values())).cpu()
     for breakdown, labels in (groups or {}).items():
         result[breakdown] = [
@@ -83,6 +94,16 @@ def alignment_metrics(
             if chosen.any()
         ]
     return result
+
+
+def neighbours(csls_k: int, *candidates: int) -> int:
+    """The neighbours that CSLS can take where it is asked for `csls_k`; a warning says so where they are fewer."""
+    used = min(csls_k, *candidates)
+    if used < csls_k:
+        _log.warning(
+            "CSLS takes %d neighbours instead of %d: there are %d candidates", used, csls_k, min(candidates)
+        )
+    return used
 
 
 def degree_groups(degrees: Tensor, links: Tensor, buckets: int = 4) -> dict[str, Tensor]:
@@ -119,15 +140,25 @@ def _rows(pairs: Tensor, extra: Tensor | None) -> int:
     return len(pairs) + (0 if extra is None else len(extra))
 
 
+def _random(candidates: int, queries: Tensor) -> dict[str, float]:
+    """The random baseline of pairs with these queries: a query's other partners are no candidates."""
+    partners = torch.unique(queries, return_counts=True)[1]
+    total: dict[str, float] = {}
+    for several, entities in zip(*(t.tolist() for t in partners.unique(return_counts=True)), strict=True):
+        share = several * entities / len(queries)
+        for name, value in random_baseline(candidates - several + 1).items():
+            total[name] = total.get(name, 0.0) + share * value
+    return total
+
+
 def _ranks(
     left: Tensor,
     right: Tensor,
+    pairs: Tensor,
     csls_k: int,
     left_extra: Tensor | None,
     right_extra: Tensor | None,
     backend: str,
 ) -> dict[str, Tensor]:
-    found = ops.alignment_ranks(
-        left, right, csls_k=csls_k, left_extra=left_extra, right_extra=right_extra, backend=backend
-    )
+    found = ops.alignment_ranks(left, right, csls_k, left_extra, right_extra, backend=backend, pairs=pairs)
     return {"left_to_right": found[0], "right_to_left": found[1]}

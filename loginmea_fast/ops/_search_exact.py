@@ -23,6 +23,7 @@ LIST_BYTES = 2**27
 AGAIN_ROWS = 4096
 WORKING_BYTES = 2**27  # of rows in float64
 PROBE = 512  # pairs on which a narrow pass is tried
+PARTNERS = 2**20  # pairs of partners of one entity that are compared at a time
 UNDECIDED = 1 / 50  # share of scores beyond which computing them again costs more than a narrow pass saves
 
 Best = tuple[Tensor, Tensor]  # scores float64 [rows, k] and index int64 [rows, k]
@@ -45,6 +46,11 @@ class Side:
     def __len__(self) -> int:
         return len(self.inverse)
 
+    def head(self) -> Side:
+        """The first matrix alone."""
+        rows = len(self.parts[0])
+        return Side(self.parts[:1], self.inverse[:rows].contiguous(), self.slack[:rows].contiguous())
+
     def blocks(self, step: int) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of at most `step` rows, about equal, none across two parts: where they are, and the rows."""
         first = 0
@@ -55,13 +61,7 @@ class Side:
 
     def rows(self, index: Tensor) -> Tensor:
         """Copies of the rows at an index."""
-        rows = self.parts[0].new_empty(len(index), self.parts[0].shape[1])
-        first = 0
-        for part in self.parts:
-            inside = (index >= first) & (index < first + len(part))
-            rows[inside] = part[index[inside] - first]
-            first += len(part)
-        return rows
+        return reference.rows_at(self.parts, index)
 
 
 @dataclass
@@ -178,24 +178,93 @@ def csls(passes: Passes, left: Side, right: Side, csls_k: int, tick: Tick) -> Sc
 
 
 def alignment_ranks(
-    passes: Passes, left: Side, right: Side, pairs: int, csls_k: int, tick: Tick
+    passes: Passes, left: Side, right: Side, pairs: Tensor, csls_k: int, tick: Tick
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ranks both ways, float64 [pairs], and ties both ways, int64 [pairs]."""
+    """Ranks both ways, float64 [B], and ties both ways, int64 [B], of pairs [B, 2] of left and right rows.
+
+    The passes count for pairs of rows at the same place, which most are. The others are gathered, set before all rows,
+    and what is counted among the gathered ones taken off again.
+    """
     scoring = csls(passes, left, right, csls_k, tick)
-    partner = torch.arange(pairs, dtype=torch.int32, device=left.inverse.device)[:, None]
-    own = scoring.scale * passes.cosines(left, slice(0, pairs), right, partner)[:, 0]
-    own = own - scoring.left[:pairs] - scoring.right[:pairs]
-    if passes.narrow and _undecided(passes, left, right, scoring, own) > UNDECIDED:
-        passes = passes.wide()
-        left, right = passes.side(left.parts), passes.side(right.parts)
-    (above_lr, ties_lr, above_rl, ties_rl), _ = passes.counts(left, right, scoring, own, tick)
+    i, j = pairs.unbind(1)
+    own = torch.empty(len(pairs), dtype=torch.float64, device=pairs.device)
+    counts = torch.empty(4, len(pairs), dtype=torch.int64, device=pairs.device)
+    length = min(len(left.parts[0]), len(right.parts[0]))
+    level = torch.zeros(length + 1, dtype=torch.bool, device=pairs.device)
+    level[i[(i == j) & (i < length)]] = True
+    aligned = int(
+        level.to(torch.uint8).argmin()
+    )  # rows 0 to aligned - 1 are paired with the row at their place
+    in_place = (i == j) & (i < aligned)
+    if aligned:
+        there = _own(passes, left, right, scoring, aligned)
+        if passes.narrow and _undecided(passes, left, right, scoring, there) > UNDECIDED:
+            passes = passes.wide()
+            left, right = passes.side(left.parts), passes.side(right.parts)
+        own[in_place] = there[i[in_place]]
+        counts[:, in_place] = passes.counts(left, right, scoring, there, tick)[0][:, i[in_place]]
+    others = (~in_place).nonzero()[:, 0]
+    for chosen in others.split(AGAIN_ROWS) if len(others) else ():
+        own[chosen], counts[:, chosen] = _count_gathered(passes, left, right, scoring, i[chosen], j[chosen])
+    for way, entity in enumerate((i, j)):
+        _take_off_partners(entity, in_place, own, counts[2 * way], counts[2 * way + 1])
+    above_lr, ties_lr, above_rl, ties_rl = counts
     return 1 + above_lr + ties_lr / 2, 1 + above_rl + ties_rl / 2, ties_lr.clone(), ties_rl.clone()
 
 
+def _own(passes: Passes, left: Side, right: Side, scoring: Scoring, pairs: int) -> Tensor:
+    """Scores of the first rows with the row at their place."""
+    partner = torch.arange(pairs, dtype=torch.int32, device=left.inverse.device)[:, None]
+    cosines = passes.cosines(left, slice(0, pairs), right, partner)[:, 0]
+    return scoring.scale * cosines - scoring.left[:pairs] - scoring.right[:pairs]
+
+
+def _count_gathered(
+    passes: Passes, left: Side, right: Side, scoring: Scoring, i: Tensor, j: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Scores of pairs (i, j) and their counts, in which the pair itself ties."""
+    a, b = passes.side([left.rows(i)]), passes.side([right.rows(j)])
+    means = Scoring(scoring.scale, scoring.left[i], scoring.right[j])
+    own = _own(passes, a, b, means, len(i))
+    before_left, before_right = (
+        Side(
+            few.parts + rows.parts, torch.cat([few.inverse, rows.inverse]), torch.cat([few.slack, rows.slack])
+        )
+        for few, rows in ((a, left), (b, right))
+    )
+    everywhere = Scoring(
+        scoring.scale, torch.cat([means.left, scoring.left]), torch.cat([means.right, scoring.right])
+    )
+    total, _ = passes.counts(before_left, before_right, everywhere, own, lambda done: None)
+    among, _ = passes.counts(a, b, means, own, lambda done: None)
+    return own, total - among
+
+
+def _take_off_partners(entity: Tensor, in_place: Tensor, own: Tensor, above: Tensor, ties: Tensor) -> None:
+    """Take partners of the same entity out of the counts of each pair; itself too where it was counted."""
+    _, group, sizes = entity.unique(return_inverse=True, return_counts=True)
+    order = group.argsort(stable=True)
+    starts = sizes.cumsum(0) - sizes
+    several = ((sizes[group] > 1) | ~in_place).nonzero()[:, 0]
+    if len(several) == 0:
+        return
+    for chosen in several.split(max(1, PARTNERS // int(sizes.max()))):
+        each = sizes[group[chosen]]
+        pair = chosen.repeat_interleave(each)
+        place = torch.arange(len(pair), device=pair.device) - (each.cumsum(0) - each).repeat_interleave(each)
+        partner = order[starts[group[pair]] + place]
+        counted = (partner != pair) | ~in_place[pair]
+        difference = own[partner] - own[pair]
+        above.index_add_(0, pair, -((difference > TIE) & counted).to(torch.int64))
+        ties.index_add_(0, pair, -((difference.abs() <= TIE) & counted).to(torch.int64))
+
+
 def alignment_topk(passes: Passes, queries: Side, keys: Side, k: int, csls_k: int, tick: Tick) -> Best:
-    """Scores float64 [Q, k] and index int64 [Q, k]."""
+    """Scores float64 [Q, k] and index int64 [Q, k] of the first matrix of queries; all count in the means."""
     scoring = csls(passes, queries, keys, csls_k, tick)
-    return best(passes, queries, keys, k, scoring, False, tick)[0]
+    first = queries.head()
+    scoring = Scoring(scoring.scale, scoring.left[: len(first)].contiguous(), scoring.right)
+    return best(passes, first, keys, k, scoring, False, tick)[0]
 
 
 def mutual_nearest(passes: Passes, left: Side, right: Side, csls_k: int, tick: Tick) -> Tensor:

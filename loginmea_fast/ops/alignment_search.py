@@ -69,17 +69,19 @@ def alignment_ranks(
     screen: str | None = None,
     backend: str = "auto",
     *,
+    pairs: Tensor | None = None,
     progress: bool = False,
 ) -> AlignmentRanks:
     """Rank of every true counterpart, both ways, by cosine or CSLS.
 
-    Row b of `left` and row b of `right` are a pair. Left rows are ranked against all right rows and the other
-    way round; `*_extra` are further candidates without a counterpart (evaluation among all target entities).
+    Row b of `left` and row b of `right` are a pair, or `pairs` says which rows are. Left rows are ranked against all
+    right rows and the other way round; `*_extra` are further candidates without a counterpart (evaluation among all
+    target entities). A row may stand in several pairs: its other partners are no rivals, as in link prediction.
     With s the cosine, r the mean of the `csls_k` best cosines on the other side (extra rows take part) and
     TIE = 2^-46:
 
         c_ij = 2 s_ij - r_i - r_j        (CSLS: Conneau et al., ICLR 2018; c = s where csls_k = 0)
-        rank_b = 1 + #{j : c_bj > c_bb + TIE} + 1/2 #{j != b : |c_bj - c_bb| <= TIE}
+        rank_b = 1 + #{j : c_ij > c_b + TIE} + 1/2 #{j : |c_ij - c_b| <= TIE}    pair b = (i, j_b), j no partner of i
 
     A zero row has no direction: its cosine with everything is 0, so its counterpart ties with all candidates. CSLS
     breaks those ties by the candidates' own r alone, which says nothing of the pair: leave such rows out of a
@@ -87,34 +89,39 @@ def alignment_ranks(
 
     Args:
         left: [B, D] rows, float32, float64, bfloat16 or float16; a tensor or a numpy array,
-            which may be memory-mapped.
-        right: [B, D], dtype and device of `left`.
+            which may be memory-mapped. With `pairs` [N, D], each entity once.
+        right: [B, D], dtype and device of `left`. With `pairs` [M, D].
         csls_k: neighbours in r; 0 ranks by cosine.
         left_extra: [X, D] further left candidates, or None.
         right_extra: [Y, D] further right candidates, or None.
         screen: "bfloat16" makes the first pass in bfloat16; the answer is the same. The reference
             has no such pass and ignores it.
         backend: "auto", "reference", "cpu", "triton" or "cuda".
+        pairs: int64 [B, 2], rows of `left` and of `right` that are partners, no pair twice; by default row b with row
+            b. It is fastest where most rows stand at the place of their partner.
         progress: show a progress bar on stderr.
 
     Returns:
         `AlignmentRanks`, on the device of `left`.
 
     Raises:
-        InputError: shapes, dtypes or devices do not fit, there is no pair, a value is not finite, or csls_k
-            is larger than the candidates of a side.
+        InputError: shapes, dtypes or devices do not fit, there is no pair or one stands twice, a value is not finite,
+            or csls_k is larger than the candidates of a side.
         BackendError: the backend asked for by name cannot serve.
     """
     a, b = _tensor("left", left), _tensor("right", right)
     more_a = None if left_extra is None else _tensor("left_extra", left_extra)
     more_b = None if right_extra is None else _tensor("right_extra", right_extra)
     _check({"left": a, "right": b, "left_extra": more_a, "right_extra": more_b}, screen, backend)
-    _dispatch.check_shape("right", b, tuple(a.shape), "[B, D], as left")
-    if len(a) == 0:
+    if pairs is None:
+        _dispatch.check_shape("right", b, tuple(a.shape), "[B, D], as left")
+        pairs = torch.arange(len(a), device=a.device)[:, None].expand(-1, 2)
+    pairs = _checked_pairs(pairs, len(a), len(b)).to(a.device)
+    if len(pairs) == 0:
         raise InputError("left and right hold no pairs, so there is nothing to rank")
     _check_k("csls_k", csls_k, min(_count(a, more_a), _count(b, more_b)), least=0)
     ranks_lr, ranks_rl, ties_lr, ties_rl = _alignment_ranks(
-        a, b, more_a, more_b, csls_k, screen, backend, progress
+        a, b, more_a, more_b, pairs, csls_k, screen, backend, progress
     )
     return AlignmentRanks((ranks_lr, ranks_rl), (ties_lr, ties_rl))
 
@@ -127,6 +134,7 @@ def alignment_topk(
     screen: str | None = None,
     backend: str = "auto",
     *,
+    query_extra: Rows | None = None,
     approximate: str | None = None,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -140,9 +148,11 @@ def alignment_topk(
             which may be memory-mapped.
         keys: [M, D], dtype and device of `queries`.
         k: how many keys to return, at most M.
-        csls_k: neighbours in the means of CSLS, taken among these queries and keys; 0 for cosine.
+        csls_k: neighbours in the means of CSLS, taken among these queries, `query_extra` and keys; 0 for cosine.
         screen: "bfloat16" makes the first pass in bfloat16; the answer is the same.
         backend: "auto", "reference", "cpu", "triton" or "cuda".
+        query_extra: [X, D] further queries, or None: they count in the means of CSLS and get no row in the result, so
+            that scores do not depend on which queries were asked for.
         approximate: "faiss" has faiss propose candidates, which are then scored exactly. The result is
             approximate; how many true neighbours a sample found is logged as a warning. Rows on cpu only.
         progress: show a progress bar on stderr.
@@ -156,15 +166,16 @@ def alignment_topk(
         BackendError: the backend asked for by name cannot serve.
     """
     a, b = _tensor("queries", queries), _tensor("keys", keys)
-    _check({"queries": a, "keys": b}, screen, backend)
+    more = None if query_extra is None else _tensor("query_extra", query_extra)
+    _check({"queries": a, "keys": b, "query_extra": more}, screen, backend)
     _check_approximate("alignment_topk", approximate, a)
     if len(b) == 0:
         raise InputError("keys hold no rows, so there is nothing to search")
     _check_k("k", k, len(b), least=1)
     if len(a) == 0:
         return a.new_empty((0, k), dtype=_score_dtype(a)), a.new_empty((0, k), dtype=torch.int64)
-    _check_k("csls_k", csls_k, min(len(a), len(b)), least=0)
-    return _alignment_topk(a, b, k, csls_k, screen, backend, approximate, progress)
+    _check_k("csls_k", csls_k, min(_count(a, more), len(b)), least=0)
+    return _alignment_topk(a, b, more if csls_k else None, k, csls_k, screen, backend, approximate, progress)
 
 
 def mutual_nearest(
@@ -256,6 +267,25 @@ def _check_k(name: str, k: int, most: int, least: int) -> None:
         )
 
 
+def _checked_pairs(pairs: Tensor, num_left: int, num_right: int) -> Tensor:
+    if not isinstance(pairs, Tensor) or pairs.dtype != torch.int64:
+        came = pairs.dtype if isinstance(pairs, Tensor) else type(pairs).__name__
+        raise InputError(f"pairs must be an int64 tensor [B, 2] of left and right rows; got {came}")
+    _dispatch.check_shape("pairs", pairs, (None, 2), "[B, 2], a left and a right row")
+    for side, rows in enumerate((num_left, num_right)):
+        column = pairs[:, side]
+        if len(column) and not 0 <= int(column.min()) <= int(column.max()) < rows:
+            wrong = int(((column < 0) | (column >= rows)).nonzero()[0])
+            raise InputError(
+                f"pairs name rows that are there, 0 to {rows - 1} on the {('left', 'right')[side]}; "
+                f"got {int(column[wrong])} in pair {wrong}"
+            )
+    keys = pairs[:, 0] * max(num_right, 1) + pairs[:, 1]
+    if len(keys.unique()) != len(keys):
+        raise InputError("pairs hold a pair twice; give each once, by pairs.unique(dim=0)")
+    return pairs
+
+
 def _count(rows: Tensor, more: Tensor | None) -> int:
     return len(rows) + (0 if more is None else len(more))
 
@@ -328,6 +358,7 @@ def _alignment_ranks(
     right: Tensor,
     left_extra: Tensor | None,
     right_extra: Tensor | None,
+    pairs: Tensor,
     csls_k: int,
     screen: str | None,
     backend: str,
@@ -340,27 +371,28 @@ def _alignment_ranks(
         if passes is not None:
             left_side = _side(passes, left=left, left_extra=left_extra)
             right_side = _side(passes, right=right, right_extra=right_extra)
-            results = exact.alignment_ranks(passes, left_side, right_side, len(left), csls_k, tick)
+            results = exact.alignment_ranks(passes, left_side, right_side, pairs, csls_k, tick)
         else:
             _check_finite(left=left, right=right, left_extra=left_extra, right_extra=right_extra)
             lefts = [rows for rows in (left, left_extra) if rows is not None]
             rights = [rows for rows in (right, right_extra) if rows is not None]
-            results = reference.alignment_ranks(lefts, rights, csls_k, tick)
+            results = reference.alignment_ranks(lefts, rights, pairs, csls_k, tick)
     ranks_lr, ranks_rl, ties_lr, ties_rl = results
     ranks_lr = ranks_lr.to(_rank_dtype(right, right_extra))
     return ranks_lr, ranks_rl.to(_rank_dtype(left, left_extra)), ties_lr, ties_rl
 
 
 @_alignment_ranks.register_fake
-def _(left, right, left_extra, right_extra, csls_k, screen, backend, progress):  # type: ignore[no-untyped-def]
+def _(left, right, left_extra, right_extra, pairs, csls_k, screen, backend, progress):  # type: ignore[no-untyped-def]
     dtypes = _rank_dtype(right, right_extra), _rank_dtype(left, left_extra), torch.int64, torch.int64
-    return tuple(left.new_empty(len(left), dtype=dtype) for dtype in dtypes)
+    return tuple(left.new_empty(len(pairs), dtype=dtype) for dtype in dtypes)
 
 
 @torch.library.custom_op("loginmea_fast::alignment_topk", mutates_args=())
 def _alignment_topk(
     queries: Tensor,
     keys: Tensor,
+    query_extra: Tensor | None,
     k: int,
     csls_k: int,
     screen: str | None,
@@ -369,26 +401,29 @@ def _alignment_topk(
     progress: bool,
 ) -> tuple[Tensor, Tensor]:
     """Scores and index."""
+    scores_made = len(queries) * len(keys) + (_count(queries, query_extra) * len(keys) if csls_k else 0)
     with (
-        _bar("alignment_topk", len(queries) * len(keys), 2 if csls_k else 1, progress) as tick,
+        _bar("alignment_topk", scores_made, 1, progress) as tick,
         torch.cuda.device_of(queries),
     ):
         if approximate is not None:
             from loginmea_fast.ops import _search_faiss as faiss
 
-            sides = _side(faiss, queries=queries), _side(faiss, keys=keys)
-            scores, index = faiss.alignment_topk(*sides, k, csls_k, tick)
+            everyone = _side(faiss, queries=queries, query_extra=query_extra)
+            scores, index = faiss.alignment_topk(everyone, _side(faiss, keys=keys), k, csls_k, tick)
+            scores, index = scores[: len(queries)].clone(), index[: len(queries)].clone()
         elif (passes := _passes("alignment_topk", queries, screen, backend)) is not None:
-            sides = _side(passes, queries=queries), _side(passes, keys=keys)
-            scores, index = exact.alignment_topk(passes, *sides, k, csls_k, tick)
+            everyone = _side(passes, queries=queries, query_extra=query_extra)
+            scores, index = exact.alignment_topk(passes, everyone, _side(passes, keys=keys), k, csls_k, tick)
         else:
-            _check_finite(queries=queries, keys=keys)
-            scores, index = reference.alignment_topk([queries], [keys], k, csls_k, tick)
+            _check_finite(queries=queries, keys=keys, query_extra=query_extra)
+            both = [rows for rows in (queries, query_extra) if rows is not None]
+            scores, index = reference.alignment_topk(both, [keys], k, csls_k, tick)
     return scores.to(_score_dtype(queries)), index
 
 
 @_alignment_topk.register_fake
-def _(queries, keys, k, csls_k, screen, backend, approximate, progress):  # type: ignore[no-untyped-def]
+def _(queries, keys, query_extra, k, csls_k, screen, backend, approximate, progress):  # type: ignore[no-untyped-def]
     shape = (len(queries), k)
     return queries.new_empty(shape, dtype=_score_dtype(queries)), queries.new_empty(shape, dtype=torch.int64)
 

@@ -6,7 +6,10 @@ Left rows `x_i` [D], i < n, and right rows `y_j` [D], j < m (CSLS: Conneau et al
     r_i  = mean of the k largest s_i. ,   r_j = mean of the k largest s_.j
     c_ij = 2 s_ij - r_i - r_j                   with CSLS;   c_ij = s_ij without
 
-    rank_b = 1 + #{j : c_bj > c_bb} + 1/2 #{j != b : c_bj = c_bb}       and the same down the columns
+    rank_b = 1 + #{j : c_ij > c_b} + 1/2 #{j : c_ij = c_b}      of pair b = (i, j_b) with score c_b, over those j that
+                                                                are no partner of i; and the same down the columns
+
+Pair b is (row b, row b) unless a table says otherwise. A row may have several partners, none of them another's rival.
 
 Two scores are *equal* when they differ by no more than `TIE` = 2^-46 (1.4e-14): some ten times what float64 sums
 of a few thousand terms lose. So a tie does not depend on the order in which a machine adds.
@@ -70,15 +73,18 @@ def dense_scores(left: Tensor, right: Tensor, csls_k: int = 0) -> Tensor:
     return scores
 
 
-def dense_ranks(scores: Tensor, pairs: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ranks both ways [pairs] float64 and ties both ways [pairs] int64; pair b is score (b, b)."""
+def dense_ranks(scores: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ranks both ways [B] float64 and ties both ways [B] int64 of pairs [B, 2] of rows and columns."""
+    rows, columns = pairs.unbind(1)
+    rivals = scores.clone()
+    rivals[rows, columns] = -torch.inf  # no partner is a rival
 
-    def ranks(rows: Tensor) -> tuple[Tensor, Tensor]:
-        above = rows - rows.diagonal()[:, None]
-        ties = (above.abs() <= TIE).sum(1) - 1  # the pair itself is not a tie
+    def ranks(rivals: Tensor) -> tuple[Tensor, Tensor]:
+        above = rivals - scores[rows, columns][:, None]
+        ties = (above.abs() <= TIE).sum(1)
         return 1 + (above > TIE).sum(1) + ties / 2, ties
 
-    (ranks_lr, ties_lr), (ranks_rl, ties_rl) = ranks(scores[:pairs]), ranks(scores.T[:pairs])
+    (ranks_lr, ties_lr), (ranks_rl, ties_rl) = ranks(rivals[rows]), ranks(rivals.T[columns])
     return ranks_lr, ranks_rl, ties_lr, ties_rl
 
 
@@ -148,35 +154,53 @@ def csls_means(left: Side, right: Side, csls_k: int, tick: Tick) -> tuple[float,
     return 1.0, zeros[0], zeros[1]
 
 
-def alignment_ranks(
-    left: Side, right: Side, csls_k: int, tick: Tick
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ranks both ways [pairs] float64 and ties both ways [pairs] int64.
+def rows_at(side: Side, index: Tensor) -> Tensor:
+    """Rows of a side at an index."""
+    rows = side[0].new_empty(len(index), side[0].shape[1])
+    first = 0
+    for part in side:
+        inside = (index >= first) & (index < first + len(part))
+        rows[inside] = part[index[inside] - first]
+        first += len(part)
+    return rows
 
-    `left[0]` and `right[0]` hold the pairs, further matrices are candidates without a partner.
-    """
-    pairs, device = len(left[0]), left[0].device
+
+def alignment_ranks(
+    left: Side, right: Side, pairs: Tensor, csls_k: int, tick: Tick
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ranks both ways [B] float64 and ties both ways [B] int64 of pairs [B, 2] of left and right rows."""
+    count, device = len(pairs), pairs.device
     scale, mean_left, mean_right = csls_means(left, right, csls_k, tick)
-    own = torch.empty(pairs, dtype=torch.float64, device=device)
-    for start, stop in spans(pairs, ROWS):
-        own[start:stop] = (unit_rows(left[0][start:stop]) * unit_rows(right[0][start:stop])).sum(1)
-    own = scale * own - mean_left[:pairs] - mean_right[:pairs]
+    i, j = pairs.unbind(1)
+    own = torch.empty(count, dtype=torch.float64, device=device)
+    for start, stop in spans(count, ROWS):
+        a, b = unit_rows(rows_at(left, i[start:stop])), unit_rows(rows_at(right, j[start:stop]))
+        own[start:stop] = (a * b).sum(1)
+    own = scale * own - mean_left[i] - mean_right[j]
     above_lr, above_rl, ties_lr, ties_rl = (
-        torch.zeros(pairs, dtype=torch.int64, device=device) for _ in range(4)
+        torch.zeros(count, dtype=torch.int64, device=device) for _ in range(4)
     )
+    orders = [side.argsort() for side in (i, j)]
+    sorted_sides = [side[order] for side, order in zip((i, j), orders, strict=True)]
     for rows, columns, cosine in tiles(left, right, tick):
         scores = scale * cosine - mean_left[rows, None] - mean_right[columns]
-        for places, matrix, above, ties in (
-            (rows, scores, above_lr, ties_lr),
-            (columns, scores.T, above_rl, ties_rl),
+        here = _inside(sorted_sides[0], orders[0], rows)
+        here = here[(j[here] >= columns.start) & (j[here] < columns.stop)]
+        scores[i[here] - rows.start, j[here] - columns.start] = -torch.inf  # no partner is a rival
+        for way, (places, matrix, above, ties) in enumerate(
+            ((rows, scores, above_lr, ties_lr), (columns, scores.T, above_rl, ties_rl))
         ):
-            thresholds = own[places, None]  # ends with the pairs, so that extra rows drop out
-            difference = matrix[: len(thresholds)] - thresholds
-            above[places] += (difference > TIE).sum(1)
-            ties[places] += (difference.abs() <= TIE).sum(1)
-    ties_lr -= 1  # the pair itself
-    ties_rl -= 1
+            for chosen in _inside(sorted_sides[way], orders[way], places).split(ROWS):
+                difference = matrix[pairs[chosen, way] - places.start] - own[chosen, None]
+                above[chosen] += (difference > TIE).sum(1)
+                ties[chosen] += (difference.abs() <= TIE).sum(1)
     return 1 + above_lr + ties_lr / 2, 1 + above_rl + ties_rl / 2, ties_lr, ties_rl
+
+
+def _inside(values: Tensor, order: Tensor, places: slice) -> Tensor:
+    """Those in `order` whose value, ascending in `values`, is one of `places`."""
+    start, stop = torch.searchsorted(values, torch.tensor([places.start, places.stop], device=values.device))
+    return order[start:stop]
 
 
 def topk_rows(
@@ -195,8 +219,12 @@ def topk_rows(
 
 
 def alignment_topk(queries: Side, keys: Side, k: int, csls_k: int, tick: Tick) -> tuple[Tensor, Tensor]:
-    """Scores float64 [Q, k] and index int64 [Q, k] of the k best keys of each query."""
-    return topk_rows(queries, keys, k, *csls_means(queries, keys, csls_k, tick), tick)
+    """Scores float64 [Q, k] and index int64 [Q, k] of the k best keys of the first matrix of queries.
+
+    Further matrices of queries count in the means of CSLS alone.
+    """
+    scale, mean_queries, mean_keys = csls_means(queries, keys, csls_k, tick)
+    return topk_rows(queries[:1], keys, k, scale, mean_queries[: len(queries[0])], mean_keys, tick)
 
 
 def mutual_nearest(left: Side, right: Side, csls_k: int, tick: Tick) -> Tensor:

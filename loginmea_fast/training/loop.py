@@ -21,7 +21,7 @@ from loginmea_fast import ops
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.errors import ConfigError, LoginMEAError
 from loginmea_fast.evaluation.embedding import joint_embedding
-from loginmea_fast.evaluation.links import evaluate_links
+from loginmea_fast.evaluation.links import evaluate_links, rank_links
 from loginmea_fast.evaluation.metrics import rank_metrics
 from loginmea_fast.nn import LoginMEA
 from loginmea_fast.training.assembly import Problem, assemble, build_model, prepare_kernels
@@ -407,19 +407,10 @@ class Trainer:
     def _validation_metrics(self) -> dict[str, float]:
         """Both ways together, among all entities without a training link: so few links tell epochs apart better."""
         split, pair = self.problem.split, self.problem.pair
-        links = split.valid
-        others = [
-            without(without(entities, split.train[:, side]), links[:, side])
-            for side, entities in enumerate((pair.left_entities, pair.right_entities))
-        ]
-        joint = joint_embedding(
-            self.model, self.problem.features, torch.cat([links.t().reshape(-1), *others])
-        )
-        left, right, more_left, more_right = joint.split(
-            [len(links), len(links), len(others[0]), len(others[1])]
-        )
-        ranks = ops.alignment_ranks(
-            left, right, csls_k=0, left_extra=more_left, right_extra=more_right, backend=self.config.backend
+        left = without(pair.left_entities, split.train[:, 0])
+        right = without(pair.right_entities, split.train[:, 1])
+        ranks = rank_links(
+            self.model, self.problem.features, split.valid, left, right, backend=self.config.backend
         )
         return rank_metrics(torch.cat([ranks[0], ranks[1]]))
 

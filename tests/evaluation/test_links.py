@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -7,9 +8,15 @@ import torch
 import torch.nn.functional as F
 
 import loginmea_fast as lf
+from loginmea_fast.data import Feature
 from loginmea_fast.errors import ConfigError, InputError
 from loginmea_fast.evaluation import decode, evaluate, evaluate_links, joint_embedding, load_run
+from loginmea_fast.evaluation.metrics import alignment_metrics
+from loginmea_fast.nn import LoginMEAOutput
 from loginmea_fast.training import Config, fit
+from loginmea_fast.training.assembly import assemble
+from loginmea_fast.training.interrupt import StopOnSignal
+from loginmea_fast.training.loop import Trainer
 from tests.training.synthetic import synthetic_pair
 
 
@@ -88,10 +95,191 @@ def test_decoding_agrees_with_hits(trained):
 
 def test_decoding_without_links_looks_at_everyone(trained):
     problem = trained.problem
-    decoded = decode(trained.model, problem.features, problem.pair, k=99, csls_k=0)
-    assert [entry.entity for entry in decoded] == problem.pair.left_entities.tolist()
-    assert all(entry.partner is None and entry.correct is None for entry in decoded)
-    assert {match.entity for match in decoded[0].matches} == set(problem.pair.right_entities.tolist())
+    for direction, sides in (("left_to_right", 1), ("right_to_left", -1)):
+        queries, keys = [problem.pair.left_entities, problem.pair.right_entities][::sides]
+        decoded = decode(trained.model, problem.features, problem.pair, k=99, csls_k=0, direction=direction)
+        assert [entry.entity for entry in decoded] == queries.tolist()
+        assert all(entry.partners == () and entry.correct is None for entry in decoded)
+        assert {match.entity for match in decoded[0].matches} == set(keys.tolist())
+
+
+def test_decoding_holds_columns_and_reads_as_a_sequence(trained):
+    problem = trained.problem
+    decoded = decode(trained.model, problem.features, problem.pair, problem.split.test, k=2)
+    assert decoded.matches.shape == decoded.scores.shape == (24, 2)
+    assert list(decoded) == [decoded[i] for i in range(len(decoded))] == decoded[:]
+    assert decoded[-1].partners == (int(problem.split.test[-1, 1]),)
+    backwards = decode(
+        trained.model, problem.features, problem.pair, problem.split.test, k=1, direction="right_to_left"
+    )
+    right = sum(entry.correct for entry in backwards) / len(backwards)
+    assert right == trained.metrics["csls"]["right_to_left"]["hits@1"]
+
+
+@pytest.mark.parametrize("direction", ["left_to_right", "right_to_left"])
+def test_scores_do_not_depend_on_which_entities_are_decoded(trained, direction):
+    problem = trained.problem
+    arguments = (trained.model, problem.features, problem.pair)
+    everyone = decode(*arguments, k=3, direction=direction)
+    some = decode(*arguments, problem.split.test[4:7], k=3, candidates="all", direction=direction)
+    place = [everyone.queries.tolist().index(entity) for entity in some.queries.tolist()]
+    assert torch.equal(some.matches, everyone.matches[place])
+    assert torch.equal(some.scores, everyone.scores[place])
+
+
+def test_the_neighbours_taken_are_reported(trained, caplog):
+    problem = trained.problem
+    arguments = (trained.model, problem.features, problem.pair, problem.split.test[:4])
+    assert decode(*arguments, csls_k=10).csls_k == 4
+    assert evaluate_links(*arguments, csls_k=10)["csls_k"] == 4
+    assert caplog.text.count("CSLS takes 4 neighbours instead of 10: there are 4 candidates") == 2
+    assert evaluate_links(*arguments, csls_k=3)["csls_k"] == 3
+
+
+@pytest.mark.parametrize("call", [evaluate_links, decode])
+def test_links_are_checked(trained, call):
+    problem = trained.problem
+    arguments = (trained.model, problem.features, problem.pair)
+    links = problem.split.test
+    for wrong, message in (
+        (links.flip(1), r"link 0, .* must have an entity of graph 1 in column 0, and \d+ belongs to graph 2"),
+        (links[:, 0], r"links must be int64 \[\., 2\], not torch.int64 \[24\]"),
+        (links.double(), "not torch.float64"),
+        ([[0, 99]], "in column 1, and 99 is none: ids are 0 to 79"),
+        (links[[0, 1, 0]], "stands twice"),
+        (["a"], "links must be int64"),
+        ([], "no .*links"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call(*arguments, wrong)
+    with pytest.raises(ConfigError, match="candidates must be one of test, all; got 'al'"):
+        call(*arguments, links, candidates="al")
+    assert call(*arguments, links.tolist()) is not None
+    assert call(*arguments, links.numpy()) is not None
+
+
+def test_what_decoding_refuses(trained):
+    arguments = (trained.model, trained.problem.features, trained.problem.pair)
+    with pytest.raises(
+        ConfigError, match="direction must be one of left_to_right, right_to_left; got 'back'"
+    ):
+        decode(*arguments, direction="back")
+    with pytest.raises(InputError, match="k must be a whole number of at least 1; got 0"):
+        decode(*arguments, k=0)
+    with pytest.raises(InputError, match="csls_k must be a whole number of at least 0; got -1"):
+        decode(*arguments, csls_k=-1)
+
+
+def test_one_to_one_links_are_ranked_as_they_were(trained):
+    """The same figures as ranks of rows that stand side by side, among further candidates at their end."""
+    problem, links = trained.problem, trained.problem.split.test
+    pair = problem.pair
+    others = [
+        entities[~torch.isin(entities, links[:, side])]
+        for side, entities in enumerate((pair.left_entities, pair.right_entities))
+    ]
+    joint = joint_embedding(trained.model, problem.features, torch.cat([links.t().reshape(-1), *others]))
+    left, right, more_left, more_right = joint.split([24, 24, 16, 16])
+    for candidates, extra in (("test", (None, None)), ("all", (more_left, more_right))):
+        metrics = evaluate_links(
+            trained.model, problem.features, pair, links, candidates=candidates, breakdown=False
+        )
+        expected = alignment_metrics(left, right, 10, *extra)
+        assert metrics == {"protocol": candidates, **expected}
+
+
+@pytest.fixture(scope="module")
+def with_several_partners():
+    """Left entities 0 to 3 have a second partner, a copy of the first; so has one right entity."""
+    pair = synthetic_pair()
+    count = pair.num_entities
+    copies = torch.tensor([int(pair.links[entity, 1]) for entity in range(4)])
+    again = torch.arange(count, count + 4)
+    own = (pair.triples[pair.num_left_triples :, None, :] == copies[:, None]).any(1)
+    copied = pair.triples[pair.num_left_triples :][own[:, 0] | own[:, 2]].clone()
+    for old, new in zip(copies.tolist(), again.tolist(), strict=True):
+        copied[:, ::2][copied[:, ::2] == old] = new
+    features = {
+        name: Feature(
+            torch.cat([f.values.to_dense(), f.values.to_dense()[copies]]),
+            torch.cat([f.present, f.present[copies]]),
+        )
+        for name, f in pair.features.items()
+    }
+    names = [f"entity {i}" for i in range(count + 4)]
+    return dataclasses.replace(
+        pair,
+        uris=names,
+        names=names,
+        right_entities=torch.cat([pair.right_entities, again]),
+        triples=torch.cat([pair.triples, copied]),
+        links=torch.cat([pair.links, torch.stack([torch.arange(4), again], 1)]),
+        features=features,
+    )
+
+
+def test_data_of_one_to_n_links_from_end_to_end(with_several_partners, tmp_path):
+    config = Config.build(hidden_dim=16, rank=2, epochs=6, lr=0.02, seed_ratio=0.4, valid_ratio=0.2)
+    result = fit(with_several_partners, config, tmp_path / "run", progress=False)
+    split = result.problem.split
+    metrics = result.metrics
+    assert metrics["pairs"] == len(split.test)
+    assert metrics["candidates"] == {
+        "left_to_right": len(split.test[:, 1].unique()),
+        "right_to_left": len(split.test[:, 0].unique()),
+    }
+    assert evaluate(tmp_path / "run", with_several_partners) == {
+        "epoch": result.best_epoch,
+        "modalities": ["relation", "image"],
+        **metrics,
+    }
+    decoded = decode(
+        result.model, result.problem.features, with_several_partners, with_several_partners.links
+    )
+    assert len(decoded) == 40
+    assert {len(entry.partners) for entry in decoded} == {1, 2}
+
+
+def test_targets_are_distinct_and_other_partners_are_no_rivals(with_several_partners):
+    """An untrained model that gives copies equal rows: the copy of a partner must not push it to rank 1.5."""
+    pair = with_several_partners
+    model = _Lookup(pair)
+    metrics = evaluate_links(model, {}, pair, pair.links, breakdown=False)
+    assert metrics["pairs"] == 44
+    assert metrics["candidates"] == {"left_to_right": 44, "right_to_left": 40}
+    for score in ("cosine", "csls"):
+        assert metrics[score]["left_to_right"]["mr"] == 1.0
+        assert metrics[score]["right_to_left"]["mr"] == 1.0
+    assert metrics["random"]["left_to_right"]["mr"] == pytest.approx((36 * 22.5 + 8 * 22) / 44)
+
+
+class _Lookup(torch.nn.Module):
+    """Every entity has the row of what it is linked to."""
+
+    def __init__(self, pair):
+        super().__init__()
+        self.graph = pair.graph()
+        self.rows = torch.zeros(pair.num_entities, 40)
+        self.rows[torch.arange(40), torch.arange(40)] = 1
+        self.rows[pair.links[:, 1]] = self.rows[pair.links[:, 0]]
+
+    def forward(self, features, rows=None):
+        return LoginMEAOutput(self.rows if rows is None else self.rows[rows], None, {})
+
+
+def test_every_link_a_seed(tmp_path):
+    pair = synthetic_pair()
+    split = pair.split(1.0, 0.1)
+    assert len(split.test) == 0
+    config = Config.build(hidden_dim=16, rank=2, epochs=2)
+    problem = assemble(pair, config, split)
+    trainer = Trainer(problem, config)
+    trainer.start(False)
+    with StopOnSignal(False) as stop:
+        trainer.train(stop, progress=False)
+    assert trainer.finish().metrics == {}
+    with pytest.raises(InputError, match="every known link is a seed"):
+        evaluate_links(trainer.model, problem.features, pair, split.test)
 
 
 def test_public_names():

@@ -124,9 +124,93 @@ def test_ranks_equal_a_brute_force(
     assert ranks_lr.dtype == ranks_rl.dtype == torch.float32
     assert np.array_equal(ranks_lr.cpu().numpy(), there)
     assert np.array_equal(ranks_rl.cpu().numpy(), back)
-    expected = reference.dense_ranks(reference.dense_scores(left, right, csls_k), pairs)
+    in_place = torch.arange(pairs)[:, None].expand(-1, 2)
+    expected = reference.dense_ranks(reference.dense_scores(left, right, csls_k), in_place)
     for ties, expected_ties in zip(ranks.ties, expected[2:], strict=True):
         assert torch.equal(ties.cpu(), expected_ties)
+
+
+def _brute_force_of_pairs(
+    left: Tensor, right: Tensor, pairs: list[list[int]], csls_k: int
+) -> list[list[float]]:
+    """Filtered ranks by the definition, both ways."""
+    scores = reference.dense_scores(left, right, csls_k).numpy()
+    ranks: list[list[float]] = [[], []]
+    for i, j in pairs:
+        for way, (candidates, own, partners) in enumerate(
+            (
+                (scores[i], j, {b for a, b in pairs if a == i}),
+                (scores[:, j], i, {a for a, b in pairs if b == j}),
+            )
+        ):
+            rivals = [score for place, score in enumerate(candidates) if place not in partners]
+            difference = np.array(rivals) - candidates[own]
+            ties = (np.abs(difference) <= 2**-46).sum()
+            ranks[way].append(1 + (difference > 2**-46).sum() + 0.5 * ties)
+    return ranks
+
+
+@pytest.mark.parametrize("csls_k", [0, 4])
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", ["1 to n", "n to m", "scattered", "nothing in place"])
+@pytest.mark.usefixtures("small_blocks")
+def test_ranks_of_entities_with_several_partners(
+    backend: str, shape: str, kind: str, screen: str | None, csls_k: int
+) -> None:
+    """Targets are distinct, and partners of one entity do not stand in each other's way."""
+    _spare_the_interpreter(backend, (60,), screen)
+    left, right = _sides(kind, 60, 12, 25, 33)
+    a, b, more = left[:60], right[:70], right[70:]
+    aligned = [[b, b] for b in range(60)]
+    pairs = {
+        "1 to n": [*aligned, *([3, j] for j in range(60, 70)), [59, 69]],
+        "n to m": [*aligned, *([i, j] for i in range(5) for j in range(5) if i != j)],
+        "scattered": [[7, 60], *aligned[:30], [7, 61], *aligned[40:], [35, 2]],
+        "nothing in place": [[i, i + 1] for i in range(60)],
+    }[shape]
+    device = _device(backend)
+    found = alignment_ranks(
+        a.to(device),
+        b.to(device),
+        csls_k,
+        left[60:].to(device),
+        more.to(device),
+        screen,
+        backend,
+        pairs=torch.tensor(pairs),
+    )
+    there, back = _brute_force_of_pairs(left, right, pairs, csls_k)
+    assert found.left_to_right.tolist() == there
+    assert found.right_to_left.tolist() == back
+    expected = reference.dense_ranks(reference.dense_scores(left, right, csls_k), torch.tensor(pairs))
+    for one, other in zip((*found, *found.ties), expected, strict=True):
+        assert torch.equal(one.cpu().double(), other.double())
+
+
+def test_a_perfect_match_of_two_partners_ranks_first(backend: str) -> None:
+    rows = torch.eye(3, device=_device(backend))
+    found = alignment_ranks(
+        rows, rows[[0, 0, 1, 2]], pairs=torch.tensor([[0, 0], [0, 1], [1, 2], [2, 3]]), backend=backend
+    )
+    assert found.left_to_right.tolist() == found.right_to_left.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (torch.tensor([[0, 5]]), "0 to 4 on the right; got 5 in pair 0"),
+        (torch.tensor([[0, 0], [-1, 0]]), "0 to 4 on the left; got -1 in pair 1"),
+        (torch.tensor([[0, 0], [0, 0]]), "a pair twice"),
+        (torch.tensor([0, 1]), r"pairs must have shape \[any, 2\]"),
+        (torch.ones(2, 2), "pairs must be an int64 tensor .* got torch.float32"),
+        ([[0, 0]], "got list"),
+        (torch.empty(0, 2, dtype=torch.int64), "no pairs"),
+    ],
+)
+def test_bad_pairs(pairs: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        alignment_ranks(torch.ones(5, 4), torch.ones(5, 4), pairs=pairs)
 
 
 @pytest.mark.parametrize("screen", SCREENS)
@@ -403,6 +487,15 @@ def test_progress_reaches_its_end(backend: str, csls_k: int, monkeypatch: pytest
         assert bar.n == bar.total == 70 * 70 * (2 if csls_k else 1)
 
 
+def test_scores_do_not_depend_on_which_queries_are_asked_for(backend: str) -> None:
+    left, right = (side.to(_device(backend)) for side in _sides("random", 80, 20, 0, 16))
+    scores, index = alignment_topk(left, right, 7, 5, backend=backend)
+    for few in (1, 30, 99):
+        some, place = alignment_topk(left[:few], right, 7, 5, backend=backend, query_extra=left[few:])
+        assert torch.equal(place, index[:few])
+        assert torch.equal(some, scores[:few])
+
+
 def test_empty_sides() -> None:
     rows, none = torch.ones(3, 4), torch.empty(0, 4)
     assert mutual_nearest(none, rows, 10).shape == (0, 2)
@@ -504,7 +597,9 @@ def test_approximate_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_opcheck() -> None:
     left, right = torch.randn(12, 5), torch.randn(12, 5)
-    extra = torch.randn(3, 5)
-    torch.library.opcheck(ops._alignment_ranks, (left, right, None, extra, 2, None, "reference", False))
-    torch.library.opcheck(ops._alignment_topk, (left, right, 3, 2, None, "reference", None, False))
+    extra, pairs = torch.randn(3, 5), torch.tensor([[0, 0], [0, 1], [5, 3]])
+    torch.library.opcheck(
+        ops._alignment_ranks, (left, right, None, extra, pairs, 2, None, "reference", False)
+    )
+    torch.library.opcheck(ops._alignment_topk, (left, right, extra, 3, 2, None, "reference", None, False))
     torch.library.opcheck(ops._mutual_nearest, (left, right, 2, None, "reference", None, False))
