@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from loginmea_fast.version import __version__
 
 if TYPE_CHECKING:
-    from loginmea_fast import data, errors, evaluation, native, nn, ops, reference, training
+    from loginmea_fast import data, errors, evaluation, native, nn, ops, propagation, reference, training
     from loginmea_fast.graph import AlignmentGraph
     from loginmea_fast.nn import LoginMEA
     from loginmea_fast.training import Config, fit
 
-_MODULES = ("data", "errors", "evaluation", "native", "nn", "ops", "reference", "training")
+_MODULES = ("data", "errors", "evaluation", "native", "nn", "ops", "propagation", "reference", "training")
 _NAMES = {
     "AlignmentGraph": "loginmea_fast.graph",
     "Config": "loginmea_fast.training",
@@ -37,6 +37,7 @@ __all__ = [
     "native",
     "nn",
     "ops",
+    "propagation",
     "reference",
     "training",
 ]

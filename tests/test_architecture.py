@@ -43,12 +43,23 @@ MAY_IMPORT = {
     "ops": {"reference", "kernels", "native", "graph"},
     "nn": {"ops", "graph"},
     "data": {"graph"},
+    "propagation": {"data", "ops", "graph"},
     # Neighbours: a run is evaluated while it trains, and again when it is read back. Their files still form no cycle.
     "evaluation": {"training", "data", "nn", "ops", "graph"},
     "training": {"evaluation", "data", "nn", "ops", "graph"},
     "cli": {"training", "evaluation", "data", "nn", "ops", "graph", "native"},
     "__main__": {"cli"},
-    "__init__": {"data", "evaluation", "graph", "native", "nn", "ops", "reference", "training"},
+    "__init__": {
+        "data",
+        "evaluation",
+        "graph",
+        "native",
+        "nn",
+        "ops",
+        "propagation",
+        "reference",
+        "training",
+    },
 }
 
 

@@ -15,13 +15,14 @@ from loginmea_fast.data.formats import ReadOptions, find_format
 from loginmea_fast.data.names import name_words, ngram_bag, word_bag
 from loginmea_fast.data.pair import AlignmentPair, Feature
 from loginmea_fast.data.sentence import sentence_feature
+from loginmea_fast.data.values import read_values, value_feature
 from loginmea_fast.data.vectors import SUFFIXES, vector_feature
 from loginmea_fast.errors import DataError
 
 __all__ = ["load", "load_embedded"]
 
 EMBEDDED = Path(__file__).with_name("embedded")
-_BUILT = ("relation", "attribute", "name", "word", "sentence")
+_BUILT = ("relation", "attribute", "value", "name", "word", "sentence")
 _FIELD_PICKLE = "_id_img_feature_dict.pkl"
 
 
@@ -41,10 +42,10 @@ def load(
 ) -> AlignmentPair:
     """Reads two knowledge graphs, their links and the features of their entities.
 
-    Modalities: ``relation`` and ``attribute`` (sparse bags of the most frequent), ``name`` (character n-grams) and
-    ``word`` (words of names), ``sentence`` (vectors of names, optional extra), and any other name for which there is
-    a file of vectors: in ``vectors``, or in the directory as ``features_<modality>`` with one of the known suffixes;
-    ``*_id_img_feature_dict.pkl`` is ``image``.
+    Modalities: ``relation`` and ``attribute`` (sparse bags of the most frequent), ``value`` (numbers and dates of
+    attributes), ``name`` (character n-grams) and ``word`` (words of names), ``sentence`` (vectors of names, optional
+    extra), and any other name for which there is a file of vectors: in ``vectors``, or in the directory as
+    ``features_<modality>`` with one of the known suffixes; ``*_id_img_feature_dict.pkl`` is ``image``.
 
     Args:
         directory: holds the files of both graphs.
@@ -99,6 +100,9 @@ def load(
             if pair.attributes is None:
                 raise DataError(f"{directory} has no attributes; leave the modality 'attribute' out")
             features[modality] = attribute_bag(pair.attributes, pair.num_entities, bag_size, width)
+        elif modality == "value":
+            features[modality], notes = value_feature(read_values(directory, pair), pair.num_entities)
+            pair = replace(pair, notes=pair.notes + notes)
         elif modality == "name":
             features[modality] = ngram_bag(name_words(pair), name_ngrams, name_buckets)
         elif modality == "word":

@@ -1,0 +1,304 @@
+"""Alignment without training: labels of known links travel over both graphs (after LightEA, Mao et al., EMNLP 2022).
+
+Every known link gets one random unit vector, the same on both sides; what hears the same labels from alike places is
+taken for the same. There are no parameters, so this stands beside the modules and imports operators, graph and data.
+
+With a_j = degree_j^(-1/4) (a neighbour of many says little of each), w_s the number of relations in set s and
+b_i = sum of w_s(e) a_j over the edges e of i:
+
+    labels      X_0: a seed's vector, other rows zero                                               [N, D]
+    relations   P_(l+1) = unit rows of  sum over the entities i that r leads to of a_i X_l[i] ,  P_0 = 0      [2R, D]
+    entities    X_(l+1) = unit rows of  0.3 b_i X_l[i] + sum_e w_s(e) a_j X_l[j] + mean(a) sum over r of i of P_l[r]
+    triples     T = unit rows of  sum_e W_s(e) * Z_j ,   Z_j = a_j unit( sum_l h_l D_l X_l[j] ) ,
+                W_s = sum over the relations of s of  unit( sum_l D'_l S P_l[r] )
+    F = unit rows of  [ T | X_depth / 2 ]
+
+with random signs D_l, D'_l, S a cyclic shift of the columns, h = 1, and 1/2 at the last step. The product element by
+element sketches the outer product of relation and label: labels stay apart by the relation that brought them, and no
+column is needed for every pair of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from loginmea_fast.data import Feature
+from loginmea_fast.errors import InputError
+from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.ops import mutual_nearest, propagate
+from loginmea_fast.ops.graph_mean import sparse_product
+
+__all__ = ["VIEWS", "Propagated", "propagate_labels", "propagate_rounds"]
+
+VIEWS = ("entities", "relations", "triples")
+
+_OWN = 0.3  # of an entity's own labels beside its neighbours'
+_DISCOUNT = 0.25  # power of a neighbour's degree by which it counts less
+_LAST_HOP = 0.5  # of the labels from furthest away in the triples
+_BESIDE = 0.5  # of the entities' view beside the triples'
+_NARROW = 4  # the entities' view needs a fourth of the columns: nothing in it is a product of two sketches
+
+
+@dataclass(frozen=True)
+class Propagated:
+    """What propagation made of the known links.
+
+    Attributes:
+        embedding: [N, D'], unit rows; zero where no label arrives.
+        reached: bool [N], entities at which a label arrives.
+    """
+
+    embedding: Tensor
+    reached: Tensor
+
+    def feature(self) -> Feature:
+        """The embedding as a modality, in half precision. For training make it with `folds`."""
+        return Feature(self.embedding.half(), self.reached, "labels of the known links, propagated")
+
+    def summary(self, left_entities: Tensor, right_entities: Tensor) -> str:
+        """How many entities of each graph labels reach, for a report."""
+        shares = [
+            f"{int(there.sum()):,} of {len(there):,}"
+            for there in (
+                self.reached[side.to(self.reached.device)] for side in (left_entities, right_entities)
+            )
+        ]
+        return f"labels of the known links reach {shares[0]} entities of the left graph and {shares[1]} of the right"
+
+
+class _Incidence(NamedTuple):
+    """Which relation ids lead to which entity, each once: by entity, and transposed."""
+
+    ptr: Tensor
+    relation: Tensor
+    value: Tensor
+    t_ptr: Tensor
+    entity: Tensor
+    t_value: Tensor
+
+    def sums_by_entity(self, p: Tensor) -> Tensor:
+        return sparse_product(*self, p)
+
+    def sums_by_relation(self, x: Tensor) -> Tensor:
+        return sparse_product(*self[3:], *self[:3], x)
+
+
+def propagate_labels(
+    graph: AlignmentGraph,
+    seeds: Tensor,
+    views: Sequence[str] = VIEWS,
+    width: int = 2048,
+    depth: int = 2,
+    seed: int = 0,
+    folds: int = 0,
+    backend: str = "auto",
+) -> Propagated:
+    """Embed all entities by the known links alone; the same again for the same seed, on one machine.
+
+    Args:
+        graph: both graphs.
+        seeds: int64 [S, 2], known links, left entity first.
+        views: "entities", with or without "relations", "triples", or all of them.
+        width: D, columns of a label.
+        depth: steps that labels travel.
+        seed: of the labels and signs.
+        folds: 0, or at least 2: a seed's own row is then what the links of the other folds alone make of it, as the
+            row of an entity without a link is. An embedding that is trained on needs that: its own label would tell
+            a seed its partner.
+        backend: of `ops.propagate`.
+
+    Returns:
+        `Propagated`, on the device of the graph, float32. D' is `width` for one of the views and 5/4 of it for triples
+        beside entities.
+
+    Raises:
+        InputError: no seeds, ids outside the graph, unknown views, a size below one, or labels that reach nobody but
+            the seeds they stand at.
+    """
+    _check(graph, seeds, views, width, depth, folds)
+    generator = torch.Generator().manual_seed(seed)
+    labels = F.normalize(torch.randn(len(seeds), width, generator=generator), dim=1)
+    signs = torch.randint(0, 2, (2, depth + 1, width), generator=generator).mul_(2).sub_(1).to(graph.device)
+    seeds, labels = seeds.to(graph.device), labels.to(graph.device)
+    incidence = _incidence(graph)
+
+    def run(used: Tensor) -> Tensor:
+        return _embed(graph, incidence, seeds[used], labels[used], signs, views, depth, backend)
+
+    everything = torch.ones(len(seeds), dtype=torch.bool, device=graph.device)
+    embedding = run(everything)
+    if folds:
+        fold = torch.randperm(len(seeds), generator=generator).to(graph.device) % folds
+        for number in range(folds):
+            others = run(fold != number)
+            own = seeds[fold == number].reshape(-1)
+            embedding[own] = others[own]
+    reached = embedding.any(1)
+    if not reached.any():
+        raise InputError(
+            f"none of the {len(seeds):,} known links has an entity with a neighbour, so their labels reach nobody; "
+            "give links between entities that stand in triples"
+        )
+    return Propagated(embedding, reached)
+
+
+def propagate_rounds(
+    graph: AlignmentGraph,
+    seeds: Tensor,
+    left_entities: Tensor,
+    right_entities: Tensor,
+    rounds: int = 2,
+    csls_k: int = 10,
+    backend: str = "auto",
+    **options: int | Sequence[str],
+) -> tuple[Propagated, Tensor]:
+    """Propagate, take mutual nearest neighbours for links, and propagate again: bootstrapping without training.
+
+    Every round proposes afresh among all entities without a known link, so that a wrong pair can go again.
+
+    Args:
+        graph: both graphs.
+        seeds: int64 [S, 2], known links.
+        left_entities: [n1] ids of the left graph.
+        right_entities: [n2] ids of the right graph.
+        rounds: proposals; 0 is `propagate_labels`.
+        csls_k: neighbours of CSLS in the search.
+        backend: of the operators.
+        options: of `propagate_labels`.
+
+    Returns:
+        The last propagation, and the pairs that it was made with beside the seeds, int64 [P, 2].
+
+    Raises:
+        InputError: as `propagate_labels`, or a seed that does not go from left to right.
+    """
+    for side, name, entities in ((0, "left", left_entities), (1, "right", right_entities)):
+        strange = ~torch.isin(seeds[:, side], entities)
+        if strange.any():
+            link = seeds[strange][0].tolist()
+            raise InputError(
+                f"known link {link} has no {name} entity in its place; give links as (left entity, right entity)"
+            )
+    left, right = (
+        entities[~torch.isin(entities, linked)]
+        for entities, linked in zip((left_entities, right_entities), seeds.unbind(1), strict=True)
+    )
+    pairs = seeds[:0]
+    found = propagate_labels(graph, seeds, backend=backend, **options)  # type: ignore[arg-type]
+    for _ in range(rounds):
+        rows = [ids[found.reached[ids.to(graph.device)].cpu()] for ids in (left, right)]
+        sides = [found.embedding[ids.to(graph.device)] for ids in rows]
+        k = min(csls_k, len(rows[0]), len(rows[1]))
+        mutual = mutual_nearest(sides[0], sides[1], csls_k=k, backend=backend).cpu()
+        pairs = torch.stack([rows[0][mutual[:, 0]], rows[1][mutual[:, 1]]], 1)
+        found = propagate_labels(graph, torch.cat([seeds, pairs]), backend=backend, **options)  # type: ignore[arg-type]
+    return found, pairs
+
+
+def _embed(
+    graph: AlignmentGraph,
+    incidence: _Incidence,
+    seeds: Tensor,
+    labels: Tensor,
+    signs: Tensor,
+    views: Sequence[str],
+    depth: int,
+    backend: str,
+) -> Tensor:
+    """F of the module's formulas."""
+    count, width = graph.num_entities, labels.shape[1]
+    said = graph.degrees().clamp_min(1).float().pow_(-_DISCOUNT)
+    weights = _set_sizes(graph)
+    heard = propagate(said[:, None], weights, graph, normalize=False, backend=backend)[:, 0]
+    x = labels.new_zeros(count, width).index_add_(0, seeds[:, 0], labels).index_add_(0, seeds[:, 1], labels)
+    x = F.normalize(x, dim=1)
+    z = x * signs[0, 0] if "triples" in views else None
+    p = labels.new_zeros(2 * graph.num_relations, width)
+    z_relations = torch.zeros_like(p)
+    for step in range(1, depth + 1):
+        spoken = x * said[:, None]
+        own = _OWN * heard / said
+        if "relations" in views:
+            x = propagate(spoken, weights, graph, own, normalize=False, backend=backend)
+            x = F.normalize(x.add_(incidence.sums_by_entity(p), alpha=float(said.mean())), dim=1)
+        else:
+            x = propagate(spoken, weights, graph, own, backend=backend)
+        p = F.normalize(incidence.sums_by_relation(spoken), dim=1)
+        if z is not None:
+            z.addcmul_(x, signs[0, step], value=_LAST_HOP if step == depth else 1.0)
+            z_relations = z_relations + p.roll(width // 2 + 1, 1) * signs[1, step]
+    if z is None:
+        return x
+    w = _set_sums(graph, F.normalize(z_relations, dim=1))
+    triples = propagate(F.normalize(z, dim=1).mul_(said[:, None]), w, graph, backend=backend)
+    if "entities" not in views:
+        return triples
+    beside = F.normalize(x[:, : max(width // _NARROW, 1)], dim=1)
+    return F.normalize(torch.cat([triples, beside.mul_(_BESIDE)], 1), dim=1)
+
+
+def _set_sums(graph: AlignmentGraph, relations: Tensor) -> Tensor:
+    """Sum of the rows of a relation table over every relation set, with multiplicity: [2R, D] -> [U, D]."""
+    members = graph.set_rel_ptr, graph.set_relation, graph.set_count
+    return sparse_product(*members, graph.rel_ptr, graph.rel_set, graph.rel_count, relations)
+
+
+def _set_sizes(graph: AlignmentGraph) -> Tensor:
+    """Relations of each set, with multiplicity: [U, 1]."""
+    return _set_sums(graph, torch.ones(2 * graph.num_relations, 1, device=graph.device))
+
+
+def _incidence(graph: AlignmentGraph) -> _Incidence:
+    size = graph.set_rel_ptr.diff()
+    degree = graph.degrees()
+    destination = torch.repeat_interleave(torch.arange(graph.num_entities, device=graph.device), degree)
+    members = size[graph.dst_set.long()]
+    first = graph.set_rel_ptr[graph.dst_set.long()]
+    offset = torch.arange(int(members.sum()), device=graph.device)
+    offset -= torch.repeat_interleave(members.cumsum(0) - members, members)
+    relation = graph.set_relation[torch.repeat_interleave(first, members) + offset].long()
+    key = torch.repeat_interleave(destination, members) * (2 * graph.num_relations) + relation
+    key = key.unique()
+    entity, relation = key // (2 * graph.num_relations), key % (2 * graph.num_relations)
+    by_relation = torch.argsort(relation, stable=True)
+
+    def pointers(ids: Tensor, rows: int) -> Tensor:
+        counts = torch.bincount(ids, minlength=rows)
+        return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+    ones = torch.ones(len(key), device=graph.device)
+    return _Incidence(
+        pointers(entity, graph.num_entities),
+        relation.int(),
+        ones,
+        pointers(relation, 2 * graph.num_relations),
+        entity[by_relation].int(),
+        ones,
+    )
+
+
+def _check(
+    graph: AlignmentGraph, seeds: Tensor, views: Sequence[str], width: int, depth: int, folds: int
+) -> None:
+    if seeds.dim() != 2 or seeds.shape[1] != 2 or seeds.dtype != torch.int64:
+        raise InputError(f"seeds must be int64 [links, 2]; got {seeds.dtype} {list(seeds.shape)}")
+    if len(seeds) == 0:
+        raise InputError("there is no known link whose label could travel; give at least one")
+    if int(seeds.min()) < 0 or int(seeds.max()) >= graph.num_entities:
+        raise InputError(f"seeds name an entity outside 0 to {graph.num_entities - 1}; check the ids")
+    if unknown := set(views) - set(VIEWS):
+        raise InputError(f"unknown views {', '.join(sorted(unknown))}; there are {', '.join(VIEWS)}")
+    if not {"entities", "triples"} & set(views):
+        raise InputError("the view 'relations' is part of 'entities' or 'triples'; name one of these")
+    if width < 1 or depth < 1:
+        raise InputError(f"width and depth must be at least 1; got {width} and {depth}")
+    if folds and not 2 <= folds <= len(seeds):
+        raise InputError(
+            f"folds must be 0 or from 2 to the {len(seeds)} seeds, so that each fold has some; got {folds}"
+        )
