@@ -60,7 +60,7 @@ def load_pair(config: Config) -> AlignmentPair:
         )
     if config.path == "embedded":
         return data.load_embedded(config.modalities)
-    vectors = dict(entry.split("=", 1) for entry in config.vectors or ())
+    vectors: Any = config.vectors
     return data.load(
         config.path,
         config.format,

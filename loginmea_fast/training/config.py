@@ -1,146 +1,176 @@
-"""The configuration of a run: a flat dataclass, TOML in sections, `key=value` overrides, and errors with a hint."""
+"""The configuration of a run: one frozen model, TOML in sections, `key=value` overrides, and errors with a hint.
+
+A key is one line of `Config`: its section, default, range and meaning stand there and nowhere else. The command line,
+the comments of config.toml, the tables of docs/training.md and every error are made from that line.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import codecs
 import difflib
-import json
-import math
 import os
+import re
 import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tomlkit
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from loginmea_fast.errors import ConfigError
+from loginmea_fast.training.presets import PRESETS
 
-__all__ = ["Config"]
-
-AUTHORS: dict[str, Any] = {
-    "valid_ratio": 0.0,
-    "epochs": 1000,
-    "lr": 5e-4,
-    "schedule": "constant",
-    "warmup_epochs": 0,
-    "grad_clip": 0.0,
-    "bidirectional": False,
-    "bootstrap": True,
-    "bootstrap_start": 50,
-    "bootstrap_every": 5,
-    "eval_every": 50,
-    "patience": 0,
-    "csls_k": 3,
-}
-"""The values in the authors' `run_mmkb.sh` that differ from the defaults here."""
+__all__ = ["KEYS", "Config", "Key", "parse_overrides", "parse_vectors", "read_toml"]
 
 
-def _option(
-    section: str,
-    default: Any,
-    meaning: str,
-    low: float | None = None,
-    high: float | None = None,
-    open_range: bool = False,
-) -> Any:
-    return dataclasses.field(
-        default=default,
-        metadata={"section": section, "meaning": meaning, "low": low, "high": high, "open": open_range},
-    )
+def _key(section: str, default: Any, meaning: str, **limits: Any) -> Any:
+    """A key: where it stands in the file, what it is unless given, what it means; limits are gt, ge, lt and le."""
+    return Field(default, description=meaning, json_schema_extra={"section": section}, **limits)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
+def _text(value: object) -> object:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _names(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _files(value: object) -> object:
+    """Modality -> file or files; the list of 'modality=file' that earlier versions wrote is read as well."""
+    if isinstance(value, (list, tuple)):
+        return parse_vectors(value)
+    if isinstance(value, Mapping):
+        return {
+            name: tuple(map(_text, files)) if isinstance(files, (list, tuple)) else _text(files)
+            for name, files in value.items()
+        }
+    return value
+
+
+_Word = Annotated[str, Field(min_length=1)]
+_Text = Annotated[str, BeforeValidator(_text)]
+_OptionalText = Annotated[str | None, BeforeValidator(_text)]
+_Names = Annotated[tuple[_Word, ...] | None, BeforeValidator(_names), Field(min_length=1)]
+_Files = Annotated[
+    dict[_Word, _Word | Annotated[tuple[_Word, ...], Field(min_length=1)]] | None,
+    BeforeValidator(_files),
+    Field(min_length=1),
+]
+
+
+class Config(BaseModel):
     """Everything that decides a run; equal configurations on one machine give equal results, bit for bit.
 
-    `Config.build` is the constructor for people: it checks keys and takes the authors' values under `compat="authors"`.
-    Optional fields mean "not set" by None; every other switch is off at 0.
+    Keys that are not given come from the preset, where `compat` or `preset` names one, else from the defaults here.
+    `Config.build` also takes them in sections. Optional keys mean "not set" by None; every other switch is off at 0.
+
+    Raises:
+        ConfigError: an unknown key (the near one is named) or a value of the wrong type or range.
     """
 
-    path: str | None = _option("data", None, "directory of the data set, or 'embedded'")
-    format: str = _option("data", "auto", "layout of the directory; 'auto' looks at what is there")
-    modalities: tuple[str, ...] | None = _option(
-        "data", None, "modalities to use; unset: all that the data has"
-    )
-    vectors: tuple[str, ...] | None = _option(
-        "data", None, "files of vectors, each as 'modality=file', beside those in the directory"
-    )
-    bag_size: int = _option("data", 1000, "relations and attribute types that bags keep", 1)
-    fold: int = _option("data", 1, "which of OpenEA's prepared splits is the official one", 1)
-    seed_ratio: float | None = _option(
-        "data",
-        None,
-        "share of the links that is known; unset: the official split, else 0.3",
-        0,
-        1,
-        open_range=True,
-    )
-    valid_ratio: float = _option("data", 0.05, "share of the known links kept for choosing the epoch", 0, 0.9)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    hidden_dim: int = _option("model", 300, "width d of every embedding", 1)
-    rank: int = _option("model", 8, "rank K of the low-rank interaction", 1)
-    depth: int = _option("model", 2, "attention layers", 1)
-    attention: Literal["relation", "triple"] = _option("model", "relation", "what the attention logits see")
-    use_local_fusion: bool = _option("model", True, "interaction of the modalities of an entity")
-    use_adaptive_weights: bool = _option("model", True, "attention over the modalities of an entity")
-    use_low_rank: bool = _option("model", True, "low-rank products; off: the modalities are summed")
-    use_global_aggregation: bool = _option(
-        "model", True, "relation-reflection layers over the fused modalities"
+    # What is read.
+    path: _OptionalText = _key("data", None, "directory of the data set, or 'embedded'")
+    format: _Text = _key("data", "auto", "layout of the directory; 'auto' looks at what is there")
+    modalities: _Names = _key("data", None, "modalities to use; unset: all that the data has")
+    vectors: _Files = _key("data", None, "files of vectors by modality, beside those in the directory")
+    bag_size: int = _key("data", 1000, "relations and attribute types that bags keep", ge=1)
+    fold: int = _key("data", 1, "which of OpenEA's prepared splits is the official one", ge=1)
+
+    # Which links are known.
+    seed_ratio: float | None = _key(
+        "data", None, "share of the links that is known; unset: the official split, else 0.3", gt=0, lt=1
     )
-    use_graph_encoder: bool = _option("model", True, "structure embedding beside the modalities")
+    valid_ratio: float = _key(
+        "data", 0.05, "share of the known links kept for choosing the epoch", ge=0, le=0.9
+    )
 
-    epochs: int = _option("training", 60, "epochs; each is one step over all training links", 1)
-    batch_size: int = _option("training", 3500, "links that are told apart from each other in the loss", 2)
-    lr: float = _option("training", 5e-3, "highest learning rate of AdamW", 0, open_range=True)
-    weight_decay: float = _option("training", 0.01, "decoupled weight decay", 0)
-    schedule: Literal["cosine", "constant"] = _option("training", "cosine", "learning rate over the epochs")
-    warmup_epochs: int = _option("training", 5, "epochs of linear warm-up", 0)
-    grad_clip: float = _option("training", 1.0, "largest norm of the gradient; 0: no clipping", 0)
-    temperature: float = _option("training", 0.1, "temperature tau of the loss", 0, open_range=True)
-    bidirectional: bool = _option("training", True, "loss in both directions; off: left to right only")
-    bootstrap: bool = _option("training", False, "mutual nearest neighbours become training links")
-    bootstrap_start: int = _option("training", 20, "first epoch that may propose links", 0)
-    bootstrap_every: int = _option("training", 2, "epochs between proposals", 1)
-    bootstrap_window: int = _option("training", 10, "rounds a pair must stay mutual before it joins", 1)
-    eval_every: int = _option("training", 5, "epochs between validations, each with a checkpoint", 1)
-    patience: int = _option("training", 0, "validations without progress before training stops; 0: never", 0)
-    compat: Literal["authors"] | None = _option("training", None, "'authors': the procedure of their code")
+    # The model.
+    hidden_dim: int = _key("model", 300, "width d of every embedding", ge=1)
+    rank: int = _key("model", 8, "rank K of the low-rank interaction", ge=1)
+    depth: int = _key("model", 2, "attention layers", ge=1)
+    attention: Literal["relation", "triple"] = _key("model", "relation", "what the attention logits see")
+    use_local_fusion: bool = _key("model", True, "interaction of the modalities of an entity")
+    use_adaptive_weights: bool = _key("model", True, "attention over the modalities of an entity")
+    use_low_rank: bool = _key("model", True, "low-rank products; off: the modalities are summed")
+    use_global_aggregation: bool = _key("model", True, "relation-reflection layers over the fused modalities")
+    use_graph_encoder: bool = _key("model", True, "structure embedding beside the modalities")
 
-    csls_k: int = _option("evaluation", 10, "neighbours of CSLS; 0: without", 0)
-    candidates: Literal["test", "all"] = _option(
+    # Steps.
+    epochs: int = _key("training", 60, "epochs; each is one step over all training links", ge=1)
+    batch_size: int = _key("training", 3500, "links that are told apart from each other in the loss", ge=2)
+    lr: float = _key("training", 5e-3, "highest learning rate of AdamW", gt=0)
+    weight_decay: float = _key("training", 0.01, "decoupled weight decay", ge=0)
+    schedule: Literal["cosine", "constant"] = _key("training", "cosine", "learning rate over the epochs")
+    warmup_epochs: int = _key("training", 5, "epochs of linear warm-up", ge=0)
+    grad_clip: float = _key("training", 1.0, "largest norm of the gradient; 0: no clipping", ge=0)
+
+    # The objective.
+    temperature: float = _key("training", 0.1, "temperature tau of the loss", gt=0)
+    bidirectional: bool = _key("training", True, "loss in both directions; off: left to right only")
+
+    # Bootstrapping.
+    bootstrap: bool = _key("training", False, "mutual nearest neighbours become training links")
+    bootstrap_start: int = _key("training", 20, "first epoch that may propose links", ge=0)
+    bootstrap_every: int = _key("training", 2, "epochs between proposals", ge=1)
+    bootstrap_window: int = _key("training", 10, "rounds a pair must stay mutual before it joins", ge=1)
+
+    # Choosing the epoch.
+    eval_every: int = _key("training", 5, "epochs between validations, each with a checkpoint", ge=1)
+    patience: int = _key("training", 0, "validations without progress before training stops; 0: never", ge=0)
+    compat: Literal["authors"] | None = _key("training", None, "'authors': the procedure of their code")
+
+    # Decoding.
+    csls_k: int = _key("evaluation", 10, "neighbours of CSLS; 0: without", ge=0)
+    candidates: Literal["test", "all"] = _key(
         "evaluation", "test", "rank among the test targets or among all entities"
     )
 
-    seed: int = _option("run", 0, "seed of the split, the parameters and the order of links", 0, 2**32 - 1)
-    device: str = _option("run", "auto", "'auto', 'cpu', 'cuda' or 'cuda:N'")
-    dtype: Literal["float32", "bfloat16"] = _option(
+    # Where and how it runs.
+    seed: int = _key("run", 0, "seed of the split, the parameters and the order of links", ge=0, le=2**32 - 1)
+    device: _Text = _key("run", "auto", "'auto', 'cpu', 'cuda' or 'cuda:N'")
+    dtype: Literal["float32", "bfloat16"] = _key(
         "run", "float32", "precision of the computation; parameters stay float32"
     )
-    backend: Literal["auto", "reference", "cpu", "triton", "cuda"] = _option(
+    backend: Literal["auto", "reference", "cpu", "triton", "cuda"] = _key(
         "run", "auto", "backend of the operators"
     )
-    compile: bool = _option("run", False, "torch.compile the model")
-    threads: int | None = _option("run", None, "CPU threads; unset: as many as torch takes", 1)
+    compile: bool = _key("run", False, "torch.compile the model")
+    threads: int | None = _key("run", None, "CPU threads; unset: as many as torch takes", ge=1)
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+    if not TYPE_CHECKING:  # type checkers know the keys from the class
+
+        def __init__(self, **values: Any) -> None:
+            for name in values:
+                _check_known(name)
+            preset = PRESETS.get(values.get("compat"), {})
+            try:
+                super().__init__(**{**preset, **values})
+            except ValidationError as error:
+                raise _config_error(error, values) from None
+            # What a preset filled in is not given: `override` may choose another.
+            self.model_fields_set.intersection_update(values)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Config:
         if self.modalities is not None and len(set(self.modalities)) != len(self.modalities):
             raise ConfigError(f"modalities names one twice: {', '.join(self.modalities)}; name each once")
-        for entry in self.vectors or ():
-            if not all(entry.partition("=")):
-                raise ConfigError(f"vectors must be entries 'modality=file'; got {entry!r}")
         if self.compat == "authors" and self.valid_ratio:
             raise ConfigError(
-                "compat='authors' trains on every seed link and needs valid_ratio=0; "
-                "Config.build(compat='authors') takes all of their values"
+                "compat='authors' trains on every seed link and needs valid_ratio=0; leave valid_ratio out"
             )
+        return self
 
     @classmethod
     def build(cls, values: Mapping[str, Any] | None = None, /, **more: Any) -> Config:
-        """A configuration from keys and values; under `compat="authors"` what is not given comes from their script.
+        """A configuration from keys and values.
 
         Args:
             values: keys with values, flat or in sections as in the TOML file.
@@ -149,9 +179,7 @@ class Config:
         Raises:
             ConfigError: an unknown key (the near one is named) or a value of the wrong type or range.
         """
-        given = {**_flatten(values or {}), **_flatten(more)}
-        preset = AUTHORS if given.get("compat") == "authors" else {}
-        return cls(**{**preset, **given})
+        return cls(**{**_flatten(values or {}), **_flatten(more)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Config:
@@ -160,53 +188,125 @@ class Config:
         Raises:
             ConfigError: the file is missing or no TOML, or holds an unknown key or a wrong value; names file and key.
         """
-        return cls.build({**read_toml(path), **parse_overrides(overrides)})
+        values, changes = read_toml(path), parse_overrides(overrides)
+        try:
+            return cls(**{**values, **changes})
+        except ConfigError as error:
+            if error.key in values.keys() - changes.keys():
+                raise ConfigError(f"{path}: {error}", error.key) from None
+            raise
 
     def override(self, overrides: Iterable[str] = (), /, **values: Any) -> Config:
-        """This configuration with `key=value` strings, then keywords, applied."""
-        return dataclasses.replace(self, **{**parse_overrides(overrides), **_flatten(values)})
+        """This configuration with `key=value` strings, then keywords, applied; a preset fills what nobody gave."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**given, **parse_overrides(overrides), **_flatten(values)})
 
     def to_toml(self) -> str:
         """TOML text in sections, each key with its meaning; `Config.load` reads back an equal configuration."""
-        sections: dict[str, list[str]] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            line = f"# {field.name} is unset" if value is None else f"{field.name} = {_toml_value(value)}"
-            sections.setdefault(field.metadata["section"], []).append(
-                f"{line}  # {field.metadata['meaning']}"
-            )
-        return "\n\n".join("\n".join([f"[{name}]", *lines]) for name, lines in sections.items()) + "\n"
+        document = tomlkit.document()
+        for section in _SECTIONS:
+            table = tomlkit.table()
+            for key in (key for key in KEYS.values() if key.section == section):
+                value = getattr(self, key.name)
+                if value is None:
+                    table.add(tomlkit.comment(f"{key.name} is unset # {key.meaning}"))
+                else:
+                    table.add(key.name, _toml_item(value).comment(key.meaning))
+            document.add(section, table)
+        return tomlkit.dumps(document)
 
     def as_dict(self) -> dict[str, Any]:
         """Flat, JSON-ready keys and values."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return self.model_dump(mode="json")
 
     def shape(self) -> dict[str, Any]:
         """The keys that the parameters of a model follow from, JSON-ready."""
-        keys = {name for name, field in _FIELDS.items() if field.metadata["section"] == "model"}
-        return {key: value for key, value in self.as_dict().items() if key in keys | {"modalities"}}
+        names = {key.name for key in KEYS.values() if key.section == "model"}
+        return self.model_dump(mode="json", include=names | {"modalities"})
 
 
-_FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-_TYPES = typing.get_type_hints(Config)
-_SECTIONS = {field.metadata["section"] for field in _FIELDS.values()}
+@dataclass(frozen=True)
+class Key:
+    """A key of `Config`, for whatever is generated from it.
+
+    Attributes:
+        name: as in the file and as an attribute of `Config`.
+        section: its table in the file.
+        kind: bool, int, float, str, tuple (names), dict (files), or Literal.
+        choices: what a Literal may be, else nothing.
+        optional: whether None is allowed, and means "not set".
+        default: its value unless given.
+        expected: what it takes, in words.
+        meaning: what it does, in words.
+    """
+
+    name: str
+    section: str
+    kind: Any
+    choices: tuple[str, ...]
+    optional: bool
+    default: Any
+    expected: str
+    meaning: str
+
+
+def _describe(name: str, field: FieldInfo) -> Key:
+    union = typing.get_origin(field.annotation) in (typing.Union, types.UnionType)
+    parts = typing.get_args(field.annotation) if union else (field.annotation,)
+    kind = next(part for part in parts if part is not types.NoneType)
+    choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+    kind = typing.get_origin(kind) or kind
+    words = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        tuple: "a list of names",
+        dict: "a table of files by modality",
+        Literal: ("one of " if len(choices) > 1 else "") + ", ".join(map(repr, choices)),
+    }
+    section: Any = (field.json_schema_extra or {})["section"]  # type: ignore[index]
+    expected = words[kind] + (_range(field.metadata) if kind in (int, float) else "")
+    optional = types.NoneType in parts
+    return Key(name, section, kind, choices, optional, field.default, expected, field.description or "")
+
+
+def _range(limits: Iterable[Any]) -> str:
+    """`" of at least 1"`, `" above 0 and below 1"`, `" from 0 to 0.9"`: pydantic's limits in words."""
+    words = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
+    told = {kind: getattr(limit, kind) for limit in limits for kind in words if hasattr(limit, kind)}
+    if told.keys() == {"ge", "le"}:
+        return f" from {told['ge']} to {told['le']}"
+    return "".join(f" {words[kind]} {limit} and" for kind, limit in told.items()).removesuffix(" and")
+
+
+KEYS: dict[str, Key] = {name: _describe(name, field) for name, field in Config.model_fields.items()}
+"""Every key, in the order of the file."""
+
+_SECTIONS = list(dict.fromkeys(key.section for key in KEYS.values()))
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Flat keys and values of a TOML configuration file.
+    """Flat keys and values of a TOML configuration file, in UTF-8 or, with its mark at the beginning, UTF-16.
 
     Raises:
         ConfigError: the file is missing or no TOML, or holds an unknown key.
     """
     try:
-        with Path(path).open("rb") as file:
-            tables = tomllib.load(file)
+        content = Path(path).read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file; check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML ({error}); correct the line") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a readable TOML file") from None
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        tables = tomllib.loads(content.decode("utf-16" if wide else "utf-8-sig").replace("\r\n", "\n"))
+    except UnicodeDecodeError as error:
+        line, encoding = content.count(b"\n", 0, error.start) + 1, "UTF-16" if wide else "UTF-8"
+        raise ConfigError(f"{path}, line {line}: not valid {encoding}; save the file as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        remedy = "save the file as UTF-8" if b"\0" in content else "correct the line"
+        raise ConfigError(f"{path}: not valid TOML ({error}); {remedy}") from None
     try:
         return _flatten(tables)
     except ConfigError as error:
@@ -223,21 +323,36 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     """
     values = {}
     for text in overrides:
-        key, equals, value = text.partition("=")
+        name, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"{text!r} is not key=value; write for example lr=0.001")
-        section, dot, name = key.strip().rpartition(".")
-        _known(name, section if dot else None)
-        values[name] = _parse(name, value.strip())
+        section, dot, name = name.strip().rpartition(".")
+        _check_known(name, section if dot else None)
+        values[name] = _parse(KEYS[name], value.strip())
     return values
 
 
-def _known(name: str, section: str | None = None) -> None:
-    if name not in _FIELDS:
-        near = difflib.get_close_matches(name, list(_FIELDS), 1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(_FIELDS)}"
+def parse_vectors(entries: Iterable[str]) -> dict[str, str | tuple[str, ...]]:
+    """`["image=a.npz", "text=b.npy", "text=c.npy"]` as modality -> file, or files where it is named more than once.
+
+    Raises:
+        ConfigError: an entry is not modality=file.
+    """
+    files: dict[str, tuple[str, ...]] = {}
+    for entry in entries:
+        name, equals, file = entry.partition("=") if isinstance(entry, str) else ("", "", "")
+        if not (name and equals and file):
+            raise ConfigError(f"vectors must be entries 'modality=file'; got {entry!r}", "vectors")
+        files[name] = (*files.get(name, ()), file)
+    return {name: found if len(found) > 1 else found[0] for name, found in files.items()}
+
+
+def _check_known(name: str, section: str | None = None) -> None:
+    if name not in KEYS:
+        near = difflib.get_close_matches(name, list(KEYS), 1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(KEYS)}"
         raise ConfigError(f"unknown configuration key {name!r}; {hint}")
-    belongs = _FIELDS[name].metadata["section"]
+    belongs = KEYS[name].section
     if section is not None and section != belongs:
         raise ConfigError(
             f"configuration key {name!r} belongs to [{belongs}], not [{section}]; move it there"
@@ -246,100 +361,56 @@ def _known(name: str, section: str | None = None) -> None:
 
 def _flatten(values: Mapping[str, Any]) -> dict[str, Any]:
     flat = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            if key not in _SECTIONS:
-                near = difflib.get_close_matches(key, _SECTIONS, 1, cutoff=0.5)
-                hint = (
-                    f"did you mean [{near[0]}]?"
-                    if near
-                    else f"the sections are {', '.join(sorted(_SECTIONS))}"
-                )
-                raise ConfigError(f"unknown configuration section [{key}]; {hint}")
-            for name, inner in value.items():
-                _known(name, key)
-                flat[name] = inner
+    for name, value in values.items():
+        if isinstance(value, Mapping) and name not in KEYS:
+            if name not in _SECTIONS:
+                near = difflib.get_close_matches(name, _SECTIONS, 1, cutoff=0.5)
+                hint = f"did you mean [{near[0]}]?" if near else f"the sections are {', '.join(_SECTIONS)}"
+                raise ConfigError(f"unknown configuration section [{name}]; {hint}")
+            for inner, inner_value in value.items():
+                _check_known(inner, name)
+                flat[inner] = inner_value
         else:
-            _known(key)
-            flat[key] = value
+            _check_known(name)
+            flat[name] = value
     return flat
 
 
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+def _config_error(error: ValidationError, values: Mapping[str, Any]) -> ConfigError:
+    """The first of pydantic's complaints about `values` as one sentence about the key."""
+    first = error.errors(include_url=False)[0]
+    ours = first.get("ctx", {}).get("error")
+    if isinstance(ours, ConfigError):
+        return ours
+    key = KEYS[str(first["loc"][0])]
+    shown = repr(values[key.name])
+    shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
+    return ConfigError(f"configuration key {key.name!r} must be {key.expected}; got {shown}", key.name)
 
 
-def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
-    """`value` as the field's type, or ConfigError that says what was expected."""
-    name, hint = field.name, _TYPES[field.name]
-    expected = "a value"
-    for kind in _alternatives(hint):
-        if kind is type(None):
-            if value is None:
-                return None
-        elif typing.get_origin(kind) is Literal:
-            choices = typing.get_args(kind)
-            expected = "one of " + ", ".join(repr(choice) for choice in choices)
-            if value in choices:
-                return value
-        elif typing.get_origin(kind) is tuple:
-            expected = "a list of names"
-            if (
-                isinstance(value, (list, tuple))
-                and value
-                and all(isinstance(item, str) and item for item in value)
-            ):
-                return tuple(value)
-        elif kind is bool:
-            expected = "true or false"
-            if isinstance(value, bool):
-                return value
-        elif kind is str:
-            expected = "a string"
-            if isinstance(value, (str, os.PathLike)):
-                return os.fspath(value)
-        else:
-            expected = "a whole number" if kind is int else "a number"
-            accepted = (int,) if kind is int else (int, float)
-            if isinstance(value, accepted) and not isinstance(value, bool):
-                return _in_range(field, kind(value))
-    raise ConfigError(f"configuration key {name!r} must be {expected}; got {value!r}", name)
-
-
-def _in_range(field: dataclasses.Field[Any], value: float) -> float:
-    low, high, is_open = (field.metadata[key] for key in ("low", "high", "open"))
-    too_low = low is not None and (value <= low if is_open else value < low)
-    too_high = high is not None and (value >= high if is_open else value > high)
-    if too_low or too_high or not math.isfinite(value):
-        if high is not None:
-            wanted = f"strictly between {low} and {high}" if is_open else f"between {low} and {high}"
-        else:
-            wanted = f"above {low}" if is_open else f"at least {low}"
-        raise ConfigError(f"configuration key {field.name!r} must be {wanted}; got {value!r}", field.name)
-    return value
-
-
-def _parse(name: str, text: str) -> Any:
-    """The value of `name` that a command line spells as `text`."""
-    kinds = _alternatives(_TYPES[name])
-    if type(None) in kinds and text.lower() in ("none", ""):
+def _parse(key: Key, text: str) -> Any:
+    """The value of `key` that a command line spells as `text`."""
+    if key.optional and text.lower() in ("none", ""):
         return None
-    if any(typing.get_origin(kind) is tuple for kind in kinds):
-        return tuple(part.strip().strip("\"'") for part in text.strip("[]()").split(",") if part.strip())
-    if any(kind is str or typing.get_origin(kind) is Literal for kind in kinds):
+    if key.kind in (str, Literal):
         return text.strip("\"'")
+    bracketed = key.kind in (tuple, dict) and text.startswith(("[", "{"))
+    if key.kind is tuple and not bracketed:
+        return tuple(part.strip().strip("\"'") for part in text.split(",") if part.strip())
+    if key.kind is dict and not bracketed:
+        # A comma begins an entry only where a name follows it: files may have commas in their names.
+        return parse_vectors(re.split(r",\s*(?=\w+=)", text))
     try:
-        return tomllib.loads(f"value = {text.lower()}")["value"]
+        return tomllib.loads(f"value = {text if bracketed else text.lower()}")["value"]
     except tomllib.TOMLDecodeError:
         return text
 
 
-def _toml_value(value: Any) -> str:
+def _toml_item(value: Any) -> Any:
     if isinstance(value, tuple):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    if isinstance(value, str):
-        # JSON escapes what TOML's basic strings must escape, except DEL.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return repr(value)
+        return tomlkit.item(list(value))
+    if isinstance(value, dict):
+        table = tomlkit.inline_table()
+        table.update({name: _toml_item(inner) for name, inner in value.items()})
+        return table
+    return tomlkit.item(value)

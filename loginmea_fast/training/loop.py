@@ -448,6 +448,8 @@ def _with_absolute_paths(config: Config) -> Config:
     if config.path not in (None, "embedded") and os.path.exists(config.path):
         values["path"] = os.path.abspath(config.path)
     if config.vectors is not None:
-        entries = [entry.split("=", 1) for entry in config.vectors]
-        values["vectors"] = [f"{modality}={os.path.abspath(file)}" for modality, file in entries]
+        values["vectors"] = {
+            modality: os.path.abspath(files) if isinstance(files, str) else [*map(os.path.abspath, files)]
+            for modality, files in config.vectors.items()
+        }
     return config.override(**values)

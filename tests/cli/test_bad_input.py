@@ -114,7 +114,7 @@ CASES: dict[str, tuple[Damage, tuple[str, ...], list[str]]] = {
     "ratio": (
         lambda data: None,
         ("--seed-ratio", "0"),
-        ["'seed_ratio'", "between 0 and 1", "(--seed-ratio)"],
+        ["'seed_ratio'", "above 0 and below 1", "(--seed-ratio)"],
     ),
     "nothing to train on": (
         lambda data: None,

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from hypothesis import given
@@ -9,13 +7,13 @@ from hypothesis import strategies as st
 
 from loginmea_fast import AlignmentGraph, LoginMEA
 from loginmea_fast.errors import ConfigError
-from loginmea_fast.training.config import Config, parse_overrides
+from loginmea_fast.training.config import KEYS, Config, parse_overrides
 
 OTHER = Config(
     path='data "zh"\t\\en\x7f é',
     format="dbp15k",
     modalities=("relation", "image"),
-    vectors=("image=a=b.npy", "voice=../c.npz"),
+    vectors={"image": "a=b,c.npy", "voice": ("../c.npz", "d.npz"), "a b": "e"},
     bag_size=5,
     fold=3,
     seed_ratio=0.123456789012345,
@@ -66,7 +64,7 @@ def test_toml_round_trip_is_exact(tmp_path, config):
 
 
 def test_other_differs_from_the_default_in_every_key():
-    same = [f.name for f in dataclasses.fields(Config) if getattr(OTHER, f.name) == getattr(Config(), f.name)]
+    same = [name for name in KEYS if getattr(OTHER, name) == getattr(Config(), name)]
     assert same == [], "the round trip must cover every key"
 
 
@@ -80,11 +78,54 @@ def test_toml_round_trip_of_any_value(tmp_path_factory, lr, seed, path):
     assert Config.load(file) == config
 
 
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=8),
+        st.one_of(st.text(min_size=1), st.lists(st.text(min_size=1), min_size=1, max_size=3).map(tuple)),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_toml_round_trip_of_any_files(tmp_path_factory, vectors):
+    config = Config(vectors=vectors)
+    file = tmp_path_factory.mktemp("c") / "config.toml"
+    file.write_bytes(config.to_toml().encode())
+    assert Config.load(file) == config
+
+
+def test_a_file_of_the_version_before_is_read(tmp_path):
+    """`vectors` was a list of 'modality=file', and unset keys were comments."""
+    file = tmp_path / "config.toml"
+    file.write_text('[data]\nvectors = ["image=a=b.npy", "voice=c.npz"]  # files\n# path is unset  # where\n')
+    assert Config.load(file) == Config(vectors={"image": "a=b.npy", "voice": "c.npz"})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_editors_mark_their_encoding(tmp_path, encoding, end):
+    file = tmp_path / "config.toml"
+    file.write_bytes(f'[data]{end}path = "é"{end}'.encode(encoding))
+    assert Config.load(file) == Config(path="é")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("lr = 1\npath = 'é'".encode("latin-1"), r"c\.toml, line 2: not valid UTF-8; save the file as UTF-8"),
+        ("lr = 1".encode("utf-16-le"), r"c\.toml: not valid TOML .*save the file as UTF-8"),
+        (b"\xff\xfel", r"c\.toml, line 1: not valid UTF-16; save the file as UTF-8"),
+    ],
+)
+def test_other_encodings_are_named(tmp_path, content, message):
+    file = tmp_path / "c.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        Config.load(file)
+
+
 def test_optional_keys_default_to_unset():
     """TOML has no null, so an unset key is written as a comment; that is exact only where the default is None."""
-    for field in dataclasses.fields(Config):
-        if getattr(OTHER, field.name) is not None and "None" in str(field.type):
-            assert field.default is None, field.name
+    assert [key.name for key in KEYS.values() if key.optional and key.default is not None] == []
 
 
 def test_overrides_take_the_type_of_the_key():
@@ -96,6 +137,7 @@ def test_overrides_take_the_type_of_the_key():
             "bootstrap=True",
             "threads=none",
             "path=8",
+            "vectors=image=a, b.npz,text=c=d.npy,text=e",
         ]
     )
     assert values == {
@@ -105,6 +147,11 @@ def test_overrides_take_the_type_of_the_key():
         "bootstrap": True,
         "threads": None,
         "path": "8",
+        "vectors": {"image": "a, b.npz", "text": ("c=d.npy", "e")},
+    }
+    assert parse_overrides(['vectors={image = "a,b=c", text = ["d"]}', 'modalities=["A b", "c,d"]']) == {
+        "vectors": {"image": "a,b=c", "text": ["d"]},
+        "modalities": ["A b", "c,d"],
     }
     assert Config().override(["lr=1"], epochs=9) == Config(lr=1.0, epochs=9)
 
@@ -117,22 +164,27 @@ def test_overrides_take_the_type_of_the_key():
         ({"training": {"ecpohs": 1}}, "did you mean 'epochs'"),
         ({"trainin": {"epochs": 1}}, r"did you mean \[training\]"),
         ({"model": {"epochs": 1}}, r"belongs to \[training\], not \[model\]"),
-        ({"epochs": 1.5}, "'epochs' must be a whole number; got 1.5"),
+        ({"epochs": 1.5}, "'epochs' must be a whole number of at least 1; got 1.5"),
         ({"epochs": True}, "'epochs' must be a whole number"),
         ({"epochs": 0}, "at least 1"),
-        ({"seed_ratio": 0.0}, "strictly between 0 and 1; got 0.0"),
-        ({"seed_ratio": 1.0}, "strictly between 0 and 1"),
-        ({"seed_ratio": -0.5}, "strictly between 0 and 1"),
+        ({"seed_ratio": 0.0}, "above 0 and below 1; got 0.0"),
+        ({"seed_ratio": 1.0}, "above 0 and below 1"),
+        ({"seed_ratio": -0.5}, "above 0 and below 1"),
         ({"lr": float("nan")}, "above 0"),
-        ({"lr": "fast"}, "'lr' must be a number; got 'fast'"),
+        ({"lr": "fast"}, "'lr' must be a number above 0; got 'fast'"),
         ({"dtype": "float16"}, "one of 'float32', 'bfloat16'"),
-        ({"compat": "theirs"}, "one of 'authors'"),
+        ({"compat": "theirs"}, "must be 'authors'; got 'theirs'"),
         ({"bootstrap": 1}, "true or false"),
         ({"modalities": "relation"}, "a list of names"),
         ({"modalities": []}, "a list of names"),
         ({"modalities": ["image", "image"]}, "names one twice"),
         ({"vectors": ["image"]}, "entries 'modality=file'; got 'image'"),
         ({"vectors": ["=image.npy"]}, "entries 'modality=file'"),
+        ({"vectors": {}}, "a table of files by modality; got {}"),
+        ({"vectors": {"image": []}}, "a table of files by modality"),
+        ({"vectors": {"image": 3}}, "a table of files by modality"),
+        ({"path": 3}, "'path' must be text; got 3"),
+        ({"dtype": "x" * 10**6}, r"got 'x{199}\.\.\.$"),
         ({"compat": "authors", "valid_ratio": 0.1}, "needs valid_ratio=0"),
     ],
 )
@@ -147,7 +199,7 @@ def test_bad_values_are_named(values, message):
         ("lr", "is not key=value"),
         ("lrr=1", "did you mean 'lr'"),
         ("data.lr=1", r"belongs to \[training\]"),
-        ("lr=fast", "must be a number; got 'fast'"),
+        ("lr=fast", "must be a number above 0; got 'fast'"),
         ("epochs=ten", "must be a whole number"),
         ("modalities=,", "a list of names"),
     ],
@@ -159,13 +211,13 @@ def test_bad_overrides_are_named(override, message):
 
 @pytest.mark.parametrize("key", ["hidden_dim", "rank", "depth"])
 def test_configuration_and_model_draw_the_same_line(key):
-    low = Config.__dataclass_fields__[key].metadata["low"]
+    low = int(KEYS[key].expected.removeprefix("a whole number of at least "))
     graph = AlignmentGraph.from_triples(torch.tensor([[0, 0, 1]]), 2, 1)
     assert LoginMEA(graph, {"image": 3}, **{key: low}) is not None
     assert getattr(Config.build({key: low}), key) == low
     with pytest.raises(ConfigError, match=f"{key}.* must be at least {low}; got {low - 1}"):
         LoginMEA(graph, {"image": 3}, **{key: low - 1})
-    with pytest.raises(ConfigError, match=f"{key}.* must be at least {low}; got {low - 1}"):
+    with pytest.raises(ConfigError, match=f"{key}.* must be a whole number of at least {low}; got {low - 1}"):
         Config.build({key: low - 1})
 
 
@@ -181,12 +233,29 @@ def test_bad_files_are_named(tmp_path):
     file.write_text("[training]\nlearnrate = 3")
     with pytest.raises(ConfigError, match=r"c\.toml: unknown configuration key 'learnrate'"):
         Config.load(file)
+    file.write_text("lr = 0")
+    with pytest.raises(ConfigError, match=r"c\.toml: configuration key 'lr' must be a number above 0; got 0"):
+        Config.load(file)
+    with pytest.raises(ConfigError, match=r"^configuration key 'lr' must be a number above 0; got -1"):
+        Config.load(file, ["lr=-1"])
 
 
 def test_authors_values_are_taken_unless_given():
     config = Config.build({"training": {"compat": "authors"}}, epochs=5)
     assert (config.epochs, config.lr, config.bootstrap_every, config.valid_ratio) == (5, 5e-4, 5, 0.0)
     assert not config.bidirectional
+
+
+def test_a_preset_chosen_later_fills_what_was_not_given():
+    config = Config(lr=0.25).override(compat="authors")
+    assert config == Config.build(compat="authors", lr=0.25)
+    assert (config.lr, config.epochs, config.valid_ratio) == (0.25, 1000, 0.0)
+    assert config.override(compat=None) == Config(lr=0.25)
+
+
+def test_a_configuration_does_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().epochs = 3
 
 
 def test_file_and_overrides_meet_before_the_preset(tmp_path):
