@@ -55,12 +55,30 @@ def describe_metrics(metrics: Mapping[str, Any]) -> str:
         if key in metrics
         for direction, way in _DIRECTIONS.items()
     ]
+    for name, decoder in metrics.get("decoders", {}).items():
+        rows += [
+            metrics_row(f"{name}, {way}", decoder[direction])
+            for direction, way in _DIRECTIONS.items()
+            if direction in decoder
+        ]
     among = "the test targets" if metrics["protocol"] == "test" else "all entities of the other graph"
     counts = " and ".join(f"{n:,}" for n in dict.fromkeys(metrics["candidates"].values()))
     parts = [
         f"{metrics['pairs']:,} test pairs, ranked among {among} ({counts})",
         table(["", *COLUMNS.values()], rows),
     ]
+    if "decoders" in metrics:
+        columns = ("matched", "precision", "recall", "f1")
+        matched = [
+            [name, f"{decoder['matched']:,}", *(f"{decoder[column]:.3f}" for column in columns[1:])]
+            for name, decoder in metrics["decoders"].items()
+        ]
+        parts.append(table(["decoder", *columns], matched))
+        parts += [
+            f"{name} did not converge in {decoder['iterations']} iterations; its last iterate was taken"
+            for name, decoder in metrics["decoders"].items()
+            if not decoder.get("converged", True)
+        ]
     for key, groups in metrics.items():
         if key.startswith("by_"):
             what = "degree of the less connected entity" if key == "by_degree" else f"who has {key[3:]}"

@@ -13,6 +13,7 @@ from loginmea_fast.data import AlignmentPair
 from loginmea_fast.errors import InputError
 from loginmea_fast.evaluation.embedding import joint_embedding
 from loginmea_fast.evaluation.metrics import alignment_metrics, degree_groups, presence_groups
+from loginmea_fast.evaluation.plans import chosen_decoders, decoder_metrics
 from loginmea_fast.evaluation.rows import check_candidates, check_links, link_rows
 from loginmea_fast.nn import LoginMEA
 from loginmea_fast.ops.alignment_search import AlignmentRanks
@@ -29,6 +30,8 @@ def evaluate_links(
     candidates: str = "test",
     backend: str = "auto",
     breakdown: bool = True,
+    decoder: str = "csls",
+    decoder_k: int = 50,
 ) -> dict[str, Any]:
     """Hits@k, MRR and MR of `links`, both ways, with CSLS and without.
 
@@ -45,15 +48,20 @@ def evaluate_links(
             entities of its graph (what a user meets).
         backend: of the search.
         breakdown: add `by_degree` and, for each modality that some entities lack, `by_<modality>`.
+        decoder: beside the exact ranks by cosine and CSLS, what this decoder makes of the best candidates; "all" for
+            every one.
+        decoder_k: candidates of each entity, both ways, that a decoder sees.
 
     Returns:
-        As `alignment_metrics`, with `protocol`.
+        As `alignment_metrics`, with `protocol` and, for a decoder other than "cosine" and "csls", `decoders`: its name
+        -> as `decoder_metrics`.
 
     Raises:
         InputError: no links, or others than `check_links` takes.
-        ConfigError: an unknown protocol.
+        ConfigError: an unknown protocol or decoder.
     """
     check_candidates(candidates)
+    decoders = chosen_decoders(decoder)
     links = check_links(pair, links)
     if len(links) == 0:
         raise InputError(
@@ -69,6 +77,10 @@ def evaluate_links(
                 groups[f"by_{name}"] = presence_groups(feature.present, links)
     left, right = joint[: len(rows.left)], joint[len(rows.left) :]
     result = alignment_metrics(left, right, csls_k, groups=groups, backend=backend, pairs=rows.pairs)
+    if decoders:
+        result["decoders"] = decoder_metrics(
+            decoders, left, right, rows.pairs, decoder_k, result["csls_k"], backend
+        )
     return {"protocol": candidates, **result}
 
 

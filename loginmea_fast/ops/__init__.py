@@ -1,6 +1,11 @@
 """The operators: one file each, with the public docstring, the checks, autograd and the choice of backend."""
 
-from loginmea_fast.ops.alignment_search import alignment_ranks, alignment_topk, mutual_nearest
+from loginmea_fast.ops.alignment_search import (
+    alignment_ranks,
+    alignment_topk,
+    alignment_topk_both,
+    mutual_nearest,
+)
 from loginmea_fast.ops.contrastive_loss import contrastive_loss
 from loginmea_fast.ops.graph_mean import neighbor_mean, relation_reflectors
 from loginmea_fast.ops.low_rank_fusion import low_rank_fusion
@@ -13,6 +18,7 @@ from loginmea_fast.ops.relation_reflection_attention import (
 __all__ = [
     "alignment_ranks",
     "alignment_topk",
+    "alignment_topk_both",
     "contrastive_loss",
     "low_rank_fusion",
     "mutual_nearest",

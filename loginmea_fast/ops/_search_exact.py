@@ -207,7 +207,7 @@ def alignment_ranks(
     for chosen in others.split(AGAIN_ROWS) if len(others) else ():
         own[chosen], counts[:, chosen] = _count_gathered(passes, left, right, scoring, i[chosen], j[chosen])
     for way, entity in enumerate((i, j)):
-        _take_off_partners(entity, in_place, own, counts[2 * way], counts[2 * way + 1])
+        take_off_partners(entity, in_place, own, counts[2 * way], counts[2 * way + 1])
     above_lr, ties_lr, above_rl, ties_rl = counts
     return 1 + above_lr + ties_lr / 2, 1 + above_rl + ties_rl / 2, ties_lr.clone(), ties_rl.clone()
 
@@ -240,7 +240,9 @@ def _count_gathered(
     return own, total - among
 
 
-def _take_off_partners(entity: Tensor, in_place: Tensor, own: Tensor, above: Tensor, ties: Tensor) -> None:
+def take_off_partners(
+    entity: Tensor, in_place: Tensor, own: Tensor, above: Tensor, ties: Tensor, tie: float = TIE
+) -> None:
     """Take partners of the same entity out of the counts of each pair; itself too where it was counted."""
     _, group, sizes = entity.unique(return_inverse=True, return_counts=True)
     order = group.argsort(stable=True)
@@ -255,8 +257,8 @@ def _take_off_partners(entity: Tensor, in_place: Tensor, own: Tensor, above: Ten
         partner = order[starts[group[pair]] + place]
         counted = (partner != pair) | ~in_place[pair]
         difference = own[partner] - own[pair]
-        above.index_add_(0, pair, -((difference > TIE) & counted).to(torch.int64))
-        ties.index_add_(0, pair, -((difference.abs() <= TIE) & counted).to(torch.int64))
+        above.index_add_(0, pair, -((difference > tie) & counted).to(torch.int64))
+        ties.index_add_(0, pair, -((difference.abs() <= tie) & counted).to(torch.int64))
 
 
 def alignment_topk(passes: Passes, queries: Side, keys: Side, k: int, csls_k: int, tick: Tick) -> Best:
@@ -265,6 +267,15 @@ def alignment_topk(passes: Passes, queries: Side, keys: Side, k: int, csls_k: in
     first = queries.head()
     scoring = Scoring(scoring.scale, scoring.left[: len(first)].contiguous(), scoring.right)
     return best(passes, first, keys, k, scoring, False, tick)[0]
+
+
+def alignment_topk_both(
+    passes: Passes, left: Side, right: Side, k: int, csls_k: int, tick: Tick
+) -> tuple[Best, Best]:
+    """Scores float64 [rows, k] and index int64 [rows, k] of left rows and of right rows."""
+    to_right, to_left = best(passes, left, right, k, csls(passes, left, right, csls_k, tick), True, tick)
+    assert to_left is not None
+    return to_right, to_left
 
 
 def mutual_nearest(passes: Passes, left: Side, right: Side, csls_k: int, tick: Tick) -> Tensor:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Rows = Tensor | np.ndarray
 
-__all__ = ["AlignmentRanks", "alignment_ranks", "alignment_topk", "mutual_nearest"]
+__all__ = ["AlignmentRanks", "alignment_ranks", "alignment_topk", "alignment_topk_both", "mutual_nearest"]
 
 _FLOATS = (*_dispatch.FLOATS, torch.float16)
 _SCREENS = (None, "bfloat16")
@@ -176,6 +176,49 @@ def alignment_topk(
         return a.new_empty((0, k), dtype=_score_dtype(a)), a.new_empty((0, k), dtype=torch.int64)
     _check_k("csls_k", csls_k, min(_count(a, more), len(b)), least=0)
     return _alignment_topk(a, b, more if csls_k else None, k, csls_k, screen, backend, approximate, progress)
+
+
+def alignment_topk_both(
+    left: Rows,
+    right: Rows,
+    k: int,
+    csls_k: int = 0,
+    screen: str | None = None,
+    backend: str = "auto",
+    *,
+    progress: bool = False,
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The k best right rows of every left row and the k best left rows of every right row, of the same products.
+
+    The results are those of `alignment_topk(left, right, ...)` and `alignment_topk(right, left, ...)`, in half the time
+    where both sets of lists fit in memory.
+
+    Args:
+        left: [N, D] rows, float32, float64, bfloat16 or float16; a tensor or a numpy array,
+            which may be memory-mapped.
+        right: [M, D], dtype and device of `left`.
+        k: how many to return, at most N and M.
+        csls_k: neighbours in the means of CSLS; 0 for cosine.
+        screen: "bfloat16" makes the first pass in bfloat16; the answer is the same.
+        backend: "auto", "reference", "cpu", "triton" or "cuda".
+        progress: show a progress bar on stderr.
+
+    Returns:
+        (scores [N, k], index [N, k]) and (scores [M, k], index [M, k]), on the device of `left`.
+
+    Raises:
+        InputError: shapes, dtypes or devices do not fit, a side is empty, a value is not finite, or k or csls_k is
+            larger than the rows of a side.
+        BackendError: the backend asked for by name cannot serve.
+    """
+    a, b = _tensor("left", left), _tensor("right", right)
+    _check({"left": a, "right": b}, screen, backend)
+    if len(a) == 0 or len(b) == 0:
+        raise InputError(f"both sides need rows; got {len(a)} on the left and {len(b)} on the right")
+    _check_k("k", k, min(len(a), len(b)), least=1)
+    _check_k("csls_k", csls_k, min(len(a), len(b)), least=0)
+    results = _alignment_topk_both(a, b, k, csls_k, screen, backend, progress)
+    return (results[0], results[1]), (results[2], results[3])
 
 
 def mutual_nearest(
@@ -426,6 +469,41 @@ def _alignment_topk(
 def _(queries, keys, query_extra, k, csls_k, screen, backend, approximate, progress):  # type: ignore[no-untyped-def]
     shape = (len(queries), k)
     return queries.new_empty(shape, dtype=_score_dtype(queries)), queries.new_empty(shape, dtype=torch.int64)
+
+
+@torch.library.custom_op("loginmea_fast::alignment_topk_both", mutates_args=())
+def _alignment_topk_both(
+    left: Tensor,
+    right: Tensor,
+    k: int,
+    csls_k: int,
+    screen: str | None,
+    backend: str,
+    progress: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scores and index of left rows, then of right rows."""
+    with (
+        _bar("alignment_topk_both", len(left) * len(right), 2 if csls_k else 1, progress) as tick,
+        torch.cuda.device_of(left),
+    ):
+        passes = _passes("alignment_topk_both", left, screen, backend)
+        if passes is not None:
+            sides = _side(passes, left=left), _side(passes, right=right)
+            to_right, to_left = exact.alignment_topk_both(passes, *sides, k, csls_k, tick)
+        else:
+            _check_finite(left=left, right=right)
+            to_right, to_left = reference.alignment_topk_both([left], [right], k, csls_k, tick)
+    dtype = _score_dtype(left)
+    return to_right[0].to(dtype), to_right[1], to_left[0].to(dtype), to_left[1]
+
+
+@_alignment_topk_both.register_fake
+def _(left, right, k, csls_k, screen, backend, progress):  # type: ignore[no-untyped-def]
+    return tuple(
+        left.new_empty((len(rows), k), dtype=dtype)
+        for rows in (left, right)
+        for dtype in (_score_dtype(left), torch.int64)
+    )
 
 
 @torch.library.custom_op("loginmea_fast::mutual_nearest", mutates_args=())

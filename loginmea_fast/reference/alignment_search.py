@@ -227,6 +227,15 @@ def alignment_topk(queries: Side, keys: Side, k: int, csls_k: int, tick: Tick) -
     return topk_rows(queries[:1], keys, k, scale, mean_queries[: len(queries[0])], mean_keys, tick)
 
 
+def alignment_topk_both(
+    left: Side, right: Side, k: int, csls_k: int, tick: Tick
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Scores float64 [rows, k] and index int64 [rows, k] of left rows and of right rows."""
+    scale, mean_left, mean_right = csls_means(left, right, csls_k, tick)
+    to_right = topk_rows(left, right, k, scale, mean_left, mean_right, tick)
+    return to_right, topk_rows(right, left, k, scale, mean_right, mean_left, lambda done: None)
+
+
 def mutual_nearest(left: Side, right: Side, csls_k: int, tick: Tick) -> Tensor:
     """Pairs [P, 2] each of which is the other's best."""
     scale, mean_left, mean_right = csls_means(left, right, csls_k, tick)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from loginmea_fast.cli.tables import duration
+from loginmea_fast.cli.tables import describe_metrics, duration
+from loginmea_fast.evaluation.metrics import alignment_metrics
+from loginmea_fast.evaluation.plans import decoder_metrics
 
 
 @pytest.mark.parametrize(
@@ -19,3 +22,20 @@ from loginmea_fast.cli.tables import duration
 )
 def test_durations_have_digits_that_mean_something(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_what_decoders_made_is_told() -> None:
+    left = torch.eye(6) + 0.1
+    pairs = torch.arange(6)[:, None].expand(-1, 2)
+    metrics = {"protocol": "test", **alignment_metrics(left, left, csls_k=2)}
+    metrics["decoders"] = decoder_metrics(["mutual", "sinkhorn"], left, left, pairs, 3, 2)
+    metrics["decoders"]["sinkhorn"] |= {"converged": False, "iterations": 7}
+    text = describe_metrics(metrics)
+    assert "sinkhorn, left to right" in text
+    assert "mutual, left to right" not in text, "it ranks nothing"
+    assert ["mutual", "6", "1.000", "1.000", "1.000"] in [line.split() for line in text.splitlines()]
+    assert "sinkhorn did not converge in 7 iterations; its last iterate was taken" in text
+
+
+def test_a_run_without_test_links_says_so() -> None:
+    assert "every known link was a seed" in describe_metrics({})

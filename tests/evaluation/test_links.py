@@ -11,6 +11,7 @@ import loginmea_fast as lf
 from loginmea_fast.data import Feature
 from loginmea_fast.errors import ConfigError, InputError
 from loginmea_fast.evaluation import decode, evaluate, evaluate_links, joint_embedding, load_run
+from loginmea_fast.evaluation.decoders import decoder_names
 from loginmea_fast.evaluation.metrics import alignment_metrics
 from loginmea_fast.nn import LoginMEAOutput
 from loginmea_fast.training import Config, fit
@@ -156,6 +157,56 @@ def test_links_are_checked(trained, call):
         call(*arguments, links, candidates="al")
     assert call(*arguments, links.tolist()) is not None
     assert call(*arguments, links.numpy()) is not None
+
+
+def test_every_decoder_is_reported(trained):
+    problem = trained.problem
+    arguments = (trained.model, problem.features, problem.pair, problem.split.test)
+    plain = evaluate_links(*arguments)
+    metrics = evaluate_links(*arguments, decoder="all", decoder_k=10)
+    assert set(metrics.pop("decoders")) == {"mutual", "one_to_one", "sinkhorn"}
+    assert metrics == plain
+    sinkhorn = evaluate_links(*arguments, decoder="sinkhorn", decoder_k=999)["decoders"]["sinkhorn"]
+    assert sinkhorn["candidates_each"] == 24
+    assert sinkhorn["left_to_right"]["hits@1"] == sinkhorn["recall"]
+    json.dumps(sinkhorn)
+    with pytest.raises(ConfigError, match="decoder must be one of"):
+        evaluate_links(*arguments, decoder="some")
+
+
+@pytest.mark.parametrize("decoder", decoder_names())
+@pytest.mark.parametrize("direction", ["left_to_right", "right_to_left"])
+def test_decoding_by_every_decoder(trained, decoder, direction):
+    problem = trained.problem
+    arguments = (trained.model, problem.features, problem.pair, problem.split.test)
+    decoded = decode(*arguments, k=3, direction=direction, decoder=decoder, decoder_k=24)
+    assert decoded.decoder == decoder
+    right = sum(bool(entry.correct) for entry in decoded) / len(decoded)
+    if decoder in ("cosine", "csls"):
+        assert right == trained.metrics[decoder][direction]["hits@1"]
+    else:
+        metrics = evaluate_links(*arguments, decoder=decoder, decoder_k=24)["decoders"][decoder]
+        assert right == metrics.get(direction, {}).get("hits@1", metrics["recall"])
+    for entry in decoded:
+        assert len(entry.matches) <= 3
+        assert all(match.entity >= 0 for match in entry.matches)
+
+
+def test_known_links_are_left_out_and_a_threshold_leaves_some_alone(trained):
+    problem = trained.problem
+    arguments = (trained.model, problem.features, problem.pair)
+    known = problem.split.train
+    decoded = decode(*arguments, known=known, decoder="mutual")
+    assert not torch.isin(decoded.queries, known[:, 0]).any()
+    assert not torch.isin(decoded.matches, known[:, 1]).any()
+    assert len(decoded) == 40 - len(known)
+    assert {len(entry.matches) for entry in decoded} == {0, 1}
+    scores = decode(*arguments, k=1, csls_k=0).scores[:, 0]
+    middle = float(scores.median())
+    some = decode(*arguments, k=1, csls_k=0, threshold=middle)
+    assert sum(bool(entry.matches) for entry in some) == int((scores >= middle).sum())
+    with pytest.raises(InputError, match="0 entities to decode and 0 to match with"):
+        decode(*arguments, known=problem.pair.links)
 
 
 def test_what_decoding_refuses(trained):

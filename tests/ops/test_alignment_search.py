@@ -12,7 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from loginmea_fast.errors import BackendError, InputError
 from loginmea_fast.ops import _search_exact as exact
 from loginmea_fast.ops import alignment_search as ops
-from loginmea_fast.ops.alignment_search import alignment_ranks, alignment_topk, mutual_nearest
+from loginmea_fast.ops.alignment_search import (
+    alignment_ranks,
+    alignment_topk,
+    alignment_topk_both,
+    mutual_nearest,
+)
 from loginmea_fast.reference import alignment_search as reference
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
@@ -229,6 +234,12 @@ def test_topk_and_mutual_pairs_equal_the_dense_ones(
     for k in {1, min(12, len(right)), len(right)}:
         values, index = alignment_topk(left.to(device), right.to(device), k, **options)
         expected_values, expected_index = reference.dense_topk(scores, k)
+        assert torch.equal(index.cpu(), expected_index)
+        assert torch.allclose(values.cpu().double(), expected_values, rtol=0, atol=1e-6)
+    k = min(12, len(left), len(right))
+    both = alignment_topk_both(left.to(device), right.to(device), k, **options)
+    for (values, index), matrix in zip(both, (scores, scores.T), strict=True):
+        expected_values, expected_index = reference.dense_topk(matrix, k)
         assert torch.equal(index.cpu(), expected_index)
         assert torch.allclose(values.cpu().double(), expected_values, rtol=0, atol=1e-6)
     pairs = mutual_nearest(left.to(device), right.to(device), **options)
@@ -602,4 +613,5 @@ def test_opcheck() -> None:
         ops._alignment_ranks, (left, right, None, extra, pairs, 2, None, "reference", False)
     )
     torch.library.opcheck(ops._alignment_topk, (left, right, extra, 3, 2, None, "reference", None, False))
+    torch.library.opcheck(ops._alignment_topk_both, (left, right, 3, 2, None, "reference", False))
     torch.library.opcheck(ops._mutual_nearest, (left, right, 2, None, "reference", None, False))
