@@ -12,7 +12,7 @@ from typing import Literal
 from loginmea_fast.data import dbp15k, openea  # noqa: F401  (importing registers their layouts)
 from loginmea_fast.data.bags import attribute_bag, relation_bag
 from loginmea_fast.data.formats import ReadOptions, find_format
-from loginmea_fast.data.names import name_words, ngram_bag, word_bag
+from loginmea_fast.data.names import name_words, ngram_bag, tfidf_bag, word_bag
 from loginmea_fast.data.pair import AlignmentPair, Feature
 from loginmea_fast.data.sentence import sentence_feature
 from loginmea_fast.data.values import read_values, value_feature
@@ -22,7 +22,7 @@ from loginmea_fast.errors import DataError
 __all__ = ["load", "load_embedded"]
 
 EMBEDDED = Path(__file__).with_name("embedded")
-_BUILT = ("relation", "attribute", "value", "name", "word", "sentence")
+_BUILT = ("relation", "attribute", "value", "name", "name_tfidf", "word", "sentence")
 _FIELD_PICKLE = "_id_img_feature_dict.pkl"
 
 
@@ -43,9 +43,10 @@ def load(
     """Reads two knowledge graphs, their links and the features of their entities.
 
     Modalities: ``relation`` and ``attribute`` (sparse bags of the most frequent), ``value`` (numbers and dates of
-    attributes), ``name`` (character n-grams) and ``word`` (words of names), ``sentence`` (vectors of names, optional
-    extra), and any other name for which there is a file of vectors: in ``vectors``, or in the directory as
-    ``features_<modality>`` with one of the known suffixes; ``*_id_img_feature_dict.pkl`` is ``image``.
+    attributes), ``name`` and ``name_tfidf`` (character n-grams: counts inside words, or TF-IDF over the whole name),
+    ``word`` (words of names), ``sentence`` (vectors of names, optional extra), and any other name for which there is a
+    file of vectors: in ``vectors``, or in the directory as ``features_<modality>`` with one of the known suffixes;
+    ``*_id_img_feature_dict.pkl`` is ``image``.
 
     Args:
         directory: holds the files of both graphs.
@@ -105,6 +106,8 @@ def load(
             pair = replace(pair, notes=pair.notes + notes)
         elif modality == "name":
             features[modality] = ngram_bag(name_words(pair), name_ngrams, name_buckets)
+        elif modality == "name_tfidf":
+            features[modality] = tfidf_bag(name_words(pair), name_ngrams)
         elif modality == "word":
             features[modality] = word_bag(name_words(pair), name_buckets)
         elif modality == "sentence":

@@ -13,7 +13,7 @@ from loginmea_fast.data.bags import csr_matrix, rows_with_entries
 from loginmea_fast.data.pair import AlignmentPair, Feature
 from loginmea_fast.errors import DataError
 
-__all__ = ["display_name", "name_words", "ngram_bag", "word_bag"]
+__all__ = ["display_name", "name_words", "ngram_bag", "tfidf_bag", "word_bag"]
 
 
 def display_name(uri: str) -> str:
@@ -63,6 +63,47 @@ def ngram_bag(
     return _token_bag(tokens, buckets, f"{kind} character {'-, '.join(map(str, sizes))}-grams of names")
 
 
+def tfidf_bag(words: Iterable[list[str]], sizes: tuple[int, ...] = (2, 3)) -> Feature:
+    """Character n-grams of the whole name, its ends and spaces included, by TF-IDF; rows of length one.
+
+    An n-gram weighs (1 + log of how often the name has it) log(N / names that have it). Over both graphs, so that what
+    is common in one language alone weighs little in either. N-grams of a single name have no column, but count in the
+    length of its row: a name that shares little is like nobody.
+
+    Args:
+        words: lower-case words of each entity.
+        sizes: lengths n of the n-grams.
+
+    Returns:
+        A sparse CSR feature [N, n-grams that two names or more have] of float32.
+
+    Raises:
+        DataError: sizes that are no positive integers.
+    """
+    if not sizes or min(sizes) < 1:
+        raise DataError(f"n-gram sizes {sizes} must be positive; (2, 3) is usual")
+    texts = (f" {' '.join(own)} " if own else "" for own in words)
+    tokens = ([text[i : i + n] for n in sizes for i in range(len(text) - n + 1)] for text in texts)
+    row, column, num_rows, num_columns = _occurrences(tokens, None)
+    counts = csr_matrix(row, column, None, (num_rows, max(num_columns, 1)))
+    index, entries = counts.col_indices().numpy(), counts.values().numpy()
+    having = np.bincount(index, minlength=max(num_columns, 1))
+    weights = (1 + np.log(entries)) * np.log(num_rows / having[index])
+    owner = np.repeat(np.arange(num_rows), counts.crow_indices().diff().numpy())
+    length = np.sqrt(np.bincount(owner, weights * weights, minlength=num_rows))
+    shared = having > 1
+    keep = shared[index] & (weights > 0)
+    place = np.cumsum(shared) - 1
+    bag = csr_matrix(
+        owner[keep],
+        place[index[keep]],
+        (weights / np.maximum(length[owner], 1e-12))[keep],
+        (num_rows, max(int(shared.sum()), 1)),
+    )
+    description = f"TF-IDF of character {'-, '.join(map(str, sizes))}-grams of names"
+    return Feature(bag, rows_with_entries(bag), description)
+
+
 def word_bag(words: Iterable[list[str]], buckets: int | None = None) -> Feature:
     """Words of names, rows of length one; ``buckets`` as in :func:`ngram_bag`."""
     if buckets is not None and buckets < 1:
@@ -71,6 +112,18 @@ def word_bag(words: Iterable[list[str]], buckets: int | None = None) -> Feature:
 
 
 def _token_bag(tokens: Iterable[list[str]], buckets: int | None, description: str) -> Feature:
+    row, column, num_rows, num_columns = _occurrences(tokens, buckets)
+    bag = csr_matrix(row, column, None, (num_rows, max(num_columns, 1)))
+    entries = bag.values()
+    lengths = bag.crow_indices().diff()
+    owner = torch.repeat_interleave(torch.arange(num_rows), lengths)
+    norm = torch.zeros(num_rows).index_add_(0, owner, entries * entries).sqrt_()
+    entries.div_(norm[owner])
+    return Feature(bag, rows_with_entries(bag), description)
+
+
+def _occurrences(tokens: Iterable[list[str]], buckets: int | None) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """Row and column of every token, rows, and columns: one a token, or as many as there are buckets."""
     columns: dict[str, int] = {}
     row, column = [], []
     num_rows = 0
@@ -88,11 +141,5 @@ def _token_bag(tokens: Iterable[list[str]], buckets: int | None, description: st
                 )
                 columns[token] = known
             column.append(known)
-    width = max(len(columns), 1) if buckets is None else buckets
-    bag = csr_matrix(np.array(row, dtype=np.int64), np.array(column, dtype=np.int64), None, (num_rows, width))
-    entries = bag.values()
-    lengths = bag.crow_indices().diff()
-    owner = torch.repeat_interleave(torch.arange(num_rows), lengths)
-    norm = torch.zeros(num_rows).index_add_(0, owner, entries * entries).sqrt_()
-    entries.div_(norm[owner])
-    return Feature(bag, rows_with_entries(bag), description)
+    width = len(columns) if buckets is None else buckets
+    return np.array(row, dtype=np.int64), np.array(column, dtype=np.int64), num_rows, width

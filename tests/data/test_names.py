@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import loginmea_fast.data as data
-from loginmea_fast.data.names import display_name, name_words, ngram_bag, word_bag
+from loginmea_fast.data.names import display_name, name_words, ngram_bag, tfidf_bag, word_bag
 from loginmea_fast.errors import DataError
 
 
@@ -54,6 +54,44 @@ def test_hashing_folds_the_exact_columns():
 def test_word_bag():
     feature = word_bag([["new", "york"], ["york"]])
     torch.testing.assert_close(feature.values.to_dense(), torch.tensor([[0.5**0.5, 0.5**0.5], [0.0, 1.0]]))
+
+
+def test_tfidf_is_that_of_scikit_learn():
+    text = pytest.importorskip("sklearn.feature_extraction.text")
+    words = [["new", "york"], ["york"], ["yorkshire", "york", "york"], []]
+    feature = tfidf_bag(words, (2, 3))
+    texts = [f" {' '.join(own)} " if own else "" for own in words]
+    counter = text.CountVectorizer(analyzer="char", ngram_range=(2, 3), lowercase=False)
+    counts = torch.tensor(counter.fit_transform(texts).toarray(), dtype=torch.float64)
+    having = (counts > 0).sum(0)
+    weights = torch.where(counts > 0, 1 + counts.log(), 0.0) * (4 / having).log()
+    rows = weights / weights.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    expected = rows[:, having > 1]
+    order = sorted(range(feature.width), key=lambda c: feature.values.to_dense()[:, c].tolist())
+    theirs = sorted(range(feature.width), key=lambda c: expected[:, c].float().tolist())
+    torch.testing.assert_close(feature.values.to_dense()[:, order], expected[:, theirs].float())
+    assert feature.present.tolist() == [True, True, True, False]
+
+
+def test_tfidf_sees_where_words_end_and_what_is_rare():
+    like = tfidf_bag(
+        [["ann", "lee"], ["annlee"], ["ann", "leeds"], ["zoe", "lee"], ["ann"]]
+    ).values.to_dense()
+    like = like @ like.T
+    assert like[0, 2] > like[0, 1]
+    with pytest.raises(DataError, match="must be positive"):
+        tfidf_bag([["a"]], (0, 2))
+
+
+def test_tfidf_finds_more_of_zh_en_than_counts(dataset):
+    pair = data.load(dataset("dbp15k/zh_en"), modalities=["name", "name_tfidf"])
+    links = pair.links[:2000]
+
+    def found(feature):
+        left, right = (feature.values.to_dense()[ids] for ids in links.unbind(1))
+        return float(((left @ right.T).argmax(1) == torch.arange(len(links))).float().mean())
+
+    assert found(pair.features["name_tfidf"]) > found(pair.features["name"]) + 0.01
 
 
 def test_lone_surrogates_in_translated_names(tiny):
