@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import loginmea_fast as lf
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.propagation import VIEWS, propagate_labels, propagate_rounds
+from loginmea_fast.propagation import VIEWS, join, late_weight, propagate_labels, propagate_rounds
 
 
 def twins(entities: int = 60, triples: int = 240, relations: int = 5, alone: int = 0) -> AlignmentGraph:
@@ -112,6 +112,27 @@ def test_who_is_not_reached_is_counted() -> None:
     )
     feature = found.feature()
     assert torch.equal(feature.present, found.reached)
+
+
+def test_joined_cosines_are_the_weighted_mean() -> None:
+    e, f = torch.randn(6, 5), F.normalize(torch.randn(6, 7), dim=1)
+    unit = F.normalize(e, dim=1)
+    joined = join(3 * e, f, 0.5)
+    torch.testing.assert_close(joined @ joined.T, (unit @ unit.T + 0.25 * f @ f.T) / 1.25)
+    with pytest.raises(InputError, match="got 6 and 5 rows"):
+        join(e, f[:5], 1.0)
+    with pytest.raises(InputError, match="finite and not negative; got nan"):
+        join(e, f, float("nan"))
+
+
+def test_the_late_weight_is_what_validation_prefers() -> None:
+    good = F.normalize(torch.randn(40, 16), dim=1).repeat(2, 1)
+    noise = torch.randn(80, 16)
+    pairs, left, right = links(0, 20, 40), torch.arange(40), torch.arange(40, 80)
+    assert late_weight(good, F.normalize(noise, dim=1), pairs, left, right) == 0.0
+    assert late_weight(noise, good, pairs, left, right, weights=(0.0, 0.5, 8.0)) == 8.0
+    with pytest.raises(InputError, match="got 7 weights and 0 links"):
+        late_weight(good, good, pairs[:0], left, right)
 
 
 def test_bad_input_says_what_was_expected() -> None:
