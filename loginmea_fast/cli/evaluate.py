@@ -13,6 +13,7 @@ EXAMPLES = """\
 examples:
   loginmea-fast evaluate runs/zh_en
   loginmea-fast evaluate runs/zh_en --candidates all       rank among all entities, not among the test targets alone
+  loginmea-fast evaluate runs/zh_en --decoder sinkhorn     beside cosine and CSLS; all: every decoder
   loginmea-fast evaluate runs/zh_en --checkpoint last      the parameters of the last epoch, not the best
   loginmea-fast evaluate runs/zh_en --json | jq .csls.left_to_right.mrr"""
 
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("best", "last"),
         help="which parameters; default: best, or last where no epoch was validated yet",
     )
-    add_keys(parser, "candidates", "csls_k", "device", "backend")
+    add_keys(parser, "candidates", "csls_k", "decoder", "device", "backend")
     add_json(parser)
 
 

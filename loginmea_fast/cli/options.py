@@ -26,6 +26,7 @@ _FLAGS = {
     "compat": ("NAME", "authors: the training procedure of the authors' code"),
     "csls_k": ("K", "neighbours of CSLS; 0: rank by cosine alone"),
     "candidates": ("SET", "rank among the test targets (test) or among all entities (all)"),
+    "decoder": ("NAME", "report this decoder beside cosine and CSLS: mutual, one_to_one, sinkhorn, or all"),
     "seed": ("N", "seed of the split, the parameters and the order of links"),
     "device": ("NAME", "auto, cpu, cuda or cuda:N"),
     "dtype": ("NAME", "float32 or bfloat16; parameters stay float32"),

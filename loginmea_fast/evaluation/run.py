@@ -49,8 +49,8 @@ def load_run(
         path: the run directory.
         pair: the data it was trained on; read from where its configuration says unless given.
         checkpoint: "best" or "last"; by default the best, or the last where no epoch was validated yet.
-        overrides: configuration that does not change the model: device, backend, csls_k, candidates, and `path`
-            where the data has moved.
+        overrides: configuration that does not change the model: device, backend, csls_k, candidates, decoder,
+            decoder_k, and `path` where the data has moved.
 
     Raises:
         ConfigError: no run directory, or an unknown key.
@@ -107,5 +107,7 @@ def evaluate(
         csls_k=config.csls_k,
         candidates=config.candidates,
         backend=config.backend,
+        decoder=config.decoder,
+        decoder_k=config.decoder_k,
     )
     return {"epoch": loaded.epoch, "modalities": list(problem.features), **metrics}

@@ -19,6 +19,7 @@ from loginmea_fast.ops import relation_reflectors
 
 __all__ = ["LoginMEA", "LoginMEAOutput"]
 
+_BLOCK = 4096  # rows that are normalised at a time
 _COMPUTE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
@@ -172,7 +173,7 @@ class LoginMEA(nn.Module):
             parts += self.local_to_global(list(projected.values()), reflectors, self.graph, rows)
         if rows is not None:
             projected = {name: x.index_select(0, rows) for name, x in projected.items()}
-        return LoginMEAOutput(F.normalize(torch.cat(parts, 1), dim=1, eps=1e-12), graph_part, projected)
+        return LoginMEAOutput(_joined(parts), graph_part, projected)
 
     def load_authors_state_dict(self, state: Mapping[str, Tensor]) -> AuthorsState:
         """Take over the parameters of the authors' `MultiModalEncoderMrFusion` (DESIGN section 4).
@@ -222,3 +223,18 @@ class LoginMEA(nn.Module):
         if parameter.device.type != "meta":
             self.graph = self.graph.to(parameter.device)
         return self
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Parts [B, d] side by side, rows normalised; without a gradient one matrix is written and each part let go."""
+    if torch.is_grad_enabled():
+        return F.normalize(torch.cat(parts, 1), dim=1, eps=1e-12)
+    joint = parts[0].new_empty(len(parts[0]), sum(part.shape[1] for part in parts))
+    first = 0
+    while parts:
+        part = parts.pop(0)
+        joint[:, first : first + part.shape[1]] = part
+        first += part.shape[1]
+    for rows in joint.split(_BLOCK) if len(joint) else ():
+        F.normalize(rows, dim=1, eps=1e-12, out=rows)
+    return joint

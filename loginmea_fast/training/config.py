@@ -86,7 +86,11 @@ class Config(BaseModel):
 
     # Which links are known.
     seed_ratio: float | None = _key(
-        "data", None, "share of the links that is known; unset: the official split, else 0.3", gt=0, lt=1
+        "data",
+        None,
+        "share of the links that is known; unset: the official split, else 0.3; 1: all",
+        gt=0,
+        le=1,
     )
     valid_ratio: float = _key(
         "data", 0.05, "share of the known links kept for choosing the epoch", ge=0, le=0.9
@@ -132,6 +136,10 @@ class Config(BaseModel):
     candidates: Literal["test", "all"] = _key(
         "evaluation", "test", "rank among the test targets or among all entities"
     )
+    decoder: _Text = _key(
+        "evaluation", "csls", "how matches are found; reported beside cosine and CSLS; 'all': every decoder"
+    )
+    decoder_k: int = _key("evaluation", 50, "candidates of each entity, both ways, that a decoder sees", ge=1)
 
     # Where and how it runs.
     seed: int = _key("run", 0, "seed of the split, the parameters and the order of links", ge=0, le=2**32 - 1)
@@ -166,6 +174,15 @@ class Config(BaseModel):
             raise ConfigError(
                 "compat='authors' trains on every seed link and needs valid_ratio=0; leave valid_ratio out"
             )
+        if self.compat == "authors" and self.seed_ratio == 1:
+            raise ConfigError(
+                "compat='authors' chooses the epoch by the test links, and seed_ratio=1 leaves none; lower seed_ratio",
+                "seed_ratio",
+            )
+        if self.decoder != "csls":  # imports torch, which --help does without
+            from loginmea_fast.evaluation.plans import chosen_decoders
+
+            chosen_decoders(self.decoder)
         return self
 
     @classmethod
@@ -277,7 +294,11 @@ def _range(limits: Iterable[Any]) -> str:
     told = {kind: getattr(limit, kind) for limit in limits for kind in words if hasattr(limit, kind)}
     if told.keys() == {"ge", "le"}:
         return f" from {told['ge']} to {told['le']}"
-    return "".join(f" {words[kind]} {limit} and" for kind, limit in told.items()).removesuffix(" and")
+    return (
+        "".join(f" {words[kind]} {limit} and" for kind, limit in told.items())
+        .removesuffix(" and")
+        .replace(" and of", " and")
+    )
 
 
 KEYS: dict[str, Key] = {name: _describe(name, field) for name, field in Config.model_fields.items()}

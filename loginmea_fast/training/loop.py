@@ -402,6 +402,8 @@ class Trainer:
             candidates=config.candidates,
             backend=config.backend,
             breakdown=breakdown,
+            decoder=config.decoder if breakdown else "csls",
+            decoder_k=config.decoder_k,
         )
 
     def _validation_metrics(self) -> dict[str, float]:

@@ -100,11 +100,6 @@ CASES: dict[str, tuple[Damage, tuple[str, ...], list[str]]] = {
         (),
         ["ill_ent_ids, line 4", "entity 99", "add it"],
     ),
-    "linked twice": (
-        lines("ill_ent_ids", (41, "0\t79")),
-        (),
-        ["ill_ent_ids, line 41", "entity 0", "linked already on line 1", "keep one"],
-    ),
     "no triples": (content("triples_2", "\n"), (), ["triples_2 is empty", "head, relation, tail"]),
     "no links": (content("ill_ent_ids", ""), (), ["ill_ent_ids is empty", "left entity, right entity"]),
     "NaN": (spoilt(float("nan")), VOICE, ["voice.npy", "entity 7", "NaN or infinity", "repair"]),
@@ -114,7 +109,7 @@ CASES: dict[str, tuple[Damage, tuple[str, ...], list[str]]] = {
     "ratio": (
         lambda data: None,
         ("--seed-ratio", "0"),
-        ["'seed_ratio'", "above 0 and below 1", "(--seed-ratio)"],
+        ["'seed_ratio'", "above 0 and at most 1", "(--seed-ratio)"],
     ),
     "nothing to train on": (
         lambda data: None,

@@ -22,8 +22,8 @@ def test_every_flag_is_a_configuration_key() -> None:
         (["--epochs", "ten"], ["'epochs' must be a whole number of at least 1; got 'ten'"]),
         (["--epochs", "0"], ["'epochs' must be a whole number of at least 1; got 0"]),
         (
-            ["--seed-ratio", "1"],
-            ["'seed_ratio' must be a number above 0 and below 1; got 1", "(--seed-ratio)"],
+            ["--seed-ratio", "1.5"],
+            ["'seed_ratio' must be a number above 0 and at most 1; got 1.5", "(--seed-ratio)"],
         ),
         (
             ["--set", "grad_clip=-1"],

@@ -51,6 +51,37 @@ def test_candidates_and_csls_can_be_chosen_afterwards(call, trained_run: Path) -
     assert "csls" not in found
 
 
+def test_a_decoder_is_reported_beside_cosine_and_csls(call, trained_run: Path) -> None:
+    plain = call("evaluate", trained_run, "--json").json
+    found = call("evaluate", trained_run, "--decoder", "all", "--json").json
+    assert set(found.pop("decoders")) == {"mutual", "one_to_one", "sinkhorn"}
+    assert found == plain
+    told = call("evaluate", trained_run, "--decoder", "sinkhorn")
+    assert "sinkhorn, right to left" in told.out
+    call("evaluate", trained_run, "--decoder", "sinkhoorn").check_error("decoder must be one of", "sinkhorn")
+
+
+def test_links_of_one_entity_from_the_command_line(call, data_dir: Path, tmp_path: Path) -> None:
+    several = tmp_path / "several"
+    shutil.copytree(data_dir, several)
+    links = (several / "ill_ent_ids").read_text()
+    (several / "ill_ent_ids").write_text(links + "0\t79\n0\t78\n1\t79\n")
+    run = tmp_path / "run"
+    trained = call("train", several, "--epochs", 2, "--out", run, "--json", *TINY)
+    assert trained.status == 0, trained.err
+    assert "3 of 43 links are such, all are kept" in trained.err
+    measured = call("evaluate", run, "--candidates", "all", "--json").json
+    assert measured["candidates"] == {"left_to_right": 40, "right_to_left": 40}
+
+
+def test_every_link_a_seed_leaves_nothing_to_measure(call, data_dir: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained = call("train", data_dir, "--epochs", 2, "--seed-ratio", 1, "--out", run, *TINY)
+    assert trained.status == 0, trained.err
+    assert "no test links, so nothing was measured" in trained.out
+    call("evaluate", run).check_error("every known link is a seed", "lower seed_ratio")
+
+
 def test_data_that_has_moved_is_named(call, trained_run: Path, data_dir: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(data_dir, moved)

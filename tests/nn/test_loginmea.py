@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench._authors import AuthorsModel
 from loginmea_fast import AlignmentGraph, LoginMEA
@@ -162,6 +163,35 @@ def test_rows_are_rows_of_the_whole(graph: AlignmentGraph) -> None:
     torch.testing.assert_close(some.joint, whole.joint[rows])
     torch.testing.assert_close(some.graph, whole.graph[rows])
     assert all(torch.equal(some.modalities[m], whole.modalities[m][rows]) for m in DIMS)
+
+
+class _Matrices(TorchDispatchMode):
+    """Notes the memory of every result of one shape that owns what it shows."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape, self.kept = shape, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and tuple(result.shape) == self.shape and 0 not in result.stride():
+            self.kept.append(result)  # kept, so that no memory is given out twice
+        return result
+
+    @property
+    def count(self) -> int:
+        return len({t.untyped_storage().data_ptr() for t in self.kept})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_a_gradient_one_joint_matrix_is_formed(graph: AlignmentGraph, dtype: torch.dtype) -> None:
+    model = LoginMEA(graph, DIMS, hidden_dim=6, rank=3, compute_dtype=dtype)
+    features, rows = features_of(graph), torch.arange(graph.num_entities - 1)
+    expected = model(features, rows=rows).joint
+    with torch.no_grad(), _Matrices((len(rows), model.embedding_dim)) as formed:
+        joint = model(features, rows=rows).joint
+    assert torch.equal(joint, expected)
+    assert formed.count == 1
 
 
 def test_structure_alone(graph: AlignmentGraph) -> None:
