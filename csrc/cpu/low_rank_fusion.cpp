@@ -642,24 +642,30 @@ struct Scale {
   const std::vector<const S*>& inputs;
   const std::vector<int64_t>&strides, &widths;
   const A* query;
+  const bool* present;
   A *weight, *length;
   // 1, or what a row is multiplied by first because its length has no cube; 0 where it has no direction.
   A* shrink;
 
   // storage: of kNumbers for each modality.
   Scale(const std::vector<const S*>& inputs, const std::vector<int64_t>& strides, const std::vector<int64_t>& widths,
-        const A* query, A* storage)
+        const A* query, const bool* present, A* storage)
       : inputs(inputs),
         strides(strides),
         widths(widths),
         query(query),
+        present(present),
         weight(storage),
         length(storage + inputs.size()),
         shrink(storage + 2 * inputs.size()) {}
 
   void compute(int64_t row) const {
-    A greatest = 0;
+    A greatest = -std::numeric_limits<A>::infinity();
     for (std::size_t m = 0; m < inputs.size(); ++m) {
+      if (!is_present(row, m)) {  // no weight, whatever its elements: they are not even read
+        length[m] = 1, shrink[m] = 0;
+        continue;
+      }
       const S* x = inputs[m] + row * strides[m];
       A square = 0, score = 0;
 #pragma omp simd reduction(+ : square)
@@ -672,16 +678,18 @@ struct Scale {
       shrink[m] = 1;
       if (length[m] <= static_cast<A>(kShortestRow) || length[m] >= static_cast<A>(kLongestRow)) measure(x, m);
       weight[m] = score;
-      greatest = m == 0 ? score : std::max(greatest, score);
-    }
-    if (!query) {
-      std::fill_n(weight, inputs.size(), A(1));
-      return;
+      greatest = std::max(greatest, score);
     }
     A total = 0;
-    for (std::size_t m = 0; m < inputs.size(); ++m) total += weight[m] = std::exp(weight[m] - greatest);
+    for (std::size_t m = 0; m < inputs.size(); ++m) {
+      weight[m] = !is_present(row, m) ? A(0) : query ? std::exp(weight[m] - greatest) : A(1);
+      total += weight[m];
+    }
+    if (!query || total == 0) return;
     for (std::size_t m = 0; m < inputs.size(); ++m) weight[m] /= total;
   }
+
+  bool is_present(int64_t row, std::size_t m) const { return !present || present[row * inputs.size() + m]; }
 
   // The factor of x in dr_m x / n_m^3, x multiplied by `shrink` first.
   A along(std::size_t m, A dr) const {
@@ -740,8 +748,8 @@ void low_rank_fusion_backward(const void* g, const std::vector<uintptr_t>& input
 }
 
 void modality_scale_forward(const std::vector<uintptr_t>& inputs, const std::vector<int64_t>& input_strides,
-                            const std::vector<int64_t>& widths, const void* query, void* row_scale, int64_t rows,
-                            DType dtype, int num_threads) {
+                            const std::vector<int64_t>& widths, const void* query, const bool* present, void* row_scale,
+                            int64_t rows, DType dtype, int num_threads) {
   dispatch(dtype, "modality_scale", [&](auto s) {
     using S = decltype(s);
     using A = accumulator_t<S>;
@@ -750,7 +758,8 @@ void modality_scale_forward(const std::vector<uintptr_t>& inputs, const std::vec
     const PerThread<A> numbers(num_threads, Scale<S>::kNumbers * count);
 #pragma omp parallel num_threads(num_threads)
     {
-      const Scale<S> scale(x, input_strides, widths, static_cast<const A*>(query), numbers.of(omp_get_thread_num()));
+      const Scale<S> scale(x, input_strides, widths, static_cast<const A*>(query), present,
+                           numbers.of(omp_get_thread_num()));
 #pragma omp for schedule(static)
       for (int64_t row = 0; row < rows; ++row) {
         scale.compute(row);
@@ -763,8 +772,8 @@ void modality_scale_forward(const std::vector<uintptr_t>& inputs, const std::vec
 
 void modality_scale_backward(const void* g, const std::vector<uintptr_t>& inputs,
                              const std::vector<int64_t>& input_strides, const std::vector<int64_t>& widths,
-                             const void* query, const std::vector<uintptr_t>& input_grads, void* query_grad,
-                             int64_t rows, bool add, DType dtype, int num_threads) {
+                             const void* query, const bool* present, const std::vector<uintptr_t>& input_grads,
+                             void* query_grad, int64_t rows, bool add, DType dtype, int num_threads) {
   dispatch(dtype, "modality_scale", [&](auto s) {
     using S = decltype(s);
     using A = accumulator_t<S>;
@@ -777,7 +786,7 @@ void modality_scale_backward(const void* g, const std::vector<uintptr_t>& inputs
     const PerThread<A> numbers(num_threads, Scale<S>::kNumbers * count);
 #pragma omp parallel num_threads(num_threads)
     {
-      const Scale<S> scale(x, input_strides, widths, q, numbers.of(omp_get_thread_num()));
+      const Scale<S> scale(x, input_strides, widths, q, present, numbers.of(omp_get_thread_num()));
 #pragma omp for schedule(static)
       for (int64_t task = 0; task < kMostTasks; ++task) {
         A* dq = partial.get() + task * width;
@@ -787,6 +796,10 @@ void modality_scale_backward(const void* g, const std::vector<uintptr_t>& inputs
           A mean = 0;
           for (int64_t m = 0; m < count; ++m) mean += scale.weight[m] * dr[m] / scale.length[m];
           for (int64_t m = 0; m < count; ++m) {
+            if (!scale.is_present(row, m)) {
+              if (!add) std::fill_n(dx[m] + row * widths[m], widths[m], S(0));
+              continue;
+            }
             const A along = scale.along(m, dr[m]), shrink = scale.shrink[m];
             const A ds = scale.weight[m] * (dr[m] / scale.length[m] - mean);
             const S* from = x[m] + row * input_strides[m];

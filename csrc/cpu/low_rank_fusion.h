@@ -33,15 +33,15 @@ void low_rank_fusion_backward(const void* g, const std::vector<std::uintptr_t>& 
                               void* row_scale_grad, std::int64_t rows, std::int64_t rank, std::int64_t width,
                               DType dtype, DType compute, int num_threads);
 
-// row_scale [B, M] in the dtype of the sums; query [1, width] likewise, or null.
+// row_scale [B, M] in the dtype of the sums; query [1, width] likewise, or null; present [B, M], or null where all are.
 void modality_scale_forward(const std::vector<std::uintptr_t>& inputs, const std::vector<std::int64_t>& input_strides,
-                            const std::vector<std::int64_t>& widths, const void* query, void* row_scale,
-                            std::int64_t rows, DType dtype, int num_threads);
+                            const std::vector<std::int64_t>& widths, const void* query, const bool* present,
+                            void* row_scale, std::int64_t rows, DType dtype, int num_threads);
 
 // From g [B, M]: input_grads[m] [B, d_m], to which they are added if `add`; query_grad [1, width] or null.
 void modality_scale_backward(const void* g, const std::vector<std::uintptr_t>& inputs,
                              const std::vector<std::int64_t>& input_strides, const std::vector<std::int64_t>& widths,
-                             const void* query, const std::vector<std::uintptr_t>& input_grads, void* query_grad,
-                             std::int64_t rows, bool add, DType dtype, int num_threads);
+                             const void* query, const bool* present, const std::vector<std::uintptr_t>& input_grads,
+                             void* query_grad, std::int64_t rows, bool add, DType dtype, int num_threads);
 
 }  // namespace loginmea

@@ -5,6 +5,7 @@
 
 from loginmea_fast.data.formats import Format, ReadOptions, format_names, register_format
 from loginmea_fast.data.loading import load, load_embedded
+from loginmea_fast.data.missing import stand_in
 from loginmea_fast.data.pair import AlignmentPair, AttributeTable, Feature, Split
 from loginmea_fast.data.saving import save
 
@@ -20,4 +21,5 @@ __all__ = [
     "load_embedded",
     "register_format",
     "save",
+    "stand_in",
 ]

@@ -1,5 +1,6 @@
 """Modules: each operator as a layer, the two encoders, and the model."""
 
+from loginmea_fast.nn.features import Features
 from loginmea_fast.nn.graph_encoder import GraphEncoder, ReflectionLayers
 from loginmea_fast.nn.local_to_global_encoder import LocalToGlobalEncoder, WeightedSum
 from loginmea_fast.nn.loginmea import LoginMEA, LoginMEAOutput
@@ -9,6 +10,7 @@ from loginmea_fast.nn.relation_reflection_attention import RelationReflectionAtt
 
 __all__ = [
     "FeatureProjection",
+    "Features",
     "GraphEncoder",
     "LocalToGlobalEncoder",
     "LoginMEA",

@@ -11,7 +11,7 @@ from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.nn.graph_encoder import ReflectionLayers
 from loginmea_fast.nn.low_rank_fusion import LowRankFusion
-from loginmea_fast.ops.low_rank_fusion import unit_rows
+from loginmea_fast.ops.low_rank_fusion import masked_softmax, unit_rows
 
 __all__ = ["LocalToGlobalEncoder", "WeightedSum"]
 
@@ -28,14 +28,16 @@ class WeightedSum(nn.Module):
         super().__init__()
         self.ent_attn = nn.Linear(width, 1, bias=False) if adaptive else None
 
-    def forward(self, modalities: Sequence[Tensor]) -> Tensor:
-        """Fuse M tensors [N, d] to [N, d]."""
-        if self.ent_attn is None:
-            weights: Sequence[Tensor | float] = [1 / len(modalities)] * len(modalities)
-        else:
+    def forward(self, modalities: Sequence[Tensor], present: Tensor | None = None) -> Tensor:
+        """Fuse M tensors [N, d] to [N, d]; weights are shared by the modalities present, bool [N, M], None for all."""
+        if self.ent_attn is not None:
             query = self.ent_attn.weight[0].to(modalities[0].dtype)
             scores = torch.stack([torch.tanh(x) @ query for x in modalities], 1)
-            weights = [w[:, None] for w in scores.softmax(1).unbind(1)]
+            weights = _columns(masked_softmax(scores, present))
+        elif present is None:
+            weights = [1 / len(modalities)] * len(modalities)
+        else:
+            weights = _columns(masked_softmax(modalities[0].new_zeros(present.shape), present))
         terms = [w * unit_rows(x) for w, x in zip(weights, modalities, strict=True)]
         return torch.stack(terms).sum(0)
 
@@ -102,6 +104,7 @@ class LocalToGlobalEncoder(nn.Module):
         reflectors: Tensor | None,
         graph: AlignmentGraph,
         rows: Tensor | None = None,
+        present: Tensor | None = None,
     ) -> list[Tensor]:
         """Fuse and aggregate.
 
@@ -110,18 +113,31 @@ class LocalToGlobalEncoder(nn.Module):
             reflectors: [U, d]; None only where global aggregation is left out.
             graph: the edges.
             rows: int64 [B], the entities whose output is wanted; None for all.
+            present: bool [N, M], which entity has which modality: an absent one gets no weight, in the fusion and in
+                z_0, and an entity that has none is fused from zeros. None for all.
 
         Returns:
             The parts of the output side by side, z_0 [B, sum of d_m] first, for the caller to concatenate once.
         """
-        weights = self.modality_logits.softmax(0).to(modalities[0].dtype)
+        dtype = modalities[0].dtype
+        weights: Sequence[Tensor | float]
+        some = None if present is None else _take(present, rows)
+        if some is None:
+            weights = self.modality_logits.softmax(0).to(dtype).unbind(0)
+        else:
+            weights = _columns(masked_softmax(self.modality_logits.expand(some.shape), some).to(dtype))
         early = [w * unit_rows(_take(x, rows)) for w, x in zip(weights, modalities, strict=True)]
         z_0 = torch.tanh(torch.cat(early, 1))
         if self.layers is None:
-            return [z_0, torch.tanh(self.fusion([_take(x, rows) for x in modalities]))]
+            return [z_0, torch.tanh(self.fusion([_take(x, rows) for x in modalities], some))]
         assert reflectors is not None
-        layers = self.layers(torch.tanh(self.fusion(modalities)), reflectors, graph)
+        layers = self.layers(torch.tanh(self.fusion(modalities, present)), reflectors, graph)
         return [z_0, _take(layers, rows)[:, self.width :]]
+
+
+def _columns(weights: Tensor) -> list[Tensor | float]:
+    """Weights [B, M] as M columns [B, 1]."""
+    return [*weights[:, None].unbind(2)]
 
 
 def _take(x: Tensor, rows: Tensor | None) -> Tensor:

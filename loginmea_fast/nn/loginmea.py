@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from loginmea_fast.errors import ConfigError, InputError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.nn.authors import AuthorsState, translate_authors_state
+from loginmea_fast.nn.features import Features, presence_of
 from loginmea_fast.nn.graph_encoder import GraphEncoder
 from loginmea_fast.nn.local_to_global_encoder import LocalToGlobalEncoder
 from loginmea_fast.nn.projection import FeatureProjection
@@ -141,21 +142,31 @@ class LoginMEA(nn.Module):
             width += self.local_to_global.output_width(self.modality_dims)
         return width
 
-    def forward(self, features: Mapping[str, Tensor], rows: Tensor | None = None) -> LoginMEAOutput:
+    def forward(
+        self,
+        features: Mapping[str, Tensor],
+        rows: Tensor | None = None,
+        present: Mapping[str, Tensor] | None = None,
+    ) -> LoginMEAOutput:
         """Embed entities.
 
         Args:
             features: modality -> raw features [N, columns], dense (float32, float16, bfloat16) or sparse CSR.
             rows: int64 [B], entities whose embeddings are wanted, for example a batch of links; None for all. Only
                 these rows of the joint embedding are formed.
+            present: modality -> bool [N], which entities have it; an absent modality gets no weight, and one that is
+                not named is everybody's. None for what `features` bring along (`Features`), else for all.
 
         Returns:
             `LoginMEAOutput`.
 
         Raises:
-            InputError: a modality is missing, has the wrong number of rows or columns.
+            InputError: a modality is missing, has the wrong number of rows or columns, or a mask that does not fit.
         """
         self._check(features)
+        if present is None:
+            present = features.present if isinstance(features, Features) else {}
+        has = presence_of(self.modalities, present, self.graph.num_entities, self.graph.device)
         dtype = self.compute_dtype
         reflectors = None
         if self.relation_embedding is not None:
@@ -170,7 +181,7 @@ class LoginMEA(nn.Module):
             parts.append(graph_part)
         projected = {name: self.projections[name](features[name]).to(dtype) for name in self.modalities}
         if self.local_to_global is not None:
-            parts += self.local_to_global(list(projected.values()), reflectors, self.graph, rows)
+            parts += self.local_to_global(list(projected.values()), reflectors, self.graph, rows, has)
         if rows is not None:
             projected = {name: x.index_select(0, rows) for name, x in projected.items()}
         return LoginMEAOutput(_joined(parts), graph_part, projected)

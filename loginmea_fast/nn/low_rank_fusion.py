@@ -77,11 +77,13 @@ class LowRankFusion(nn.Module):
         nn.init.xavier_normal_(self.fusion_weights)
         nn.init.zeros_(self.fusion_bias)
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], present: Tensor | None = None) -> Tensor:
         """Fuse.
 
         Args:
             inputs: M tensors x_m [B, d_m], of one dtype, which the fusion computes in; parameters keep theirs.
+            present: bool [B, M], which modalities a row has; an absent one has a_m = 0, and the others share the
+                softmax. None for all.
 
         Returns:
             [B, output_dim].
@@ -103,6 +105,7 @@ class LowRankFusion(nn.Module):
             self.fusion_weights.to(dtype),
             self.fusion_bias.to(dtype),
             self.backend,
+            present=present,
             precision=self.precision,
             keep_products=self.keep_products,
         )

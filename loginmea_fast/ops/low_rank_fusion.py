@@ -18,8 +18,9 @@ from loginmea_fast.errors import BackendError, InputError
 from loginmea_fast.ops import _dispatch
 from loginmea_fast.ops._device_choice import in_order
 from loginmea_fast.reference import low_rank_fusion as reference
+from loginmea_fast.reference.low_rank_fusion import masked_softmax
 
-__all__ = ["adaptive_low_rank_fusion", "low_rank_fusion", "modality_scale", "unit_rows"]
+__all__ = ["adaptive_low_rank_fusion", "low_rank_fusion", "masked_softmax", "modality_scale", "unit_rows"]
 
 PRECISIONS = ("ieee", "tf32", "bfloat16")
 
@@ -72,7 +73,7 @@ def low_rank_fusion(
     precision = _precision(precision, inputs[0].device)
     keep = keep_products and torch.is_grad_enabled()
     y, *_ = _low_rank_fusion(
-        inputs, factors, rank_weights, bias, row_scale, None, False, keep, precision, backend
+        inputs, factors, rank_weights, bias, row_scale, None, None, False, keep, precision, backend
     )
     return y
 
@@ -85,10 +86,11 @@ def adaptive_low_rank_fusion(
     bias: Tensor,
     backend: str = "auto",
     *,
+    present: Tensor | None = None,
     precision: str | None = None,
     keep_products: bool = False,
 ) -> Tensor:
-    """`low_rank_fusion` of rows scaled by `modality_scale(inputs, query)`, as one node of autograd.
+    """`low_rank_fusion` of rows scaled by `modality_scale(inputs, query, present=present)`, as one node of autograd.
 
     The two operators one after the other give the same, but each returns a gradient of every input, which autograd must
     hold at once to add them: M more tensors of rows x width. Here the second is added where the first lies.
@@ -100,6 +102,7 @@ def adaptive_low_rank_fusion(
         rank_weights: as there.
         bias: as there.
         backend: as there; under "triton" and "cuda" the scale is plain PyTorch on the device.
+        present: as in `modality_scale`: an absent modality takes part with its constant alone.
         precision: as there.
         keep_products: as there.
 
@@ -115,13 +118,22 @@ def adaptive_low_rank_fusion(
     _dispatch.check_backend_name(backend)
     _check(inputs, factors, rank_weights, bias, None)
     _check_query(inputs, query)
+    _check_present(inputs, present)
     precision = _precision(precision, inputs[0].device)
     keep = keep_products and torch.is_grad_enabled()
-    y, *_ = _low_rank_fusion(inputs, factors, rank_weights, bias, None, query, True, keep, precision, backend)
+    y, *_ = _low_rank_fusion(
+        inputs, factors, rank_weights, bias, None, query, present, True, keep, precision, backend
+    )
     return y
 
 
-def modality_scale(inputs: Sequence[Tensor], query: Tensor | None = None, backend: str = "auto") -> Tensor:
+def modality_scale(
+    inputs: Sequence[Tensor],
+    query: Tensor | None = None,
+    backend: str = "auto",
+    *,
+    present: Tensor | None = None,
+) -> Tensor:
     """Attention weight of each modality over its length, the `row_scale` of `low_rank_fusion` (DESIGN 2.6).
 
         s_m = q . tanh(x_m) ,   r_m = softmax_m(s) / |x_m|
@@ -132,6 +144,8 @@ def modality_scale(inputs: Sequence[Tensor], query: Tensor | None = None, backen
         inputs: M tensors x_m [B, d_m], float32, float64 or bfloat16, all of one width if there is a query.
         query: q [1, d], dtype of `inputs` or, with bfloat16 inputs, float32; None for equal weights of 1.
         backend: "auto", "reference" or "cpu"; "triton" and "cuda" are plain PyTorch on the device.
+        present: bool [B, M], which modalities a row has: the softmax is over these, an absent one has the scale 0 and
+            no gradient, whatever its row holds, and a row that has none is 0 throughout. None for all.
 
     Returns:
         r [B, M], float64 for float64 inputs, else float32. It can be differentiated once. An all-zero row (no element
@@ -146,7 +160,8 @@ def modality_scale(inputs: Sequence[Tensor], query: Tensor | None = None, backen
     _dispatch.check_backend_name(backend)
     _check_inputs(inputs)
     _check_query(inputs, query)
-    return _modality_scale(inputs, query, backend)
+    _check_present(inputs, present)
+    return _modality_scale(inputs, query, present, backend)
 
 
 def unit_rows(x: Tensor) -> Tensor:
@@ -208,6 +223,18 @@ def _check_query(inputs: list[Tensor], query: Tensor | None) -> None:
     _check_small("query", query, inputs[0])
 
 
+def _check_present(inputs: list[Tensor], present: Tensor | None) -> None:
+    if present is None:
+        return
+    if not isinstance(present, Tensor) or present.dtype != torch.bool:
+        raise InputError(
+            f"present must be a bool tensor, True where a row has a modality; got "
+            f"{present.dtype if isinstance(present, Tensor) else type(present).__name__}"
+        )
+    _dispatch.check_shape("present", present, (inputs[0].shape[0], len(inputs)), "[rows, modalities]")
+    _dispatch.check_same_device(**{"inputs[0]": inputs[0], "present": present})
+
+
 def _check_small(name: str, tensor: Tensor, first: Tensor) -> None:
     """Small tensors may stay in float32 beside bfloat16 inputs: they cost nothing and their rounding would show."""
     allowed = (torch.bfloat16, torch.float32) if first.dtype == torch.bfloat16 else (first.dtype,)
@@ -259,6 +286,7 @@ def _low_rank_fusion(
     bias: Tensor,
     row_scale: Tensor | None,
     query: Tensor | None,
+    present: Tensor | None,
     adaptive: bool,
     keep_products: bool,
     precision: str,
@@ -270,7 +298,7 @@ def _low_rank_fusion(
     """
     y, products, scale = _new_outputs(inputs, factors, adaptive, keep_products)
     if adaptive:
-        row_scale = scale = _scale_of(inputs, query, backend)
+        row_scale = scale = _scale_of(inputs, query, present, backend)
     kept = products if keep_products else None
     chosen = _choose(inputs, precision, backend)
     if chosen == "cpu":
@@ -302,7 +330,17 @@ def _new_outputs(
 
 @_low_rank_fusion.register_fake
 def _(  # type: ignore[no-untyped-def]
-    inputs, factors, rank_weights, bias, row_scale, query, adaptive, keep_products, precision, backend
+    inputs,
+    factors,
+    rank_weights,
+    bias,
+    row_scale,
+    query,
+    present,
+    adaptive,
+    keep_products,
+    precision,
+    backend,
 ):
     return _new_outputs(inputs, factors, adaptive, keep_products)
 
@@ -316,6 +354,7 @@ def _low_rank_fusion_backward(
     bias: Tensor,
     row_scale: Tensor | None,
     query: Tensor | None,
+    present: Tensor | None,
     adaptive: bool,
     products: Tensor,
     inputs_needed: bool,
@@ -355,7 +394,7 @@ def _low_rank_fusion_backward(
             if place.numel() and gradient is not None:
                 place.copy_(gradient)
     if adaptive and inputs_needed:
-        dq = _add_scale_gradient(gradients[-1], inputs, query, gradients[:count], dq, backend)
+        dq = _add_scale_gradient(gradients[-1], inputs, query, present, gradients[:count], dq, backend)
     return [*gradients, dq]
 
 
@@ -391,6 +430,7 @@ def _(  # type: ignore[no-untyped-def]
     bias,
     row_scale,
     query,
+    present,
     adaptive,
     products,
     inputs_needed,
@@ -404,31 +444,32 @@ def _(  # type: ignore[no-untyped-def]
 
 
 def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    x, w, rank_weights, bias, row_scale, query, ctx.adaptive, _, ctx.precision, ctx.backend = inputs
+    x, w, rank_weights, bias, row_scale, query, present, ctx.adaptive, _, ctx.precision, ctx.backend = inputs
     _, products, scale = output
     ctx.mark_non_differentiable(products, scale)
     ctx.set_materialize_grads(False)
     ctx.count = len(x)
-    ctx.save_for_backward(*x, *w, rank_weights, bias, scale if ctx.adaptive else row_scale, query, products)
+    row_scale = scale if ctx.adaptive else row_scale
+    ctx.save_for_backward(*x, *w, rank_weights, bias, row_scale, query, present, products)
 
 
 def _backward(ctx, grad, *_):  # type: ignore[no-untyped-def]
     count = ctx.count
     if grad is None:
-        return [None] * count, [None] * count, *[None] * 8
+        return [None] * count, [None] * count, *[None] * 9
     _refuse_second_derivative("low_rank_fusion")
-    *tensors, rank_weights, bias, row_scale, query, products = ctx.saved_tensors
+    *tensors, rank_weights, bias, row_scale, query, present, products = ctx.saved_tensors
     x, w = tensors[:count], tensors[count:]
     x_needed, w_needed, rank_needed, bias_needed, scale_needed, query_needed, *_ = ctx.needs_input_grad
     gradients = _low_rank_fusion_backward(
-        grad, x, w, rank_weights, bias, row_scale, query, ctx.adaptive, products,
+        grad, x, w, rank_weights, bias, row_scale, query, present, ctx.adaptive, products,
         any(x_needed) or scale_needed or query_needed, any(w_needed) or rank_needed, ctx.precision, ctx.backend,
     )  # fmt: skip
     dx = [g if needed else None for g, needed in zip(gradients[:count], x_needed, strict=True)]
     dw = [g if needed else None for g, needed in zip(gradients[count : 2 * count], w_needed, strict=True)]
     needed = (rank_needed, bias_needed, scale_needed, query_needed)
     small = [g if n else None for g, n in zip(gradients[2 * count :], needed, strict=True)]
-    return dx, dw, *small, None, None, None, None
+    return dx, dw, *small, *[None] * 5
 
 
 def _refuse_second_derivative(op: str) -> None:
@@ -443,21 +484,24 @@ _low_rank_fusion.register_autograd(_backward, setup_context=_setup_context)
 
 
 @torch.library.custom_op("loginmea_fast::modality_scale", mutates_args=())
-def _modality_scale(inputs: Sequence[Tensor], query: Tensor | None, backend: str) -> Tensor:
-    return _scale_of(inputs, query, backend)
+def _modality_scale(
+    inputs: Sequence[Tensor], query: Tensor | None, present: Tensor | None, backend: str
+) -> Tensor:
+    return _scale_of(inputs, query, present, backend)
 
 
-def _scale_of(inputs: Sequence[Tensor], query: Tensor | None, backend: str) -> Tensor:
+def _scale_of(inputs: Sequence[Tensor], query: Tensor | None, present: Tensor | None, backend: str) -> Tensor:
     if _choose_scale(inputs[0], backend) == "cpu":
         x = [_dense_rows(v) for v in inputs]
         q = None if query is None else _sums(query).contiguous()
-        r = _new_scale(inputs)
+        r, has = _new_scale(inputs), None if present is None else present.contiguous()
         _load_cpu().modality_scale_forward(
-            *_cpu_rows(x), _address(q), r.data_ptr(), x[0].shape[0], *_cpu_row_type(x)
+            *_cpu_rows(x), _address(q), _address(has), r.data_ptr(), x[0].shape[0], *_cpu_row_type(x)
         )
         return r
     with _dispatch.own_dtypes(inputs[0]):
-        return reference.modality_scale([_sums(x) for x in inputs], None if query is None else _sums(query))
+        q = None if query is None else _sums(query)
+        return reference.modality_scale([_sums(x) for x in inputs], q, present)
 
 
 def _new_scale(inputs: Sequence[Tensor]) -> Tensor:
@@ -465,23 +509,24 @@ def _new_scale(inputs: Sequence[Tensor]) -> Tensor:
 
 
 @_modality_scale.register_fake
-def _(inputs, query, backend):  # type: ignore[no-untyped-def]
+def _(inputs, query, present, backend):  # type: ignore[no-untyped-def]
     return _new_scale(inputs)
 
 
 @torch.library.custom_op("loginmea_fast::modality_scale_backward", mutates_args=())
 def _modality_scale_backward(
-    grad: Tensor, inputs: Sequence[Tensor], query: Tensor | None, backend: str
+    grad: Tensor, inputs: Sequence[Tensor], query: Tensor | None, present: Tensor | None, backend: str
 ) -> list[Tensor]:
     """dx_m and dq, the latter empty where there is no query."""
     *dx, dq = _new_scale_gradients(inputs, query)
-    return [*dx, _add_scale_gradient(grad, inputs, query, dx, dq, backend, add=False)]
+    return [*dx, _add_scale_gradient(grad, inputs, query, present, dx, dq, backend, add=False)]
 
 
 def _add_scale_gradient(
     grad: Tensor,
     inputs: Sequence[Tensor],
     query: Tensor | None,
+    present: Tensor | None,
     dx: Sequence[Tensor],
     dq: Tensor,
     backend: str,
@@ -491,13 +536,14 @@ def _add_scale_gradient(
     if _choose_scale(inputs[0], backend) == "cpu":
         x, grad = [_dense_rows(v) for v in inputs], grad.contiguous()
         q, wide_dq = None if query is None else _sums(query).contiguous(), _sums(dq)
+        has = None if present is None else present.contiguous()
         _load_cpu().modality_scale_backward(
-            grad.data_ptr(), *_cpu_rows(x), _address(q), [g.data_ptr() for g in dx], _address(wide_dq),
+            grad.data_ptr(), *_cpu_rows(x), _address(q), _address(has), [g.data_ptr() for g in dx], _address(wide_dq),
             x[0].shape[0], add, *_cpu_row_type(x),
         )  # fmt: skip
         return wide_dq.to(dq.dtype)
     with _dispatch.own_dtypes(inputs[0]):
-        through, dq_or_none = reference.modality_scale_backward(grad, inputs, query)
+        through, dq_or_none = reference.modality_scale_backward(grad, inputs, query, present)
         for to, part in zip(dx, through, strict=True):
             to.copy_(to + part if add else part)
     return dq if dq_or_none is None else dq_or_none.to(dq.dtype)
@@ -509,21 +555,22 @@ def _new_scale_gradients(inputs: Sequence[Tensor], query: Tensor | None) -> list
 
 
 @_modality_scale_backward.register_fake
-def _(grad, inputs, query, backend):  # type: ignore[no-untyped-def]
+def _(grad, inputs, query, present, backend):  # type: ignore[no-untyped-def]
     return _new_scale_gradients(inputs, query)
 
 
 def _setup_scale_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    x, query, ctx.backend = inputs
-    ctx.save_for_backward(*x, query)
+    x, query, present, ctx.backend = inputs
+    ctx.save_for_backward(*x, query, present)
 
 
 def _scale_backward(ctx, grad):  # type: ignore[no-untyped-def]
     _refuse_second_derivative("modality_scale")
-    *x, query = ctx.saved_tensors
-    x_needed, query_needed, _ = ctx.needs_input_grad
-    *dx, dq = _modality_scale_backward(grad, x, query, ctx.backend)
-    return [g if n else None for g, n in zip(dx, x_needed, strict=True)], dq if query_needed else None, None
+    *x, query, present = ctx.saved_tensors
+    x_needed, query_needed, *_ = ctx.needs_input_grad
+    *dx, dq = _modality_scale_backward(grad, x, query, present, ctx.backend)
+    dx = [g if n else None for g, n in zip(dx, x_needed, strict=True)]
+    return dx, dq if query_needed else None, None, None
 
 
 _modality_scale.register_autograd(_scale_backward, setup_context=_setup_scale_context)

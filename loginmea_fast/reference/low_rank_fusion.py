@@ -25,6 +25,9 @@ The row scale is the modality's attention weight over its length, with q [1, d] 
     dx_m = ds_m q (1 - tanh(x_m)^2) - dr_m r_m x_m / n_m^2
     dq   = sum over rows and m of ds_m tanh(x_m)
 
+With a mask p [B, M] of the modalities that a row has, a = softmax over the m with p_m = 1; elsewhere a_m = r_m = 0 and
+there is no gradient. A row that has none is 0 throughout.
+
 A row of zeros has no direction: its n_m counts as 1e-12 and is held constant. Squares of a row near 1e-30 are 0 in
 float32 and those of one near 1e30 infinite, so such rows are divided by their largest element before they are measured.
 """
@@ -41,8 +44,10 @@ __all__ = [
     "low_rank_fusion",
     "low_rank_fusion_backward",
     "low_rank_fusion_forward",
+    "masked_softmax",
     "modality_scale",
     "modality_scale_backward",
+    "modality_weights",
     "row_lengths",
 ]
 
@@ -80,21 +85,53 @@ def low_rank_fusion(
     return torch.einsum("k,kbd->bd", rank_weights[0], product) + bias
 
 
-def modality_scale(inputs: Sequence[Tensor], query: Tensor | None = None) -> Tensor:
+def modality_scale(
+    inputs: Sequence[Tensor], query: Tensor | None = None, present: Tensor | None = None
+) -> Tensor:
     """The row scale r, for autograd to differentiate.
 
     Args:
         inputs: M tensors [B, d_m], of one width if there is a query.
         query: [1, d], or None for a_m = 1.
+        present: bool [B, M], which modalities a row has; None for all.
 
     Returns:
         [B, M].
     """
-    length = torch.stack([row_lengths(x) for x in inputs], dim=1)  # [B, M]
+    if present is not None:  # what is absent has no gradient, whatever it holds
+        inputs = [torch.where(present[:, m, None], x, 0.0) for m, x in enumerate(inputs)]
+    return modality_weights(inputs, query, present) / torch.stack([row_lengths(x) for x in inputs], dim=1)
+
+
+def modality_weights(inputs: Sequence[Tensor], query: Tensor | None, present: Tensor | None) -> Tensor:
+    """The attention weights a, for autograd to differentiate.
+
+    Args:
+        inputs: as in `modality_scale`.
+        query: as there.
+        present: as there.
+
+    Returns:
+        [B, M].
+    """
     if query is None:
-        return length.reciprocal()
+        weights = inputs[0].new_ones(inputs[0].shape[0], len(inputs))
+        return weights if present is None else weights * present
     scores = torch.stack([torch.tanh(x) @ query[0] for x in inputs], dim=1)  # [B, M]
-    return torch.softmax(scores, dim=1) / length
+    return masked_softmax(scores, present)
+
+
+def masked_softmax(scores: Tensor, present: Tensor | None) -> Tensor:
+    """Softmax over the last dimension, among what is present; zeros where nothing is.
+
+    Args:
+        scores: [..., M].
+        present: bool [..., M], or None for all.
+    """
+    if present is None:
+        return torch.softmax(scores, dim=-1)
+    lowest = torch.finfo(scores.dtype).min
+    return torch.softmax(scores.masked_fill(~present, lowest), dim=-1) * present
 
 
 def row_lengths(x: Tensor) -> Tensor:
@@ -205,7 +242,10 @@ def low_rank_fusion_backward(
 
 
 def modality_scale_backward(
-    grad: Tensor, inputs: Sequence[Tensor], query: Tensor | None = None
+    grad: Tensor,
+    inputs: Sequence[Tensor],
+    query: Tensor | None = None,
+    present: Tensor | None = None,
 ) -> tuple[list[Tensor], Tensor | None]:
     """The gradient of `modality_scale`, derived by hand.
 
@@ -213,22 +253,20 @@ def modality_scale_backward(
         grad: [B, M], dr.
         inputs: as in the forward.
         query: as in the forward.
+        present: as in the forward.
 
     Returns:
         dx_m (M tensors, in the dtype of `inputs`) and dq [1, d] or None, in the dtype of the sums.
     """
     x = [_wide(v) for v in inputs]
+    if present is not None:
+        x = [torch.where(present[:, m, None], v, 0.0) for m, v in enumerate(x)]
     dr = grad.to(x[0].dtype)
     length = torch.stack([row_lengths(v) for v in x], dim=1)
-    if query is None:
-        r = length.reciprocal()
-        ds = torch.zeros_like(dr)
-    else:
-        q = query.to(x[0].dtype)
-        a = torch.softmax(torch.stack([torch.tanh(v) @ q[0] for v in x], dim=1), dim=1)
-        r = a / length
-        da = dr / length
-        ds = a * (da - (a * da).sum(dim=1, keepdim=True))
+    q = None if query is None else query.to(x[0].dtype)
+    a = modality_weights(x, q, present)
+    r, da = a / length, dr / length
+    ds = a * (da - (a * da).sum(dim=1, keepdim=True))
     # The cube of an extreme length has no place in float32: there x is divided by it first.
     extreme = (length <= SHORTEST_ROW) | (length >= LONGEST_ROW)
     along = -dr * r / length / torch.where(extreme, 1.0, length)
@@ -237,7 +275,7 @@ def modality_scale_backward(
     along = torch.where(flat, 0.0, along)
     dx = [along[:, m, None] * (shrink[:, m, None] * v) for m, v in enumerate(x)]
     dq = None
-    if query is not None:
+    if q is not None:
         bent = [torch.tanh(v) for v in x]
         dx = [v + ds[:, m, None] * q * (1 - bent[m] ** 2) for m, v in enumerate(dx)]
         dq = sum((ds[:, m] @ bent[m] for m in range(len(x))), torch.zeros_like(q[0]))[None]

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from loginmea_fast import data
-from loginmea_fast.data import AlignmentPair, Split
+from loginmea_fast.data import AlignmentPair, Feature, Split
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.nn import LoginMEA
+from loginmea_fast.nn import Features, LoginMEA
 from loginmea_fast.ops._dispatch import native_reason
 from loginmea_fast.training.checkpoint import fingerprint
 from loginmea_fast.training.config import Config
@@ -30,14 +30,14 @@ class Problem:
     Attributes:
         pair: names and links; on the CPU.
         graph: both graphs.
-        features: modality -> [N, d_m], dense or sparse CSR.
+        features: modality -> [N, d_m], dense or sparse CSR, and which entities have it.
         split: training, validation and test links, on the CPU.
         device: where `graph` and `features` are.
     """
 
     pair: AlignmentPair
     graph: AlignmentGraph
-    features: dict[str, Tensor]
+    features: Features
     split: Split
     device: torch.device
 
@@ -88,11 +88,25 @@ def assemble(pair: AlignmentPair, config: Config, split: Split | None = None) ->
     device = choose_device(config.device, config.backend)
     names = list(pair.features) if config.modalities is None else list(config.modalities)
     _check_modalities(names, pair.features)
-    features = {name: pair.features[name].values.to(device) for name in names}
+    graph = pair.graph()
+    features = _prepare({name: pair.features[name] for name in names}, graph, config, device)
     if split is None:
         split = pair.split(config.seed_ratio, config.valid_ratio, config.seed)
     pair = replace(pair, features={name: pair.features[name] for name in names})
-    return Problem(pair, pair.graph().to(device), features, split, device)
+    return Problem(pair, graph.to(device), features, split, device)
+
+
+def _prepare(
+    features: dict[str, Feature], graph: AlignmentGraph, config: Config, device: torch.device
+) -> Features:
+    """Features on the device, with what stands in for absent rows; the authors' code takes rows as they were filled."""
+    if config.compat == "authors":
+        return Features({name: feature.values.to(device) for name, feature in features.items()})
+    given = {name: data.stand_in(feature, graph, config.missing) for name, feature in features.items()}
+    return Features(
+        {name: feature.values.to(device) for name, feature in given.items()},
+        {name: feature.present.to(device) for name, feature in given.items() if not feature.present.all()},
+    )
 
 
 def build_model(problem: Problem, config: Config) -> LoginMEA:

@@ -106,6 +106,11 @@ class Config(BaseModel):
     use_low_rank: bool = _key("model", True, "low-rank products; off: the modalities are summed")
     use_global_aggregation: bool = _key("model", True, "relation-reflection layers over the fused modalities")
     use_graph_encoder: bool = _key("model", True, "structure embedding beside the modalities")
+    missing: Literal["mask", "learned", "neighbors"] = _key(
+        "model",
+        "mask",
+        "for a modality that an entity lacks: no weight, a learned vector, or its neighbours' mean",
+    )
 
     # Steps.
     epochs: int = _key("training", 60, "epochs; each is one step over all training links", ge=1)

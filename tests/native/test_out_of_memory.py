@@ -108,7 +108,8 @@ count, d = 3, WIDE
 x, dx, query, dq, r = [rows(count, d)], [rows(count, d)], rows(1, d), rows(1, d), rows(count, 1)
 def backward():
     cpu.modality_scale_backward(
-        r.data_ptr(), pointers(x), [d], [d], query.data_ptr(), pointers(dx), dq.data_ptr(), count, False, code, threads)
+        r.data_ptr(), pointers(x), [d], [d], query.data_ptr(), 0, pointers(dx), dq.data_ptr(), count, False, code,
+        threads)
 """
 
 MEANS = """

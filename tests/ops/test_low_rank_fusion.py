@@ -287,7 +287,7 @@ def test_opcheck(backend, keep, scaled) -> None:
             t.requires_grad_()
     scale = case["row_scale"][0] if scaled else None
     arguments = (case["inputs"], case["factors"], case["rank_weights"][0], case["bias"][0], scale)
-    torch.library.opcheck(ops._low_rank_fusion, (*arguments, None, False, keep, "ieee", backend))
+    torch.library.opcheck(ops._low_rank_fusion, (*arguments, None, None, False, keep, "ieee", backend))
     plain = [[t.detach() for t in a] if isinstance(a, list) else a for a in arguments]
     plain[2:] = [None if t is None else t.detach() for t in plain[2:]]
     products = torch.empty(0, device=_device(backend))
@@ -297,6 +297,7 @@ def test_opcheck(backend, keep, scaled) -> None:
             (
                 case["upstream"][0].detach(),
                 *plain,
+                None,
                 None,
                 False,
                 products,
@@ -392,8 +393,8 @@ def test_modality_scale_gradcheck_and_opcheck() -> None:
         _skip_unless_served(backend, torch.float64)
         assert torch.autograd.gradcheck(lambda q, *v, b=backend: modality_scale(v, q, b), (query, *x))
         assert torch.autograd.gradcheck(lambda *v, b=backend: modality_scale(v, None, b), x)
-        torch.library.opcheck(ops._modality_scale, (x, query, backend))
-        torch.library.opcheck(ops._modality_scale, (x, None, backend))
+        torch.library.opcheck(ops._modality_scale, (x, query, None, backend))
+        torch.library.opcheck(ops._modality_scale, (x, None, torch.rand(5, 3) > 0.4, backend))
 
 
 def test_the_two_derivations_of_the_scale_agree() -> None:
@@ -451,6 +452,100 @@ def test_rows_of_any_length_have_their_direction(backend, dtype, length) -> None
         for a, e in zip(gradients, torch.autograd.grad(expected, truth, upstream), strict=True):
             for row, wanted_row in zip(a, e, strict=True):
                 assert_close(row, wanted_row, "gradient", dtype=dtype)
+
+
+def _presence(rows: int, modalities: int) -> Tensor:
+    """Random, with a row that has none and one that has all."""
+    present = torch.rand(rows, modalities) > 0.4
+    present[0], present[1] = False, True
+    return present
+
+
+def _scale_of_the_present(x: list[Tensor], query: Tensor | None, present: Tensor) -> Tensor:
+    """Row by row, the modalities that a row has and no others."""
+    rows = []
+    for row, has in enumerate(present.tolist()):
+        own = [m for m, p in enumerate(has) if p]
+        scale = x[0].new_zeros(len(x))
+        if own:
+            given = reference.modality_scale([x[m][row : row + 1] for m in own], query)[0]
+            scale = scale.index_put((torch.tensor(own),), given)
+        rows.append(scale)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("with_query", [True, False], ids=["query", "lengths"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_an_absent_modality_has_no_weight_and_no_gradient(backend, with_query, dtype) -> None:
+    _skip_unless_served(backend, dtype)
+    present = _presence(40, 3)
+    x = [torch.randn(40, 9).to(dtype) for _ in range(3)]
+    small = torch.float32 if dtype == torch.bfloat16 else dtype
+    query = torch.randn(1, 9, dtype=small) if with_query else None
+    upstream = torch.randn(40, 3, dtype=small)
+    truth = [t.double().clone().requires_grad_() for t in (*x, *([query] if with_query else []))]
+    expected = _scale_of_the_present(truth[:3], truth[3] if with_query else None, present)
+    for m in range(3):
+        x[m][~present[:, m]] = math.nan  # what it holds is nobody's business
+    leaves = [t.requires_grad_() for t in (*x, *([query] if with_query else []))]
+    r = modality_scale(leaves[:3], query, backend, present=present)
+    assert_close(r, expected, "scale")
+    assert r[0].eq(0).all()
+    gradients = torch.autograd.grad(r, leaves, upstream)
+    for a, e in zip(gradients, torch.autograd.grad(expected, truth, upstream.double()), strict=True):
+        assert_close(a, e, "gradient", dtype=dtype)
+
+
+def test_nobody_absent_is_no_mask() -> None:
+    x, query = [torch.randn(9, 5) for _ in range(2)], torch.randn(1, 5)
+    for q in (query, None):
+        assert torch.equal(
+            modality_scale(x, q, present=torch.ones(9, 2, dtype=torch.bool)), modality_scale(x, q)
+        )
+
+
+def test_fusion_of_what_is_present(backend) -> None:
+    """Each row as if its absent modalities took part with their constant alone; none present: constants throughout."""
+    device = _device(backend)
+    case = _case(230, 2, (31, 31, 31), 17, torch.float32, device)
+    present = _presence(230, 3)
+    query = torch.linspace(-1, 1, 31, device=device)[None]
+    small = [case[name][0] for name in ("rank_weights", "bias")]
+
+    def run(function, cast):
+        x = [cast(t).detach().requires_grad_() for t in case["inputs"]]
+        w = [cast(t).detach().requires_grad_() for t in case["factors"]]
+        s = [cast(t).detach().requires_grad_() for t in (*small, query)]
+        y = function(x, s[2], w, *s[:2])
+        return [y, *torch.autograd.grad(y, [*x, *w, *s], cast(case["upstream"][0]))]
+
+    def formula(x, q, w, *s):
+        return reference.low_rank_fusion(x, w, *s, _scale_of_the_present(x, q, present))
+
+    def fused(*arguments):
+        return adaptive_low_rank_fusion(*arguments, backend, present=present.to(device))
+
+    actual, expected = run(fused, lambda t: t), run(formula, lambda t: t.to("cpu", torch.float64))
+    labels = ["output", *["input"] * 3, *["factor"] * 3, "rank weights", "bias", "query"]
+    for name, a, e in zip(labels, actual, expected, strict=True):
+        assert_close(a, e, name)
+
+
+def test_presence_gradcheck_and_opcheck() -> None:
+    case, present = _case(5, 2, (4, 4), 3, torch.float64), _presence(5, 2)
+    query = torch.randn(1, 4, dtype=torch.float64, requires_grad=True)
+    leaves = [
+        t.requires_grad_() for name in ("inputs", "factors", "rank_weights", "bias") for t in case[name]
+    ]
+
+    def fuse(q: Tensor | None, *t: Tensor) -> Tensor:
+        return adaptive_low_rank_fusion(t[:2], q, t[2:4], *t[4:], present=present)
+
+    assert torch.autograd.gradcheck(fuse, (query, *leaves))
+    assert torch.autograd.gradcheck(lambda *t: fuse(None, *t), leaves)
+    arguments = (leaves[:2], leaves[2:4], *leaves[4:], None, query, present, True, False, "ieee", "auto")
+    torch.library.opcheck(ops._low_rank_fusion, arguments)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -526,7 +621,7 @@ def test_adaptive_gradcheck_opcheck_and_compile() -> None:
     assert torch.autograd.gradcheck(lambda *t: fuse(None, *t), leaves)
     for q in (query, None):
         for keep in (False, True):
-            arguments = (leaves[:2], leaves[2:4], *leaves[4:], None, q, True, keep, "ieee", "auto")
+            arguments = (leaves[:2], leaves[2:4], *leaves[4:], None, q, None, True, keep, "ieee", "auto")
             torch.library.opcheck(ops._low_rank_fusion, arguments)
     compiled = torch.compile(fuse, fullgraph=True, backend="aot_eager")(query, *leaves)
     expected = fuse(query, *leaves)
@@ -638,3 +733,10 @@ def test_bad_input_of_the_scale_is_named() -> None:
     ):
         with pytest.raises(InputError, match=message):
             modality_scale(inputs, query)
+    for present, message in (
+        (torch.ones(3, 2), "present must be a bool tensor.*got torch.float32"),
+        ([True], "present must be a bool tensor.*got list"),
+        (torch.ones(2, 3, dtype=torch.bool), r"present must have shape \[3, 2\]"),
+    ):
+        with pytest.raises(InputError, match=message):
+            modality_scale(GOOD["inputs"], present=present)

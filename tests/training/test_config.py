@@ -27,6 +27,7 @@ OTHER = Config(
     use_low_rank=False,
     use_global_aggregation=False,
     use_graph_encoder=False,
+    missing="learned",
     epochs=7,
     batch_size=11,
     lr=1e-05,

@@ -1,0 +1,49 @@
+"""Raw features together with who has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from loginmea_fast.errors import InputError
+
+__all__ = ["Features"]
+
+
+class Features(dict[str, Tensor]):
+    """Modality -> raw features [N, columns], wherever a mapping of them is taken, and which entities have each.
+
+    Args:
+        values: modality -> raw features.
+        present: modality -> bool [N], True where the entity has it. A modality that is not named is everybody's.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__(values)
+        self.present: dict[str, Tensor] = dict(present or {})
+
+
+def presence_of(
+    modalities: tuple[str, ...], present: Mapping[str, Tensor], num_entities: int, device: torch.device
+) -> Tensor | None:
+    """Which entity has which modality, bool [N, M], modalities in order; None where everybody has all.
+
+    Raises:
+        InputError: a mask for an unknown modality, or one of another shape or dtype.
+    """
+    if unknown := sorted(set(present) - set(modalities)):
+        raise InputError(
+            f"present names {', '.join(unknown)}, but the modalities are {', '.join(modalities) or 'none'}"
+        )
+    if not present:
+        return None
+    for name, mask in present.items():
+        if mask.dtype != torch.bool or mask.shape != (num_entities,):
+            raise InputError(
+                f"present[{name!r}] must be bool [{num_entities}], one flag an entity; "
+                f"got {str(mask.dtype).removeprefix('torch.')} {list(mask.shape)}"
+            )
+    everybody = torch.ones(num_entities, dtype=torch.bool, device=device)
+    return torch.stack([present.get(name, everybody) for name in modalities], 1)
