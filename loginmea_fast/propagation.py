@@ -52,10 +52,15 @@ class Propagated:
     Attributes:
         embedding: [N, D'], unit rows; zero where no label arrives.
         reached: bool [N], entities at which a label arrives.
+        seeds: how many known links there were.
+        one_sided: how many of them have an entity without a neighbour, so that their label travels in one graph at
+            most and joins nothing.
     """
 
     embedding: Tensor
     reached: Tensor
+    seeds: int
+    one_sided: int
 
     def feature(self) -> Feature:
         """The embedding as a modality, in half precision. For training make it with `folds`."""
@@ -69,7 +74,10 @@ class Propagated:
                 self.reached[side.to(self.reached.device)] for side in (left_entities, right_entities)
             )
         ]
-        return f"labels of the known links reach {shares[0]} entities of the left graph and {shares[1]} of the right"
+        text = f"labels of the known links reach {shares[0]} entities of the left graph and {shares[1]} of the right"
+        if self.one_sided:
+            text += f"; {self.one_sided:,} of {self.seeds:,} known links have an entity without a neighbour"
+        return text
 
 
 class _Incidence(NamedTuple):
@@ -118,10 +126,16 @@ def propagate_labels(
         beside entities.
 
     Raises:
-        InputError: no seeds, ids outside the graph, unknown views, a size below one, or labels that reach nobody but
-            the seeds they stand at.
+        InputError: no seeds, ids outside the graph, unknown views, a size below one, or no seed with neighbours on
+            both sides.
     """
     _check(graph, seeds, views, width, depth, folds)
+    one_sided = int((graph.degrees()[seeds.to(graph.device)] == 0).any(1).sum())
+    if one_sided == len(seeds):
+        raise InputError(
+            f"each of the {len(seeds):,} known links has an entity without a neighbour, so no label reaches both "
+            "graphs; give links between entities that stand in triples"
+        )
     generator = torch.Generator().manual_seed(seed)
     labels = F.normalize(torch.randn(len(seeds), width, generator=generator), dim=1)
     signs = torch.randint(0, 2, (2, depth + 1, width), generator=generator).mul_(2).sub_(1).to(graph.device)
@@ -140,12 +154,7 @@ def propagate_labels(
             own = seeds[fold == number].reshape(-1)
             embedding[own] = others[own]
     reached = embedding.any(1)
-    if not reached.any():
-        raise InputError(
-            f"none of the {len(seeds):,} known links has an entity with a neighbour, so their labels reach nobody; "
-            "give links between entities that stand in triples"
-        )
-    return Propagated(embedding, reached)
+    return Propagated(embedding, reached, len(seeds), one_sided)
 
 
 def propagate_rounds(

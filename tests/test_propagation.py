@@ -110,8 +110,15 @@ def test_who_is_not_reached_is_counted() -> None:
     assert found.summary(torch.arange(60), torch.arange(60, 120)).startswith(
         f"labels of the known links reach {int(found.reached[:60].sum())} of 60 entities of the left graph"
     )
+    assert found.one_sided == 0
     feature = found.feature()
     assert torch.equal(feature.present, found.reached)
+    some = propagate_labels(twins(alone=10), links(45, 53), width=64)
+    assert some.summary(torch.arange(60), torch.arange(60, 120)).endswith(
+        "; 3 of 8 known links have an entity without a neighbour"
+    )
+    with pytest.raises(InputError, match="each of the 4 known links has an entity without a neighbour"):
+        propagate_labels(twins(alone=10), torch.tensor([[0, 110], [50, 60], [51, 61], [52, 62]]))
 
 
 def test_joined_cosines_are_the_weighted_mean() -> None:
@@ -141,7 +148,7 @@ def test_bad_input_says_what_was_expected() -> None:
         (links(0, 0), {}, "no known link whose label could travel"),
         (links(0, 3).float(), {}, "seeds must be int64"),
         (links(58, 62), {}, "outside 0 to 119"),
-        (links(55, 60), {}, "none of the 5 known links has an entity with a neighbour"),
+        (links(55, 60), {}, "each of the 5 known links has an entity without a neighbour"),
         (links(0, 3), {"views": ("triple",)}, "unknown views triple"),
         (links(0, 3), {"views": ("relations",)}, "part of 'entities' or 'triples'"),
         (links(0, 3), {"folds": 4}, "from 2 to the 3 seeds"),
