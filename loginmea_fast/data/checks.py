@@ -2,90 +2,127 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from loginmea_fast.data.textfile import shorten
 from loginmea_fast.errors import DataError
 
-__all__ = ["check_membership", "check_parts", "repeated_links"]
+__all__ = ["Links", "check_parts", "repeated_links"]
 
 
-def check_membership(path: Path, column: np.ndarray, side: np.ndarray, graph: int, lists: str) -> None:
-    """Every id of a column must be an entity of one graph.
+@dataclass(frozen=True)
+class Links:
+    """Links with the lines that they stand on.
 
-    Args:
-        path: the file the column was read from, line n = position n - 1.
-        column: int64 ids.
-        side: int8 [N], 1 or 2 = the graph that an entity belongs to.
-        graph: 1 or 2, the graph that these ids must belong to.
-        lists: what lists the entities, for the error, for example "ent_ids_1".
+    Attributes:
+        rows: int64 [P, 2], left entity and right entity.
+        lines: int64 [P], from 1.
+        source: int64 [P], position in ``paths``.
+        paths: the files.
     """
-    beyond = column >= len(side)
-    wrong = beyond | (side[np.where(beyond, 0, column)] != graph)
-    if not wrong.any():
-        return
-    position = int(wrong.argmax())
-    entity = int(column[position])
-    why = (
-        f"is beyond the entity list, which has {len(side):,} entities"
-        if beyond[position]
-        else f"belongs to graph {3 - graph}, not to graph {graph}"
-    )
-    raise DataError(
-        f"{path}, line {position + 1}: entity {entity} {why}; add it to {lists} or correct the line"
-    )
+
+    rows: np.ndarray
+    lines: np.ndarray
+    source: np.ndarray
+    paths: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, path: Path, rows: np.ndarray, notes: list[str]) -> Links:
+        """The links of a file that has one a line; exact repeats are dropped, which is added to the notes."""
+        _, first = np.unique(_key(rows, rows), return_index=True)
+        first.sort()
+        if repeats := len(rows) - len(first):
+            again = np.ones(len(rows), dtype=bool)
+            again[first] = False
+            notes.append(
+                f"{path.name}: {repeats:,} of {len(rows):,} links repeat an earlier one and were dropped "
+                f"(first: line {int(again.argmax()) + 1})"
+            )
+        return cls(rows[first], first + 1, np.zeros(len(first), dtype=np.int64), (path,))
+
+    @classmethod
+    def joined(cls, parts: list[Links]) -> Links:
+        """The links of several files, one after the other."""
+        sizes = [len(part.rows) for part in parts]
+        return cls(
+            np.concatenate([part.rows for part in parts]),
+            np.concatenate([part.lines for part in parts]),
+            np.repeat(np.arange(len(parts)), sizes),
+            tuple(part.paths[0] for part in parts),
+        )
+
+    def without(self, parts: list[Links]) -> Links:
+        """The links that are in none of the parts."""
+        taken = np.concatenate([_key(part.rows, self.rows) for part in parts])
+        keep = ~np.isin(_key(self.rows, self.rows), taken)
+        return Links(self.rows[keep], self.lines[keep], self.source[keep], self.paths)
 
 
-def repeated_links(path: Path, links: np.ndarray, tolerated: float, show: list[str]) -> tuple[str, ...]:
-    """Links whose entity has another link already: a note, or a DataError where there are more than are tolerated.
+def _key(rows: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """One number a link; links that ``table`` cannot hold may share one with nothing in it."""
+    width = 1 + int(table[:, 1].max(initial=0))
+    key = rows[:, 0] * width + rows[:, 1]
+    key[rows[:, 1] >= width] = -1
+    return key
 
-    A link that is the same as an earlier one is none of them: `AlignmentPair` keeps it once.
+
+def repeated_links(links: Links, tolerated: float, show: list[str]) -> list[str]:
+    """Links whose entity is linked already: a note where they are very few, else a DataError.
 
     Args:
-        path: the file the links were read from.
-        links: int64 [P, 2].
+        links: distinct links.
         tolerated: share of links that may be such.
         show: [N] what to call an entity.
 
     Returns:
         Notes, none or one.
     """
-    distinct = np.sort(np.unique(links, axis=0, return_index=True)[1])
-    again = np.zeros(len(links), dtype=bool)
-    for column in links[distinct].T:
+    rows = links.rows
+    again = np.zeros(len(rows), dtype=bool)
+    for column in rows.T:
         first = np.unique(column, return_index=True)[1]
-        seen = np.ones(len(distinct), dtype=bool)
+        seen = np.ones(len(rows), dtype=bool)
         seen[first] = False
-        again[distinct[seen]] = True
+        again |= seen
     count = int(again.sum())
     if count == 0:
-        return ()
-    line = int(again.argmax())
-    left, right = links[line]
-    earlier = int(((links[:line, 0] == left) | (links[:line, 1] == right)).argmax())
-    entity = left if links[earlier, 0] == left else right
-    where = f"line {line + 1}: entity {entity} ({show[entity]}) is linked already on line {earlier + 1}"
-    if count <= tolerated * len(links):
-        return (f"{path.name}, {where}; {count} of {len(links):,} links are such, all are kept",)
-    raise DataError(f"{path}, {where}; keep one of the two links (tolerated: {tolerated:.1%} of the links)")
+        return []
+    row = int(again.argmax())
+    left, right = rows[row]
+    earlier = int(((rows[:row, 0] == left) | (rows[:row, 1] == right)).argmax())
+    entity = left if rows[earlier, 0] == left else right
+    path, other = links.paths[links.source[row]], links.paths[links.source[earlier]]
+    before = f"line {links.lines[earlier]}" + (f" of {other.name}" if other != path else "")
+    where = (
+        f"line {links.lines[row]}: entity {entity} ({shorten(show[entity])}) is linked already on {before}"
+    )
+    if count <= tolerated * len(rows):
+        return [f"{path.name}, {where}; {count:,} of {len(rows):,} links are such, all are kept"]
+    raise DataError(
+        f"{path}, {where}; keep one of the two links, or allow entities with several partners by "
+        f"max_repeated_links=1 ({count:,} of {len(rows):,} links are such, tolerated are {tolerated:.1%})"
+    )
 
 
-def check_parts(
-    paths: list[Path], parts: list[np.ndarray], links: np.ndarray, num_entities: int
-) -> tuple[str, ...]:
+def check_parts(parts: list[Links], links: Links) -> list[str]:
     """An official split must consist of known links, each in one part; links left out are a note."""
-    key = links[:, 0] * num_entities + links[:, 1]
+    if not parts:
+        return []
+    key = _key(links.rows, links.rows)
     used = np.empty(0, dtype=np.int64)
-    for path, part in zip(paths, parts, strict=True):
-        own = part[:, 0] * num_entities + part[:, 1]
+    for part in parts:
+        own = _key(part.rows, links.rows)
         unknown, twice = ~np.isin(own, key), np.isin(own, used)
         if (unknown | twice).any():
-            line = int((unknown | twice).argmax())
-            why = "is not among all links" if unknown[line] else "is in another part of the split too"
+            row = int((unknown | twice).argmax())
+            why = "is not among all links" if unknown[row] else "is in another part of the split too"
             raise DataError(
-                f"{path}, line {line + 1}: link {part[line].tolist()} {why}; correct or delete the line"
+                f"{part.paths[0]}, line {part.lines[row]}: link {part.rows[row].tolist()} {why} "
+                f"({int((unknown | twice).sum()):,} of its {len(own):,} links are such); correct or delete the line"
             )
         used = np.concatenate([used, own])
     unused = len(np.setdiff1d(key, used))
-    return (f"the official split leaves out {unused:,} of {len(links):,} links",) if unused else ()
+    return [f"the official split leaves out {unused:,} of {len(key):,} links"] if unused else []

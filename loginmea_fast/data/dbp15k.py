@@ -1,27 +1,34 @@
 """The layout of DBP15K, which MMKB and ContEA also come in: numbered entities, one file a kind of fact.
 
 ``ent_ids_1/2``: id TAB uri; ``triples_1/2``: head TAB relation TAB tail; ``ill_ent_ids``: left TAB right, all links.
-Optional: ``training_attrs_1/2``: uri TAB attribute type...; ``rel_ids_1/2``: id TAB name; ``translated_names.json``:
-[[id, [word, ...]], ...]; ``has_image_1/2``: ids; ``sup/dev/ref_ent_ids``: an official split.
+Optional: ``training_attrs_1/2``: uri TAB attribute type...; ``attr_triples_1/2``: uri TAB attribute TAB value;
+``rel_ids_1/2``: id TAB name; ``translated_names.json``: [[id, [word, ...]], ...]; ``has_image_1/2``: ids;
+``sup/dev/ref_ent_ids``: an official split, which may stand for ``ill_ent_ids``.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from loginmea_fast.data.checks import check_membership, check_parts, repeated_links
+from loginmea_fast.data.attributes import Attributes
+from loginmea_fast.data.directory import DataDirectory
 from loginmea_fast.data.formats import Format, ReadOptions, register_format
+from loginmea_fast.data.identifiers import SEVERAL, Listed, Respelled
+from loginmea_fast.data.linkfiles import PART_FILES, part_files, read_identifier_pairs, read_links
+from loginmea_fast.data.namefiles import NAMES_FILE, read_translated_names
 from loginmea_fast.data.names import display_name
-from loginmea_fast.data.pair import AlignmentPair, AttributeTable, Split
-from loginmea_fast.data.textfile import read_bytes, read_fields, read_integers, shorten, write_lines
+from loginmea_fast.data.pair import AlignmentPair, AttributeTable
+from loginmea_fast.data.textfile import read_field_blocks, read_fields, read_integers, shorten, write_lines
 from loginmea_fast.errors import DataError
 
 __all__ = ["read_dbp15k", "write_dbp15k"]
 
+_LINKS = "ill_ent_ids"
 _SPLIT_FILES = ("sup_ent_ids", "dev_ent_ids", "ref_ent_ids")
 
 
@@ -30,7 +37,7 @@ def read_dbp15k(directory: Path, options: ReadOptions) -> AlignmentPair:
 
     Args:
         directory: where the files are.
-        options: how much repetition among the links is tolerated.
+        options: how much repetition among the links is tolerated, which attributes are names.
 
     Returns:
         The pair, without features.
@@ -38,186 +45,275 @@ def read_dbp15k(directory: Path, options: ReadOptions) -> AlignmentPair:
     Raises:
         DataError: names the file, the line and the remedy.
     """
-    lists = [_entity_list(directory / f"ent_ids_{graph}") for graph in (1, 2)]
-    uris, side = _join_lists(directory, lists)
-    triples = [_triples(directory / f"triples_{graph}", side, graph) for graph in (1, 2)]
-    relation_names, num_relations = _relation_names(directory, triples)
-    links, split, notes = _links(directory, side, uris, options)
+    files = DataDirectory(directory)
+    notes = files.notes
+    lists = [_EntityList.read(files.need(f"ent_ids_{graph}"), graph) for graph in (1, 2)]
+    _number(lists, notes)
+    num_entities = len(lists[0].file_ids) + len(lists[1].file_ids)
+    uris = [""] * num_entities
+    respelled = Respelled()
+    listed = []
+    for own in lists:
+        ids: dict[str, int] = {}
+        for uri, entity in zip(own.uris, own.ids.tolist(), strict=True):
+            uris[entity] = uri
+            ids[uri] = SEVERAL if uri in ids else entity
+        listed.append(Listed(ids, own.path.name, respelled))
+        listed[-1].note_twins()
+    names = [display_name(uri) for uri in uris]
+    triples = _triples(files, lists)
+    relation_names, num_relations = _relations(files, triples, notes)
+    parts = {part: files.need(name) for part, name in part_files(files).items()}
+    whole = files.find(_LINKS)
+    links, split = read_links(
+        files.need(_LINKS) if whole is None and not parts else whole,
+        parts,
+        lambda path: _read_pairs(path, lists, listed),
+        tolerated=options.max_repeated_links,
+        show=uris,
+        missing=_LINKS,
+        notes=notes,
+    )
+    attributes = _attributes(files, lists, listed, options)
+    words = None
+    if path := files.find(NAMES_FILE):
+        words = read_translated_names(path, lambda entity: _anyone(entity, lists), listed, notes)
+    if attributes.names:
+        words = (words or {}) | {entity: name.split() for entity, name in attributes.names.items()}
+        for entity, name in attributes.names.items():
+            names[entity] = name
+    has_image = _has_image(files, lists, num_entities)
+    file_ids = np.empty(num_entities, dtype=np.int64)
+    for own in lists:
+        file_ids[own.ids] = own.file_ids
     return AlignmentPair(
         name="/".join(directory.resolve().parts[-2:]),
         uris=uris,
-        names=[display_name(uri) for uri in uris],
-        left_entities=torch.tensor(list(lists[0]), dtype=torch.int64),
-        right_entities=torch.tensor(list(lists[1]), dtype=torch.int64),
+        names=names,
+        left_entities=torch.from_numpy(lists[0].ids),
+        right_entities=torch.from_numpy(lists[1].ids),
         triples=torch.from_numpy(np.concatenate(triples)),
         num_left_triples=len(triples[0]),
         num_relations=num_relations,
         links=torch.from_numpy(links),
         official_split=split,
         relation_names=relation_names,
-        attributes=_attributes(directory, lists),
-        words=_translated_names(directory / "translated_names.json", len(uris)),
-        has_image=_has_image(directory, side),
-        notes=notes,
+        attributes=attributes.table(),
+        words=words,
+        has_image=has_image,
+        file_ids=None if np.array_equal(file_ids, np.arange(num_entities)) else torch.from_numpy(file_ids),
+        notes=(*notes, *respelled.notes(), *files.unread()),
     )
 
 
-def _entity_list(path: Path) -> dict[int, tuple[int, str]]:
-    """Id -> (line, uri), in file order."""
-    entities: dict[int, tuple[int, str]] = {}
-    for number, (token, uri) in read_fields(path, 2, 2, "id, uri"):
-        token = token.strip()
-        if not (token.isascii() and token.isdigit() and len(token) <= 18):
-            kind = "a negative id" if token.startswith("-") and token[1:].isdigit() else "no id"
-            raise DataError(f"{path}, line {number}: {shorten(token)} is {kind}; ids are integers from 0")
-        entity = int(token)
-        if entity in entities:
+@dataclass
+class _EntityList:
+    """The entities of one graph as its list gives them, in file order.
+
+    Attributes:
+        path: the list.
+        graph: 1 or 2.
+        file_ids: int64, what the files call them; distinct.
+        uris: their identifiers.
+        ids: int64, what we call them.
+        order: int64, positions in the order of the file ids.
+    """
+
+    path: Path
+    graph: int
+    file_ids: np.ndarray
+    uris: list[str]
+    ids: np.ndarray
+    order: np.ndarray
+
+    @classmethod
+    def read(cls, path: Path, graph: int) -> _EntityList:
+        file_ids: list[int] = []
+        uris: list[str] = []
+        for block in read_field_blocks(path, 2, 2, "id, uri"):
+            tokens = [token.strip() for token in block.strings(block.first)]
+            for number, token in enumerate(tokens, start=block.line):
+                if not (token.isascii() and token.isdigit() and len(token) <= 18):
+                    kind = "a negative id" if token.startswith("-") and token[1:].isdigit() else "no id"
+                    raise DataError(
+                        f"{path}, line {number}: {shorten(token)} is {kind}; ids are integers from 0"
+                    )
+            file_ids += map(int, tokens)
+            uris += block.strings(block.first + 1)
+        ids = np.array(file_ids, dtype=np.int64)
+        order = ids.argsort(kind="stable")
+        again = np.flatnonzero(np.diff(ids[order]) == 0)
+        if len(again):
+            line = int(order[again + 1].min())
+            earlier = file_ids.index(file_ids[line])
             raise DataError(
-                f"{path}, line {number}: entity id {entity} stands already on line {entities[entity][0]}; "
+                f"{path}, line {line + 1}: entity id {file_ids[line]} stands already on line {earlier + 1}; "
                 "give every entity an id of its own"
             )
-        entities[entity] = (number, uri)
-    return entities
+        return cls(path, graph, ids, uris, ids, order)
+
+    def find(self, column: np.ndarray) -> np.ndarray:
+        """Our ids of the files' ids, -1 for those that this graph does not have."""
+        known = self.file_ids[self.order]
+        if known[-1] < 4 * len(known) + 1000:
+            table = np.full(known[-1] + 2, -1, dtype=np.int64)
+            table[self.file_ids] = self.ids
+            return table[np.minimum(column, known[-1] + 1)]
+        place = np.searchsorted(known, column)
+        place[place == len(known)] = 0
+        return np.where(known[place] == column, self.ids[self.order][place], -1)
 
 
-def _join_lists(directory: Path, lists: list[dict[int, tuple[int, str]]]) -> tuple[list[str], np.ndarray]:
-    """Uris by entity id, and which graph each id belongs to; ids must be 0 to N - 1 over both lists."""
-    count = len(lists[0]) + len(lists[1])
-    uris, side = [""] * count, np.zeros(count, dtype=np.int8)
-    for graph, entities in enumerate(lists, start=1):
-        path = directory / f"ent_ids_{graph}"
-        for entity, (number, uri) in entities.items():
-            if entity >= count:
-                raise DataError(
-                    f"{path}, line {number}: id {entity} is beyond the entity list, ids of the {count:,} entities "
-                    f"of both graphs together must be 0 to {count - 1}; renumber them without gaps"
-                )
-            if side[entity]:
-                raise DataError(
-                    f"{path}, line {number}: entity id {entity} stands already in ent_ids_1; "
-                    "ids must be unique over both graphs, renumber those of graph 2"
-                )
-            uris[entity], side[entity] = uri, graph
-    return uris, side
+def _number(lists: list[_EntityList], notes: list[str]) -> None:
+    """Gives the entities of both graphs ids from 0 to N - 1: those of the files wherever these are such."""
+    left, right = lists
+    both = np.concatenate([left.file_ids, right.file_ids])
+    count = len(both)
+    shared = len(np.intersect1d(left.file_ids, right.file_ids, assume_unique=True))
+    if shared:
+        for own, offset in ((left, 0), (right, len(left.ids))):
+            own.ids = np.empty(len(own.file_ids), dtype=np.int64)
+            own.ids[own.order] = np.arange(offset, offset + len(own.file_ids))
+        notes.append(
+            f"{shared:,} ids stand in {left.path.name} and in {right.path.name}; each graph has ids of its own, "
+            f"renumbered 0 to {count - 1:,}, graph 2 after graph 1"
+        )
+    elif both.max() != count - 1:
+        ids = np.empty(count, dtype=np.int64)
+        ids[both.argsort()] = np.arange(count)
+        left.ids, right.ids = np.split(ids, [len(left.file_ids)])
+        notes.append(
+            f"entity ids run from {both.min()} to {both.max()} for {count:,} entities; renumbered 0 to {count - 1:,} "
+            "in their order"
+        )
 
 
-def _triples(path: Path, side: np.ndarray, graph: int) -> np.ndarray:
-    triples = read_integers(path, 3, "head, relation, tail")
-    for column in (triples[:, 0], triples[:, 2]):
-        check_membership(path, column, side, graph, f"ent_ids_{graph}")
-    return triples
+def _own_ids(path: Path, column: np.ndarray, lists: list[_EntityList], graph: int) -> np.ndarray:
+    """Our ids of a column of file ids, line n = position n - 1; all must be entities of that graph."""
+    own, other = lists[graph - 1], lists[2 - graph]
+    ids = own.find(column)
+    if (ids >= 0).all():
+        return ids
+    wrong = ids < 0
+    position = int(wrong.argmax())
+    entity = int(column[position])
+    elsewhere = other.find(column[wrong]) >= 0
+    count = len(own.file_ids) + len(other.file_ids)
+    if elsewhere[0]:
+        why = f"belongs to graph {other.graph}, not to graph {graph}"
+    elif entity > max(own.file_ids.max(), other.file_ids.max()):
+        why = f"is beyond the entity list, which has {count:,} entities"
+    else:
+        why = f"stands in neither of the lists of the {count:,} entities"
+    remedy = f"add it to {own.path.name} or correct the line"
+    if wrong.all() and elsewhere.all():
+        remedy = f"all of its {len(column):,} lines are such: the graphs or columns may be swapped"
+    raise DataError(f"{path}, line {position + 1}: entity {entity} {why}; {remedy}")
 
 
-def _relation_names(directory: Path, triples: list[np.ndarray]) -> tuple[list[str] | None, int]:
-    count = 1 + max(int(part[:, 1].max()) for part in triples)
-    total = sum(len(part) for part in triples)
-    for graph, part in enumerate(triples, start=1):
-        # A stray huge id would cost a table of that height; real data number relations without large gaps.
-        if int(part[:, 1].max()) >= 10 * total + 1000:
-            line = int(part[:, 1].argmax()) + 1
+def _anyone(entity: int, lists: list[_EntityList]) -> int:
+    """Our id of an id of the files, of whichever graph."""
+    found = [int(own.find(np.array([entity]))[0]) if entity >= 0 else -1 for own in lists]
+    if min(found) >= 0:
+        raise ValueError("is an id of both graphs; name the entity by its identifier")
+    if max(found) < 0:
+        count = sum(len(own.file_ids) for own in lists)
+        last = max(int(own.file_ids.max()) for own in lists)
+        raise ValueError(f"is no id of the {count:,} entities, which are below {last + 1:,}")
+    return max(found)
+
+
+def _triples(files: DataDirectory, lists: list[_EntityList]) -> list[np.ndarray]:
+    paths = [files.find(f"triples_{graph}") for graph in (1, 2)]
+    if paths == [None, None]:
+        files.notes.append("triples_1 and triples_2 are not there: the graphs have attributes alone")
+        return [np.empty((0, 3), dtype=np.int64)] * 2
+    tables = []
+    for graph, path in enumerate(paths, start=1):
+        if path is None:
             raise DataError(
-                f"{directory / f'triples_{graph}'}, line {line}: relation id {part[line - 1, 1]} is out of proportion "
-                f"to {total:,} triples; number relations from 0 without large gaps"
+                f"{files.path / f'triples_{graph}'} is missing, it should hold lines of head, relation, tail; put it "
+                f"there, or take triples_{3 - graph} away too to align by attributes alone"
             )
-    names = {}
+        table = read_integers(path, 3, "head, relation, tail")
+        for column in (0, 2):
+            table[:, column] = _own_ids(path, table[:, column], lists, graph)
+        tables.append(table)
+    return tables
+
+
+def _relations(
+    files: DataDirectory, triples: list[np.ndarray], notes: list[str]
+) -> tuple[list[str] | None, int]:
+    """Names of relations and how many there are; ids out of proportion are renumbered, in place."""
+    total = sum(len(part) for part in triples)
+    count = 1 + max(int(part[:, 1].max(initial=-1)) for part in triples)
+    file_ids = np.arange(min(count, 10 * total + 1000))
+    if count > len(file_ids):  # a table of that height would be mostly rows that no triple has
+        file_ids = np.unique(np.concatenate([part[:, 1] for part in triples]))
+        for part in triples:
+            part[:, 1] = np.searchsorted(file_ids, part[:, 1])
+        notes.append(
+            f"relation ids run up to {count - 1}; renumbered 0 to {len(file_ids) - 1:,} in their order"
+        )
+    named: dict[int, str] = {}
     for graph in (1, 2):
-        path = directory / f"rel_ids_{graph}"
-        if not path.is_file():
+        path = files.find(f"rel_ids_{graph}")
+        if path is None:
             continue
         for number, (token, name) in read_fields(path, 2, 2, "id, relation"):
             if not (token.isascii() and token.isdigit() and len(token) <= 18):
                 raise DataError(f"{path}, line {number}: {shorten(token)} is no id; ids are integers from 0")
-            if int(token) < count:
-                names[int(token)] = name
+            named[int(token)] = name
     return (
-        [names.get(relation, f"relation {relation}") for relation in range(count)] if names else None
-    ), count
+        [named.get(relation, f"relation {relation}") for relation in file_ids.tolist()] if named else None
+    ), len(file_ids)
 
 
-def _links(
-    directory: Path, side: np.ndarray, uris: list[str], options: ReadOptions
-) -> tuple[np.ndarray, Split | None, tuple[str, ...]]:
-    def read(path: Path) -> np.ndarray:
-        links = read_integers(path, 2, "left entity, right entity")
-        for graph in (1, 2):
-            check_membership(path, links[:, graph - 1], side, graph, f"ent_ids_{graph}")
-        return links
-
-    path = directory / "ill_ent_ids"
-    links = read(path)
-    notes = repeated_links(path, links, options.max_repeated_links, uris)
-    split_paths = [directory / name for name in _SPLIT_FILES]
-    there = [entry for entry in split_paths if entry.is_file()]
-    if not (split_paths[0] in there and split_paths[2] in there):
-        if there:
-            notes += (f"{there[0].name} alone is no official split, which needs sup_ent_ids and ref_ent_ids",)
-        return links, None, notes
-    split_paths = there
-    parts = [read(entry) for entry in split_paths]
-    notes += check_parts(split_paths, parts, links, len(side))
-    if len(parts) == 2:
-        parts.insert(1, np.empty((0, 2), dtype=np.int64))
-    split, left_out = Split.apart(*parts)
-    return links, split, notes + left_out
-
-
-def _attributes(directory: Path, lists: list[dict[int, tuple[int, str]]]) -> AttributeTable | None:
-    paths = [directory / f"training_attrs_{graph}" for graph in (1, 2)]
-    types: dict[str, int] = {}
-    owners, counts, kinds = [], [], []
-    for path, entities in zip(paths, lists, strict=True):
-        if not path.is_file():
-            continue
-        by_uri = {uri: entity for entity, (_, uri) in entities.items()}
-        for _, (uri, *own) in read_fields(path, 1, None, "uri, attribute type..."):
-            entity = by_uri.get(uri)
-            if entity is None:
-                continue  # attribute dumps cover more than the sampled entities
-            owners.append(entity)
-            counts.append(len(own))
-            kinds += [types.setdefault(kind, len(types)) for kind in own]
-    if not kinds:
-        return None
-    owner = np.repeat(np.array(owners, dtype=np.int64), np.array(counts, dtype=np.int64))
-    return AttributeTable(torch.from_numpy(owner), torch.tensor(kinds, dtype=torch.int64), list(types))
-
-
-def _translated_names(path: Path, num_entities: int) -> dict[int, list[str]] | None:
-    if not path.is_file():
-        return None
+def _read_pairs(path: Path, lists: list[_EntityList], listed: list[Listed]) -> np.ndarray:
+    """Links by id or, as some files of splits have them, by identifier: int64 [lines, 2] of our ids."""
+    meaning = "left entity, right entity"
     try:
-        entries = json.loads(read_bytes(path, "[[id, [word, ...]], ...]"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no valid JSON ({error}); it should be [[id, [word, ...]], ...]") from None
-    if not isinstance(entries, list):
-        raise DataError(
-            f"{path} holds a JSON {type(entries).__name__}; it should be [[id, [word, ...]], ...]"
-        )
-    words: dict[int, list[str]] = {}
-    for position, entry in enumerate(entries, start=1):
-        match entry:
-            case [int(entity), [*own]] if 0 <= entity < num_entities and all(
-                isinstance(word, str) for word in own
-            ):
-                words[entity] = own
-            case _:
-                raise DataError(
-                    f"{path}, entry {position}: {shorten(str(entry))} is no [id, [word, ...]] "
-                    f"with an id below {num_entities:,}; correct the entry"
-                )
-    return words
+        _, first = next(read_fields(path, 1, None, meaning))
+        by_identifier = len(first) == 2 and not "".join(first).replace(" ", "").isdigit()
+    except DataError:
+        by_identifier = False
+    if by_identifier:
+        return read_identifier_pairs(path, listed)
+    table = read_integers(path, 2, meaning)
+    return np.stack([_own_ids(path, table[:, graph - 1], lists, graph) for graph in (1, 2)], axis=1)
 
 
-def _has_image(directory: Path, side: np.ndarray) -> torch.Tensor | None:
-    paths = [directory / f"has_image_{graph}" for graph in (1, 2)]
-    if not any(path.is_file() for path in paths):
+def _attributes(
+    files: DataDirectory, lists: list[_EntityList], listed: list[Listed], options: ReadOptions
+) -> Attributes:
+    attributes = Attributes(options.name_attributes, files.notes)
+    values = [f"attr_triples_{graph}" for graph in (1, 2)]
+    types = [files.find(f"training_attrs_{graph}") for graph in (1, 2)]
+    for own, path, name in zip(listed, types, values, strict=True):
+
+        def match(
+            said: list[str], own: Listed = own, file: str = (path.name if path else name)
+        ) -> np.ndarray:
+            return own.match(said, file)
+
+        if path is not None:
+            attributes.read_types(path, match, own.where)
+        source = files.find(name)  # its values are a modality, which is made elsewhere
+        if source is not None and (path is None or options.name_attributes):
+            attributes.read_triples(source, match, own.where, types=path is None)
+    attributes.check_names([own.ids for own in lists])
+    return attributes
+
+
+def _has_image(files: DataDirectory, lists: list[_EntityList], num_entities: int) -> torch.Tensor | None:
+    paths = [files.find(f"has_image_{graph}") for graph in (1, 2)]
+    if paths == [None, None]:
         return None
-    mask = np.zeros(len(side), dtype=bool)
+    mask = np.zeros(num_entities, dtype=bool)
     for graph, path in enumerate(paths, start=1):
-        if path.is_file():
-            ids = read_integers(path, 1, "entity id")[:, 0]
-            check_membership(path, ids, side, graph, f"ent_ids_{graph}")
-            mask[ids] = True
+        if path is not None:
+            mask[_own_ids(path, read_integers(path, 1, "entity id")[:, 0], lists, graph)] = True
     return torch.from_numpy(mask)
 
 
@@ -242,11 +338,18 @@ def write_dbp15k(pair: AlignmentPair, directory: Path) -> list[str]:
         if "\t" in name or "\n" in name or "\r" in name:
             raise DataError(f"{shorten(name)} holds a tab or line break, which this layout cannot; rename it")
     triples = (pair.triples[: pair.num_left_triples], pair.triples[pair.num_left_triples :])
+    for graph, (own, other) in enumerate((triples, triples[::-1]), start=1):
+        if len(other) and not len(own):
+            raise DataError(
+                f"graph {graph} has no triples and the other has, which this layout cannot hold; "
+                "add triples, or leave those of both out"
+            )
     for graph, entities in enumerate((pair.left_entities, pair.right_entities), start=1):
         write_lines(
             directory / f"ent_ids_{graph}", (f"{entity}\t{pair.uris[entity]}" for entity in entities.tolist())
         )
-        _write_table(directory / f"triples_{graph}", triples[graph - 1])
+        if len(triples[graph - 1]):
+            _write_table(directory / f"triples_{graph}", triples[graph - 1])
         if pair.relation_names is not None and len(triples[graph - 1]):
             used = triples[graph - 1][:, 1].unique().tolist()
             write_lines(directory / f"rel_ids_{graph}", (f"{r}\t{pair.relation_names[r]}" for r in used))
@@ -284,7 +387,13 @@ def _write_table(path: Path, rows: torch.Tensor) -> None:
 register_format(
     Format(
         "dbp15k",
-        ("ent_ids_1", "ent_ids_2", "triples_1", "triples_2", "ill_ent_ids"),
+        (
+            "ent_ids_1",
+            "ent_ids_2",
+            ("triples_1", "training_attrs_1", "attr_triples_1"),
+            ("triples_2", "training_attrs_2", "attr_triples_2"),
+            (_LINKS, *PART_FILES),
+        ),
         read_dbp15k,
         write_dbp15k,
     )

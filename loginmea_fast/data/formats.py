@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from loginmea_fast.data.directory import DataDirectory
 from loginmea_fast.data.pair import AlignmentPair
 from loginmea_fast.errors import DataError
 
@@ -21,10 +22,12 @@ class ReadOptions:
         fold: which of OpenEA's five prepared splits is the official one.
         max_repeated_links: share of links whose entity has another link already that is tolerated, with a note; all by
             default, because 1-to-n data are split and ranked as such.
+        name_attributes: attributes whose values are the names of entities; the first that an entity has is its name.
     """
 
     fold: int = 1
     max_repeated_links: float = 1.0
+    name_attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,14 @@ class Format:
 
     Attributes:
         name: what users call it.
-        telltale: file names by which a directory of this layout is recognised; all must be there.
+        telltale: file names by which a directory of this layout is recognised; all must be there. A tuple of names
+            asks for one of them, the first is the usual one.
         read: directory and options -> the pair without features.
         write: pair and directory -> what the layout could not hold, one sentence each; None if it is read only.
     """
 
     name: str
-    telltale: tuple[str, ...]
+    telltale: tuple[str | tuple[str, ...], ...]
     read: Callable[[Path, ReadOptions], AlignmentPair]
     write: Callable[[AlignmentPair, Path], list[str]] | None = None
 
@@ -72,22 +76,23 @@ def find_format(directory: Path, name: str = "auto") -> Format:
     Raises:
         DataError: no such directory or layout, or files are missing; names them, and those that every layout needs.
     """
-    known = "; ".join(f"{entry.name}: {', '.join(entry.telltale)}" for entry in _FORMATS.values())
+    known = "; ".join(f"{entry.name}: {_spelled(entry.telltale)}" for entry in _FORMATS.values())
     if not directory.is_dir():
         what = "is no directory" if directory.exists() else "does not exist"
         raise DataError(
             f"{directory} {what}; give the directory that holds the files of both graphs (recognised are {known})"
         )
+    there = set(DataDirectory(directory).names())
     if name != "auto":
         entry = get_format(name)
-        if missing := _missing(directory, entry):
+        if missing := _missing(there, entry):
             raise DataError(
-                f"{directory / missing[0]} is missing; the layout {name} needs {', '.join(entry.telltale)}: put it "
+                f"{directory / missing[0]} is missing; the layout {name} needs {_spelled(entry.telltale)}: put it "
                 "there, or name another directory or layout"
             )
         return entry
-    nearest = min(_FORMATS.values(), key=lambda entry: len(_missing(directory, entry)) / len(entry.telltale))
-    if missing := _missing(directory, nearest):
+    nearest = min(_FORMATS.values(), key=lambda entry: _distance(there, entry))
+    if missing := _missing(there, nearest):
         some = len(missing) < len(nearest.telltale)
         near = f", nearest is {nearest.name}, of which {', '.join(missing)} is missing" if some else ""
         raise DataError(
@@ -97,6 +102,20 @@ def find_format(directory: Path, name: str = "auto") -> Format:
     return nearest
 
 
-def _missing(directory: Path, entry: Format) -> list[str]:
+def _choices(file: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (file,) if isinstance(file, str) else file
+
+
+def _spelled(telltale: tuple[str | tuple[str, ...], ...]) -> str:
+    return ", ".join(" or ".join(_choices(file)[:2]) for file in telltale)
+
+
+def _missing(there: set[str], entry: Format) -> list[str]:
     # What is there but no file is for the reader to complain of, which knows what it wanted to read.
-    return [name for name in entry.telltale if not (directory / name).exists()]
+    return [_choices(file)[0] for file in entry.telltale if there.isdisjoint(_choices(file))]
+
+
+def _distance(there: set[str], entry: Format) -> tuple[float, float]:
+    """How much of a layout is missing, then how much of it is there under other than the usual names."""
+    unusual = sum(_choices(file)[0] not in there for file in entry.telltale)
+    return len(_missing(there, entry)) / len(entry.telltale), unusual / len(entry.telltale)

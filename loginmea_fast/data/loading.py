@@ -11,10 +11,13 @@ from typing import Literal
 
 from loginmea_fast.data import dbp15k, openea  # noqa: F401  (importing registers their layouts)
 from loginmea_fast.data.bags import attribute_bag, relation_bag
+from loginmea_fast.data.directory import VECTOR_PREFIX, DataDirectory
+from loginmea_fast.data.filekind import is_clutter
 from loginmea_fast.data.formats import ReadOptions, find_format
 from loginmea_fast.data.names import name_words, ngram_bag, tfidf_bag, word_bag
 from loginmea_fast.data.pair import AlignmentPair, Feature
 from loginmea_fast.data.sentence import sentence_feature
+from loginmea_fast.data.textfile import some_of
 from loginmea_fast.data.values import read_values, value_feature
 from loginmea_fast.data.vectors import SUFFIXES, vector_feature
 from loginmea_fast.errors import DataError
@@ -36,6 +39,7 @@ def load(
     bag_size: int = 1000,
     name_ngrams: tuple[int, ...] = (2, 3),
     name_buckets: int | None = 4096,
+    name_attributes: Sequence[str] | str = (),
     fold: int = 1,
     max_repeated_links: float = 1.0,
     seed: int = 0,
@@ -59,13 +63,15 @@ def load(
         bag_size: how many relations and attribute types the bags keep.
         name_ngrams: lengths of the character n-grams.
         name_buckets: columns to hash n-grams and words into; None gives each its own column.
+        name_attributes: attributes of ``attr_triples_1/2`` whose values are the names of entities, one or several; the
+            first that an entity has is its name. Give one for each graph where they differ.
         fold: which of OpenEA's prepared splits is the official one.
         max_repeated_links: share of links whose entity has another link already that is tolerated, with a note: all by
             default, because 1-to-n data are split and ranked as such; 0 makes every one an error.
         seed: of random image vectors under ``compat="authors"``.
 
     Returns:
-        The pair. Entity ids are those of the files, both graphs share one id space.
+        The pair. Both graphs share one id space; entity ids are those of the files where these are 0 to N - 1.
 
     Raises:
         DataError: one sentence with file, line and remedy.
@@ -75,14 +81,15 @@ def load(
             f"compat={compat!r}, bag_size={bag_size}: compat is None or 'authors', bag_size at least 1"
         )
     directory = Path(directory)
-    pair = find_format(directory, format).read(
-        directory, ReadOptions(fold=fold, max_repeated_links=max_repeated_links)
-    )
-    files = _vector_files(directory) | {name: Path(path) for name, path in (vectors or {}).items()}
+    names = (name_attributes,) if isinstance(name_attributes, str) else tuple(name_attributes)
+    options = ReadOptions(fold=fold, max_repeated_links=max_repeated_links, name_attributes=names)
+    pair = find_format(directory, format).read(directory, options)
+    given = {name: Path(path) for name, path in (vectors or {}).items()}
+    found, unread = _vector_files(directory, given)
+    files = found | given
     if modalities is None:
-        modalities = [*files, *(name for name in ("relation", "attribute") if name not in files)]
-        if pair.attributes is None and "attribute" not in files:
-            modalities.remove("attribute")
+        built = {"relation": len(pair.triples) > 0, "attribute": pair.attributes is not None}
+        modalities = [*files, *(name for name, there in built.items() if there and name not in files)]
     elif isinstance(modalities, str):
         modalities = [name.strip() for name in modalities.split(",")]
     width = bag_size if compat == "authors" else None
@@ -96,14 +103,16 @@ def load(
             )
             notes += said
         elif modality == "relation":
+            if not len(pair.triples):
+                raise DataError(f"{directory} has no relation triples; leave the modality 'relation' out")
             features[modality] = relation_bag(pair.triples, pair.num_entities, bag_size, width)
         elif modality == "attribute":
             if pair.attributes is None:
                 raise DataError(f"{directory} has no attributes; leave the modality 'attribute' out")
             features[modality] = attribute_bag(pair.attributes, pair.num_entities, bag_size, width)
         elif modality == "value":
-            features[modality], notes = value_feature(read_values(directory, pair), pair.num_entities)
-            pair = replace(pair, notes=pair.notes + notes)
+            features[modality], said = value_feature(read_values(directory, pair), pair.num_entities)
+            notes += said
         elif modality == "name":
             features[modality] = ngram_bag(name_words(pair), name_ngrams, name_buckets)
         elif modality == "name_tfidf":
@@ -119,6 +128,10 @@ def load(
                 + (f"did you mean {near[0]!r}? else " if near else "")
                 + f"give its vectors as {modality}=FILE (--vectors, vectors={{...}}) or leave the modality out"
             )
+    if "value" not in features and not names and (values := _unread_values(directory)):
+        notes += (f"values in {', '.join(values)} are not read; the modality 'value' is made of them",)
+    if unread:
+        notes += (f"vectors not read in {directory.name}: {some_of(unread)}",)
     return replace(pair.with_features(features), notes=pair.notes + notes)
 
 
@@ -138,16 +151,39 @@ def load_embedded(modalities: Sequence[str] | str | None = None) -> AlignmentPai
     return replace(pair, name="GeoNames - countryinfo")
 
 
-def _vector_files(directory: Path) -> dict[str, Path]:
-    """Modality -> file, for the files of vectors that lie in a data directory; images first, then by name."""
+def _unread_values(directory: Path) -> list[str]:
+    """Files of attribute values beside files that say the attribute types, which readers take instead."""
+    there = DataDirectory(directory).names()
+    return [f"attr_triples_{k}" for k in (1, 2) if {f"attr_triples_{k}", f"training_attrs_{k}"} <= set(there)]
+
+
+def _vector_files(directory: Path, given: Mapping[str, Path]) -> tuple[dict[str, Path], list[str]]:
+    """Files of vectors in a data directory, modality -> file, images first, then by name; and those of no modality.
+
+    Args:
+        directory: where to look.
+        given: files that were named, modality -> file; these are nothing to wonder at.
+    """
     files: dict[str, Path] = {}
+    unread = []
     for path in sorted(directory.iterdir()):
-        modality = path.stem.removeprefix("features_") if path.stem.startswith("features_") else ""
+        named = path.stem.startswith(VECTOR_PREFIX)
+        modality = path.stem.removeprefix(VECTOR_PREFIX) if named else ""
         if path.name.endswith(_FIELD_PICKLE):
             modality = "image"
+        if is_clutter(path.name):
+            continue
         if not modality or path.suffix.lower() not in SUFFIXES:
+            known = any(path.samefile(other) for other in given.values() if other.exists())
+            if (named or path.suffix.lower() in SUFFIXES) and not known:
+                why = "no modality; name it features_<modality> or give it as vectors"
+                unread.append(
+                    f"{path.name} ({f'{path.suffix or chr(39) * 2} is no known suffix' if named else why})"
+                )
+            continue
+        if modality in given:
             continue
         if modality in files:
             raise DataError(f"{files[modality]} and {path.name} both hold {modality!r}; remove one of them")
         files[modality] = path
-    return dict(sorted(files.items(), key=lambda item: (item[0] != "image", item[0])))
+    return dict(sorted(files.items(), key=lambda item: (item[0] != "image", item[0]))), unread

@@ -1,30 +1,37 @@
 """The layout of OpenEA's benchmarks: entities by URI, prepared splits.
 
 ``rel_triples_1/2``: head TAB relation TAB tail; ``attr_triples_1/2``: entity TAB attribute TAB value; ``ent_links``:
-left TAB right; ``721_5fold/<k>/{train,valid,test}_links``: five official splits. Ids are given in order of first
-appearance: relation triples, attribute triples, links; graph 1 first. A relation that both graphs name is two
-relations, as it is in DBP15K.
+left TAB right; ``721_5fold/<k>/{train,valid,test}_links``: five official splits, one of which may lie beside the other
+files instead; ``translated_names.json``: [[uri, [word, ...]], ...]. Ids are given in order of first appearance:
+relation triples, attribute triples; graph 1 first. A relation that both graphs name is two relations, as in DBP15K.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from loginmea_fast.data.checks import check_parts, repeated_links
+from loginmea_fast.data.attributes import Attributes
+from loginmea_fast.data.directory import DataDirectory
+from loginmea_fast.data.filekind import is_clutter
 from loginmea_fast.data.formats import Format, ReadOptions, register_format
+from loginmea_fast.data.identifiers import NONE, Listed, Respelled, plain_spelling
+from loginmea_fast.data.linkfiles import PART_FILES, part_files, read_identifier_pairs, read_links
+from loginmea_fast.data.namefiles import NAMES_FILE, read_translated_names
 from loginmea_fast.data.names import display_name
-from loginmea_fast.data.pair import AlignmentPair, AttributeTable, Split
-from loginmea_fast.data.textfile import read_fields, shorten, write_lines
+from loginmea_fast.data.pair import AlignmentPair
+from loginmea_fast.data.textfile import Symbols, read_field_blocks, shorten, some_of, write_lines
 from loginmea_fast.errors import DataError
 
 __all__ = ["read_openea", "write_openea"]
 
 _FOLDS = "721_5fold"
 _PARTS = ("train_links", "valid_links", "test_links")
+_LINKS = "ent_links"
 
 
 def read_openea(directory: Path, options: ReadOptions) -> AlignmentPair:
@@ -32,7 +39,8 @@ def read_openea(directory: Path, options: ReadOptions) -> AlignmentPair:
 
     Args:
         directory: where the files are.
-        options: which fold is the official split, how much repetition among the links is tolerated.
+        options: which fold is the official split, how much repetition among the links is tolerated, which attributes
+            are names.
 
     Returns:
         The pair, without features; attribute values are not kept.
@@ -40,89 +48,176 @@ def read_openea(directory: Path, options: ReadOptions) -> AlignmentPair:
     Raises:
         DataError: names the file, the line and the remedy.
     """
-    known: list[dict[str, int]] = []
-    relations: list[str] = []
-    triples: list[np.ndarray] = []
-    types: dict[str, int] = {}
-    owners: list[int] = []
-    kinds: list[int] = []
-    total = 0
+    files = DataDirectory(directory)
+    respelled = Respelled()
+    attributes = Attributes(options.name_attributes, files.notes)
+    graphs: list[_Graph] = []
     for graph in (1, 2):
-        entities: dict[str, int] = {}
-        triples.append(_relation_triples(directory / f"rel_triples_{graph}", entities, relations, total))
-        path = directory / f"attr_triples_{graph}"
-        if path.is_file():
-            for _, (uri, kind, *_value) in read_fields(path, 2, None, "entity, attribute, value"):
-                owners.append(entities.setdefault(uri, total + len(entities)))
-                kinds.append(types.setdefault(kind, len(types)))
-        known.append(entities)
-        total += len(entities)
-    uris = [*known[0], *known[1]]
-    path = directory / "ent_links"
-    links = _read_links(path, known)
-    notes = repeated_links(path, links, options.max_repeated_links, uris)
-    split, split_notes = _official_split(directory / _FOLDS, options.fold, known, links)
+        offset = graphs[0].end if graphs else 0
+        graphs.append(_Graph(files, graph, offset, attributes, respelled))
+    left, right = graphs
+    if left.path is None and right.path is None:
+        files.notes.append("rel_triples_1 and rel_triples_2 are not there: the graphs have attributes alone")
+    sides = [own.listed(respelled) for own in graphs]
+    uris = [*left.entities.ids, *right.entities.ids]
+    folder = _official_split(files, options.fold)
+    parts = {part: folder.need(name) for part, name in part_files(folder).items()} if folder else {}
+    whole = files.find(_LINKS)
+    links, split = read_links(
+        files.need(_LINKS) if whole is None and not parts else whole,
+        parts,
+        lambda path: read_identifier_pairs(path, sides),
+        tolerated=options.max_repeated_links,
+        show=uris,
+        missing=_LINKS,
+        notes=files.notes,
+    )
+    for column, own in enumerate(graphs):
+        own.check_attributes(links[:, column])
+    attributes.check_names([np.arange(own.offset, own.end) for own in graphs])
+    words = None
+    if path := files.find(NAMES_FILE):
+        words = read_translated_names(path, None, sides, files.notes)
+    names = [display_name(uri) for uri in uris]
+    if attributes.names:
+        words = (words or {}) | {entity: name.split() for entity, name in attributes.names.items()}
+        for entity, name in attributes.names.items():
+            names[entity] = name
+    right.triples[:, 1] += len(left.relations)
+    if folder is not None and folder is not files:
+        files.notes += [*folder.notes, *folder.unread()]
     return AlignmentPair(
         name=directory.resolve().name,
         uris=uris,
-        names=[display_name(uri) for uri in uris],
-        left_entities=torch.arange(len(known[0])),
-        right_entities=torch.arange(len(known[0]), total),
-        triples=torch.from_numpy(np.concatenate(triples)),
-        num_left_triples=len(triples[0]),
-        num_relations=len(relations),
+        names=names,
+        left_entities=torch.arange(left.end),
+        right_entities=torch.arange(left.end, right.end),
+        triples=torch.from_numpy(np.concatenate([left.triples, right.triples])),
+        num_left_triples=len(left.triples),
+        num_relations=len(left.relations) + len(right.relations),
         links=torch.from_numpy(links),
         official_split=split,
-        relation_names=relations,
-        attributes=AttributeTable(torch.tensor(owners), torch.tensor(kinds), list(types)) if types else None,
-        notes=notes + split_notes,
+        relation_names=[*left.relations.ids, *right.relations.ids],
+        attributes=attributes.table(),
+        words=words,
+        notes=(*files.notes, *respelled.notes(), *files.unread()),
     )
 
 
-def _relation_triples(path: Path, entities: dict[str, int], relations: list[str], offset: int) -> np.ndarray:
-    """Numbers the entities and relations of one graph while reading; ids of entities start at ``offset``."""
-    own: dict[str, int] = {}
-    base = len(relations)
-    flat: list[int] = []
-    for _, (head, relation, tail) in read_fields(path, 3, 3, "head, relation, tail"):
-        flat.append(entities.setdefault(head, offset + len(entities)))
-        flat.append(own.setdefault(relation, base + len(own)))
-        flat.append(entities.setdefault(tail, offset + len(entities)))
-    relations += own
-    return np.array(flat, dtype=np.int64).reshape(-1, 3)
+class _Graph:
+    """One graph while it is read; its relation triples list its entities, attribute triples may add to them.
 
+    Attributes:
+        path: its relation triples, or None where it has attributes alone.
+        offset: id of its first entity.
+        entities: number within the graph by uri.
+        relations: number within the graph by uri.
+        triples: int64 [T, 3], entities by id, relations numbered within the graph.
+    """
 
-def _read_links(path: Path, known: list[dict[str, int]]) -> np.ndarray:
-    flat: list[int] = []
-    for number, pair in read_fields(path, 2, 2, "left entity, right entity"):
-        for graph, (uri, entities) in enumerate(zip(pair, known, strict=True), start=1):
-            entity = entities.get(uri)
-            if entity is None:
-                raise DataError(
-                    f"{path}, line {number}: entity {shorten(uri)} stands in no triple of graph {graph}; "
-                    "correct the line or delete it"
+    def __init__(
+        self, files: DataDirectory, graph: int, offset: int, attributes: Attributes, respelled: Respelled
+    ) -> None:
+        self.offset = offset
+        self.entities, self.relations = Symbols(), Symbols()
+        self.triples = np.empty((0, 3), dtype=np.int64)
+        self.path = files.find(f"rel_triples_{graph}")
+        other = files.find(f"rel_triples_{3 - graph}")
+        self.source = files.find(f"attr_triples_{graph}")
+        if self.path is not None or other is not None or self.source is None:
+            self.path = files.need(f"rel_triples_{graph}")
+            self._read_triples(self.path)
+        self.num_listed = len(self.entities)
+        self.num_found = 0
+        if self.source is not None:
+            self._listed = Listed(self._ids(), f"rel_triples_{graph}", respelled)
+            attributes.read_triples(self.source, self._match, self.source.name, types=True)
+            added = len(self.entities) - self.num_listed
+            if self.num_listed and added:
+                first = shorten(list(self.entities.ids)[self.num_listed])
+                files.notes.append(
+                    f"{self.source.name}: {added:,} of its {added + self.num_found:,} entities are in no relation "
+                    f"triple and stand for themselves (first: {first})"
                 )
-            flat.append(entity)
-    return np.array(flat, dtype=np.int64).reshape(-1, 2)
+
+    @property
+    def end(self) -> int:
+        """One more than the id of the last entity."""
+        return self.offset + len(self.entities)
+
+    def listed(self, respelled: Respelled) -> Listed:
+        """All entities by uri."""
+        listed = Listed(self._ids(), (self.path or self.source or Path()).name, respelled)
+        listed.note_twins()
+        return listed
+
+    def check_attributes(self, linked: np.ndarray) -> None:
+        """Attributes that meet the rest of the graph nowhere are those of another spelling, or of another graph."""
+        alone = self.source is not None and self.num_listed and not self.num_found
+        if alone and not (linked >= self.offset + self.num_listed).any():
+            assert self.path is not None
+            texts = list(self.entities.ids)
+            raise DataError(
+                f"{self.source}: none of its {len(texts) - self.num_listed:,} entities is linked or in "
+                f"{self.path.name}, the first is {shorten(texts[self.num_listed])}, there it is "
+                f"{shorten(texts[0])}; spell them alike, or take the file away"
+            )
+
+    def _ids(self) -> dict[str, int]:
+        return {uri: self.offset + number for uri, number in self.entities.ids.items()}
+
+    def _read_triples(self, path: Path) -> None:
+        tables = []
+        for block in read_field_blocks(path, 3, 3, "head, relation, tail"):
+            table = np.empty((len(block.first), 3), dtype=np.int64)
+            ends = self.entities.number(block.take(block.first[:, None] + (0, 2)))
+            table[:, ::2] = ends.reshape(-1, 2) + self.offset
+            table[:, 1] = self.relations.number(block.take(block.first + 1))
+            tables.append(table)
+        self.triples = np.concatenate(tables)
+
+    def _match(self, said: list[str]) -> np.ndarray:
+        """Ids of identifiers in the attribute triples; those that no relation triple has become entities."""
+        assert self.source is not None
+        ids = self._listed.match(said, self.source.name)
+        self.num_found += int((ids >= 0).sum())
+        for position in np.flatnonzero(ids == NONE).tolist():
+            ids[position] = self.end
+            self.entities.ids[said[position]] = len(self.entities)
+        return ids
 
 
-def _official_split(
-    folds: Path, fold: int, known: list[dict[str, int]], links: np.ndarray
-) -> tuple[Split | None, tuple[str, ...]]:
-    if not folds.is_dir():
-        return None, ()
-    paths = [folds / str(fold) / part for part in _PARTS]
-    if not paths[0].parent.is_dir():
-        there = ", ".join(sorted(entry.name for entry in folds.iterdir() if entry.is_dir())) or "none"
-        raise DataError(f"{folds} has no fold {fold}; choose one of: {there}")
-    if not paths[1].is_file():  # a split without validation links, as the other layout may have
-        del paths[1]
-    parts = [_read_links(path, known) for path in paths]
-    notes = check_parts(paths, parts, links, len(known[0]) + len(known[1]))
-    if len(parts) == 2:
-        parts.insert(1, np.empty((0, 2), dtype=np.int64))
-    split, left_out = Split.apart(*parts)
-    return split, notes + left_out
+def _official_split(files: DataDirectory, fold: int) -> DataDirectory | None:
+    """Where the official split lies: the fold asked for of a folder of folds, or beside the other files."""
+    beside = [name for name in files.names() if name in PART_FILES]
+    folders = [
+        name for name in files.names() if any(_holds_parts(sub) for sub in _folders(files.path / name))
+    ]
+    if not folders:
+        return files if beside else None
+    chosen = _FOLDS if _FOLDS in folders else folders[0]
+    files.find(chosen)
+    for name in (*folders, *beside):
+        files.skip(name, f"the official split is {chosen}'s")
+    path = files.path / chosen
+    if not _holds_parts(path):
+        there = [entry.name for entry in _folders(path)[1:]]
+        if str(fold) not in there:
+            raise DataError(f"{path} has no fold {fold}; choose one of: {some_of(there, 10)}")
+        path /= str(fold)
+    return DataDirectory(path)
+
+
+def _folders(path: Path) -> list[Path]:
+    """A folder and those inside it, by number and name; nothing if it is none."""
+    if not path.is_dir():
+        return []
+    inside = [entry for entry in path.iterdir() if entry.is_dir() and not is_clutter(entry.name)]
+    return [path, *sorted(inside, key=lambda entry: (len(entry.name), entry.name))]
+
+
+def _holds_parts(path: Path) -> bool:
+    return any(name in PART_FILES for name in DataDirectory(path).names())
 
 
 def write_openea(pair: AlignmentPair, directory: Path) -> list[str]:
@@ -143,9 +238,15 @@ def write_openea(pair: AlignmentPair, directory: Path) -> list[str]:
     _check_writable(pair, relation_names)
     sides = (pair.left_entities, pair.right_entities)
     triples = (pair.triples[: pair.num_left_triples], pair.triples[pair.num_left_triples :])
+    if bool(len(triples[0])) != bool(len(triples[1])):
+        raise DataError(
+            "one graph has no triples and the other has, which this layout cannot hold; add triples, or leave those of "
+            "both out"
+        )
     for graph, (entities, own) in enumerate(zip(sides, triples, strict=True), start=1):
         facts = (f"{pair.uris[h]}\t{relation_names[r]}\t{pair.uris[t]}" for h, r, t in own.tolist())
-        write_lines(directory / f"rel_triples_{graph}", facts)
+        if len(own):
+            write_lines(directory / f"rel_triples_{graph}", facts)
         if pair.attributes is not None:
             table = pair.attributes
             keep = torch.isin(table.entity, entities)
@@ -163,7 +264,13 @@ def write_openea(pair: AlignmentPair, directory: Path) -> list[str]:
                 write_lines(fold / name, _link_lines(pair, part))
     lost = []
     if pair.words is not None:
-        lost.append("translated names are not part of OpenEA's layout and were left out")
+        # A uri that both graphs have would give its name to either entity.
+        own_uris, other_uris = ({pair.uris[entity] for entity in side.tolist()} for side in sides)
+        named = [entity for entity in pair.words if pair.uris[entity] not in own_uris & other_uris]
+        text = json.dumps([[pair.uris[entity], pair.words[entity]] for entity in named])
+        (directory / NAMES_FILE).write_text(text, encoding="utf-8")
+        if left_out := len(pair.words) - len(named):
+            lost.append(f"names of {left_out:,} entities whose uri both graphs have were left out")
     if pair.has_image is not None:
         lost.append("the list of entities with an image is not part of OpenEA's layout and was left out")
     return lost
@@ -187,6 +294,18 @@ def _check_writable(pair: AlignmentPair, relation_names: list[str]) -> None:
                     f"two entities are called {shorten(pair.uris[entity])}; OpenEA's layout tells by name"
                 )
             seen.add(pair.uris[entity])
+    listed = set(pair.triples[:, ::2].reshape(-1).tolist())
+    for entities in (pair.left_entities, pair.right_entities):
+        # Reading takes what only attributes name for an entity of the triples that is spelt nearly the same.
+        own = entities.tolist()
+        spellings = {plain_spelling(pair.uris[entity]): entity for entity in own if entity in listed}
+        for entity in own:
+            other = spellings.get(plain_spelling(pair.uris[entity]))
+            if entity not in listed and other is not None:
+                raise DataError(
+                    f"entities {shorten(pair.uris[entity])} and {shorten(pair.uris[other])} differ by spelling alone, "
+                    "and one has no triple that would keep them apart; write format='dbp15k' instead"
+                )
     mentioned = torch.zeros(pair.num_entities, dtype=torch.bool)
     mentioned[pair.triples[:, ::2].reshape(-1)] = True
     if pair.attributes is not None:
@@ -199,4 +318,15 @@ def _check_writable(pair: AlignmentPair, relation_names: list[str]) -> None:
         )
 
 
-register_format(Format("openea", ("rel_triples_1", "rel_triples_2", "ent_links"), read_openea, write_openea))
+register_format(
+    Format(
+        "openea",
+        (
+            ("rel_triples_1", "attr_triples_1"),
+            ("rel_triples_2", "attr_triples_2"),
+            (_LINKS, _FOLDS, *PART_FILES),
+        ),
+        read_openea,
+        write_openea,
+    )
+)

@@ -99,7 +99,7 @@ class AlignmentPair:
 
     Ids may be given as tensors or numpy arrays of whole numbers; they are kept as int64 tensors.
 
-    Ids are those of the files, where the files have ids: DBP15K interleaves the ranges of its two graphs, so
+    Ids are those of the files, where these are 0 to N - 1: DBP15K interleaves the ranges of its two graphs, so
     ``left_entities`` and ``right_entities`` say which id belongs to which graph.
 
     Attributes:
@@ -118,6 +118,7 @@ class AlignmentPair:
         attributes: attribute types of entities, or None.
         words: words of each entity's (translated) name by entity id, or None.
         has_image: [N] bool, which entities have a picture according to the data, or None where they do not say.
+        file_ids: [N] int64, the ids that the files give the entities, or None where they give none or ours.
         features: modality -> Feature, in the order in which a model gets them.
         notes: quirks of the files that were tolerated, one sentence each.
     """
@@ -136,6 +137,7 @@ class AlignmentPair:
     attributes: AttributeTable | None = None
     words: Mapping[int, list[str]] | None = None
     has_image: Tensor | None = None
+    file_ids: Tensor | None = None
     features: dict[str, Feature] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -266,9 +268,12 @@ class AlignmentPair:
         return {modality: feature.width for modality, feature in self.features.items()}
 
     def graph(self) -> AlignmentGraph:
-        """Both graphs' triples as one AlignmentGraph, on the CPU."""
+        """Both graphs' triples as one AlignmentGraph, on the CPU; without triples it has no edges and one relation."""
         from loginmea_fast.graph import AlignmentGraph
 
+        if not len(self.triples):
+            none = torch.empty(0, dtype=torch.int64)
+            return AlignmentGraph.from_edges(torch.stack([none, none]), none, self.num_entities, 2)
         return AlignmentGraph.from_triples(self.triples, self.num_entities, self.num_relations)
 
     def with_features(self, features: Mapping[str, Feature]) -> AlignmentPair:

@@ -1,42 +1,60 @@
-"""Text files of ids and strings, read whole and fast, with errors that name file and line."""
+"""Text files of ids and strings, read block by block and as whole columns, with errors that name file and line.
+
+A file may be compressed (gzip, Zstandard or bzip2, told by its first bytes and not by its name) and may be UTF-16 or
+UTF-32 instead of UTF-8. Whatever is wrong with a line is looked for, line by line, only once a block of lines has
+failed a check of whole columns.
+"""
 
 from __future__ import annotations
 
+import codecs
+import io
+import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
+import pyarrow as pa
 
+from loginmea_fast.data.filekind import FileKind, file_kind, likely_encoding, open_file
 from loginmea_fast.errors import DataError
 
-__all__ = ["read_bytes", "read_fields", "read_integers", "shorten", "write_lines"]
+__all__ = [
+    "Fields",
+    "Symbols",
+    "read_bytes",
+    "read_field_blocks",
+    "read_fields",
+    "read_integers",
+    "shorten",
+    "some_of",
+    "write_lines",
+]
 
-_NEWLINE = ord("\n")
+_TAB, _NEWLINE = ord("\t"), ord("\n")
+_BLOCK = (
+    1 << 24
+)  # bytes handled at once: large enough for vectorised code, small beside what a reader returns
 _INTEGER_BYTES = np.zeros(256, dtype=bool)
 _INTEGER_BYTES[list(b"0123456789 \t\r\n")] = True
 _MAX_DIGITS = 18  # every number of 18 digits fits int64
 
 
 def read_bytes(path: Path, meaning: str) -> bytes:
-    """The whole file; missing, unreadable and empty files are DataErrors that say what was expected.
+    """The whole file as UTF-8; missing, unreadable and empty files are DataErrors that say what was expected.
 
     Args:
         path: the file.
         meaning: what it should hold, for the error, for example "lines of id, uri".
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(
-            f"{path} is missing, it should hold {meaning}; put it there or name another directory"
-        ) from None
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}); check what it is and its permissions"
-        ) from None
+    with _opened(path, meaning) as stream:
+        data = b"".join(iter(lambda: stream.read(_BLOCK), b""))
     if not data.strip():
-        raise DataError(f"{path} is empty, it should hold {meaning}; fetch or write the file again")
-    return data.removeprefix(b"\xef\xbb\xbf")
+        raise _empty(path, meaning)
+    return data
 
 
 def read_integers(path: Path, columns: int, meaning: str) -> np.ndarray:
@@ -53,20 +71,81 @@ def read_integers(path: Path, columns: int, meaning: str) -> np.ndarray:
     Raises:
         DataError: file missing or empty, another number of columns, or something that is no non-negative integer.
     """
-    data = read_bytes(path, f"lines of {meaning}").rstrip() + b"\n"
-    text = np.frombuffer(data, dtype=np.uint8)
-    if not _INTEGER_BYTES[text].all():
-        raise _first_bad_line(path, data, columns, meaning)
-    digit = text >= ord("0")
-    starts = np.flatnonzero(digit & ~np.concatenate(([False], digit[:-1])))
-    per_line = np.diff(np.searchsorted(starts, np.flatnonzero(text == _NEWLINE)), prepend=0)
-    if (per_line != columns).any() or _longest_token(digit, starts) > _MAX_DIGITS:
-        raise _first_bad_line(path, data, columns, meaning)
-    return np.fromstring(data.decode("ascii"), dtype=np.int64, sep=" ").reshape(-1, columns)
+    tables = []
+    for line, data in _blocks(path, f"lines of {meaning}", b" \t\r\n"):
+        text = np.frombuffer(data, dtype=np.uint8)
+        digit = text >= ord("0")
+        edges = np.flatnonzero(digit[1:] != digit[:-1]) + 1
+        if digit[0]:
+            edges = np.concatenate(([0], edges))
+        starts, ends = (
+            edges[::2],
+            edges[1::2],
+        )  # a block ends with a line feed, so that every token has an end
+        per_line = np.diff(np.searchsorted(starts, np.flatnonzero(text == _NEWLINE)), prepend=0)
+        if (
+            not _INTEGER_BYTES[text].all()
+            or (per_line != columns).any()
+            or (ends - starts).max(initial=0) > _MAX_DIGITS
+        ):
+            raise _first_bad_line(path, line, data, columns, meaning)
+        tables.append(np.fromstring(data.decode("ascii"), dtype=np.int64, sep=" ").reshape(-1, columns))
+    return np.concatenate(tables)
 
 
-def read_fields(path: Path, least: int, most: int | None, meaning: str) -> Iterator[tuple[int, list[str]]]:
-    """Lines of tab-separated UTF-8 text.
+@dataclass(frozen=True)
+class Fields:
+    """The fields of a block of lines, not yet strings.
+
+    Attributes:
+        line: number of the block's first line, from 1.
+        first: int64 [lines], the field with which each line begins.
+        counts: int64 [lines], how many fields it has.
+        lengths: int64 [fields], bytes of every field.
+        values: [fields] bytes of every field with the tab that follows it.
+    """
+
+    line: int
+    first: np.ndarray
+    counts: np.ndarray
+    lengths: np.ndarray
+    values: pa.LargeBinaryArray
+
+    def take(self, index: np.ndarray) -> pa.LargeBinaryArray:
+        """Some fields, in this order, as :class:`Symbols` takes them."""
+        return self.values.take(pa.array(index.reshape(-1)))
+
+    def strings(self, index: np.ndarray) -> list[str]:
+        """Some fields, in this order, as strings."""
+        return [value[:-1] for value in self.take(index).cast(pa.large_string()).to_pylist()]
+
+
+class Symbols:
+    """Strings numbered in order of first appearance.
+
+    Attributes:
+        ids: string -> number, in that order.
+    """
+
+    def __init__(self) -> None:
+        self.ids: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def number(self, values: pa.LargeBinaryArray) -> np.ndarray:
+        """int64 numbers of the fields in ``values``, which may be new."""
+        encoded = values.dictionary_encode()
+        texts = encoded.dictionary.cast(pa.large_string()).to_pylist()
+        ids = self.ids
+        numbers = np.fromiter(
+            (ids.setdefault(text[:-1], len(ids)) for text in texts), dtype=np.int64, count=len(texts)
+        )
+        return numbers[encoded.indices.to_numpy()]
+
+
+def read_field_blocks(path: Path, least: int, most: int | None, meaning: str) -> Iterator[Fields]:
+    """Lines of tab-separated UTF-8 text, many at once.
 
     Args:
         path: the file.
@@ -75,29 +154,41 @@ def read_fields(path: Path, least: int, most: int | None, meaning: str) -> Itera
         meaning: what they are, for the error.
 
     Yields:
-        Line number, from 1, and the fields of that line. Only a line feed ends a line: names may hold any other
-        Unicode line separator.
+        The fields of successive blocks of lines. Only a line feed ends a line: names may hold any other Unicode line
+        separator.
 
     Raises:
-        DataError: file missing or empty, not UTF-8, or another number of fields.
+        DataError: file missing or empty, not UTF-8, another number of fields, or a line whose first field is empty.
     """
-    data = read_bytes(path, f"lines of {meaning}, separated by tabs")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: not valid UTF-8; convert the file to UTF-8") from None
-    for number, row in enumerate(text.rstrip("\r\n").split("\n"), start=1):
-        fields = row.rstrip("\r").split("\t")
-        if len(fields) < least or (most is not None and len(fields) > most) or not fields[0]:
-            expected = (
-                f"{least}" if most == least else f"at least {least}" if most is None else f"{least} to {most}"
-            )
-            raise DataError(
-                f"{path}, line {number}: expected {expected} tab-separated fields ({meaning}), "
-                f"found {shorten(row)}; correct or delete the line"
-            )
-        yield number, fields
+    for line, data in _blocks(path, f"lines of {meaning}, separated by tabs", b"\r\n"):
+        _check_utf8(path, line, data)
+        text = np.frombuffer(data, dtype=np.uint8)
+        separators = np.flatnonzero((text == _TAB) | (text == _NEWLINE))
+        last = np.flatnonzero(text[separators] == _NEWLINE)  # the last field of every line
+        counts = np.diff(last, prepend=-1)
+        first = last - counts + 1
+        starts = np.zeros(len(separators) + 1, dtype=np.int64)
+        np.add(separators, 1, out=starts[1:])
+        lengths = np.diff(starts) - 1
+        bad = (counts < least) | (lengths[first] == 0)
+        if most is not None:
+            bad |= counts > most
+        if bad.any():
+            raise _bad_fields(path, line, data, int(bad.argmax()), least, most, meaning)
+        # One separator everywhere makes the same string the same bytes, at the end of a line or before it.
+        same = pa.py_buffer(data.replace(b"\n", b"\t"))
+        values = pa.Array.from_buffers(pa.large_binary(), len(separators), [None, pa.py_buffer(starts), same])
+        yield Fields(line, first, counts, lengths, values)
+
+
+def read_fields(path: Path, least: int, most: int | None, meaning: str) -> Iterator[tuple[int, list[str]]]:
+    """As :func:`read_field_blocks`, a line at a time: number of the line, from 1, and its fields."""
+    for block in read_field_blocks(path, least, most, meaning):
+        texts = block.strings(np.arange(len(block.values)))
+        for number, (first, count) in enumerate(
+            zip(block.first.tolist(), block.counts.tolist(), strict=True), start=block.line
+        ):
+            yield number, texts[first : first + count]
 
 
 def shorten(text: str, limit: int = 60) -> str:
@@ -105,18 +196,124 @@ def shorten(text: str, limit: int = 60) -> str:
     return repr(text if len(text) <= limit else text[:limit] + "...")
 
 
+def some_of(items: Iterable[str], limit: int = 5) -> str:
+    """The first items of a list and how many more there are, for an error or a note."""
+    items = list(items)
+    more = f" and {len(items) - limit:,} more" if len(items) > limit else ""
+    return ", ".join(item if len(item) <= 160 else item[:160] + "..." for item in items[:limit]) + more
+
+
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """One line each, UTF-8, line feeds on every system."""
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
-def _longest_token(digit: np.ndarray, starts: np.ndarray) -> int:
-    ends = np.flatnonzero(digit & ~np.concatenate((digit[1:], [False])))
-    return int((ends - starts).max()) + 1
+def _blocks(path: Path, meaning: str, blank: bytes) -> Iterator[tuple[int, bytes]]:
+    """Whole lines with the number of the first, each ended by one line feed; ``blank`` at the end is left out."""
+    with _opened(path, meaning) as stream:
+        line, rest = 1, b""
+        while chunk := stream.read(_BLOCK):
+            rest += chunk
+            end = rest.rfind(b"\n") + 1
+            # What is blank at the end of a block may be the end of the file, so it waits for what follows.
+            lines = rest[:end].rstrip(blank)
+            if not lines:
+                continue
+            end = rest.index(b"\n", len(lines)) + 1
+            lines = _line_feeds(rest[:end])
+            if line == 1 and not lines.strip():
+                raise _empty(path, meaning)
+            yield line, lines
+            line += lines.count(b"\n")
+            rest = rest[end:]
+        rest = rest.rstrip(blank)
+        if line == 1 and not rest.strip():
+            raise _empty(path, meaning)
+        if rest:
+            yield line, _line_feeds(rest + b"\n")
 
 
-def _first_bad_line(path: Path, data: bytes, columns: int, meaning: str) -> DataError:
-    for number, raw in enumerate(data.rstrip(b"\n").split(b"\n"), start=1):
+def _line_feeds(lines: bytes) -> bytes:
+    return re.sub(rb"\r+\n", b"\n", lines) if b"\r" in lines else lines
+
+
+@contextmanager
+def _opened(path: Path, meaning: str) -> Iterator[BinaryIO]:
+    """The file's text as UTF-8 without a byte order mark, decompressed; what fails on the way is a DataError."""
+    try:
+        kind = file_kind(path)
+        with open_file(path, kind.compression) as stream:
+            yield cast(BinaryIO, _Utf8(path, stream, kind))
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} is missing, it should hold {meaning}; put it there or name another directory"
+        ) from None
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror or error}); check what it is and its permissions"
+        ) from None
+
+
+class _Utf8(io.RawIOBase):
+    """A stream of text in whatever encoding as UTF-8."""
+
+    def __init__(self, path: Path, stream: BinaryIO, kind: FileKind) -> None:
+        self.path, self.stream, self.kind = path, stream, kind
+        self.start = len(kind.mark)
+        self.decoder = None
+        if kind.encoding != "utf-8":
+            self.decoder = codecs.getincrementaldecoder(kind.encoding)()
+
+    def read(self, size: int = -1) -> bytes:
+        while True:
+            data = self.stream.read(size)
+            end = not data
+            if self.start:
+                data, self.start = data[self.start :], 0
+            if self.decoder is not None:
+                try:
+                    data = self.decoder.decode(data, final=end).encode("utf-8")
+                except UnicodeDecodeError:
+                    raise DataError(
+                        f"{self.path} begins as {self.kind.encoding.upper()} but is not; convert it to UTF-8"
+                    ) from None
+            if self.kind.carriage_returns:
+                data = data.replace(b"\r", b"\n")
+            if data or end:
+                return data
+
+
+def _empty(path: Path, meaning: str) -> DataError:
+    return DataError(f"{path} is empty, it should hold {meaning}; fetch or write the file again")
+
+
+def _check_utf8(path: Path, line: int, data: bytes) -> None:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line += data.count(b"\n", 0, error.start)
+        raw = data[data.rfind(b"\n", 0, error.start) + 1 :].split(b"\n", 1)[0]
+        raise DataError(
+            f"{path}, line {line}: not valid UTF-8, it looks like {likely_encoding(raw)}; "
+            "convert the file to UTF-8"
+        ) from None
+
+
+def _bad_fields(
+    path: Path, line: int, data: bytes, row: int, least: int, most: int | None, meaning: str
+) -> DataError:
+    text = data.split(b"\n", row + 1)[row].decode("utf-8")
+    expected = f"{least}" if most == least else f"at least {least}" if most is None else f"{least} to {most}"
+    return DataError(
+        f"{path}, line {line + row}: expected {expected} tab-separated fields ({meaning}), found {shorten(text)}; "
+        "correct or delete the line"
+    )
+
+
+def _first_bad_line(path: Path, line: int, data: bytes, columns: int, meaning: str) -> DataError:
+    for number, raw in enumerate(data.rstrip(b"\n").split(b"\n"), start=line):
         tokens = raw.decode("utf-8", "replace").split()
         problem = None
         if len(tokens) != columns:

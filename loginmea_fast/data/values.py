@@ -20,6 +20,8 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from loginmea_fast.data.bags import csr_matrix, rows_with_entries
+from loginmea_fast.data.directory import DataDirectory
+from loginmea_fast.data.identifiers import SEVERAL, Listed, Respelled
 from loginmea_fast.data.pair import AlignmentPair, Feature
 from loginmea_fast.data.textfile import read_fields, shorten
 from loginmea_fast.errors import DataError
@@ -48,6 +50,7 @@ class ValueTable:
         texts: [V] the values as they stand in the files.
         kinds: the attributes, in order of first occurrence.
         unknown: rows of the files that speak of entities outside the pair, which are read past.
+        first_unknown: the first of these entities.
     """
 
     entity: Tensor
@@ -55,6 +58,7 @@ class ValueTable:
     texts: list[str]
     kinds: list[str]
     unknown: int = 0
+    first_unknown: str = ""
 
 
 def read_values(directory: Path, pair: AlignmentPair) -> ValueTable:
@@ -70,8 +74,9 @@ def read_values(directory: Path, pair: AlignmentPair) -> ValueTable:
     Raises:
         DataError: neither file is there, or one is malformed; names the file and the line.
     """
-    paths = [directory / f"attr_triples_{graph}" for graph in (1, 2)]
-    if not any(path.is_file() for path in paths):
+    files = DataDirectory(directory)
+    paths = [files.find(f"attr_triples_{graph}") for graph in (1, 2)]
+    if paths == [None, None]:
         raise DataError(
             f"{directory} has no attr_triples_1 or attr_triples_2, whose values the modality 'value' is made of; "
             "leave it out or put the files there"
@@ -80,15 +85,22 @@ def read_values(directory: Path, pair: AlignmentPair) -> ValueTable:
     kinds: list[int] = []
     texts: list[str] = []
     known: dict[str, int] = {}
-    unknown = 0
+    unknown, first_unknown = 0, ""
     for path, entities in zip(paths, (pair.left_entities, pair.right_entities), strict=True):
-        if not path.is_file():
+        if path is None:
             continue
-        by_uri = {pair.uris[entity]: entity for entity in entities.tolist()}
+        ids: dict[str, int] = {}
+        for entity in entities.tolist():
+            ids[pair.uris[entity]] = SEVERAL if pair.uris[entity] in ids else entity
+        listed = Listed(ids, "the list of entities", Respelled())
+        meant: dict[str, int] = {}
         for _, (uri, kind, *rest) in read_fields(path, 2, None, "entity, attribute, value"):
-            entity = by_uri.get(uri)
-            if entity is None:
+            if uri not in meant:
+                meant[uri] = int(listed.match([uri], path.name)[0])
+            entity = meant[uri]
+            if entity < 0:
                 unknown += 1
+                first_unknown = first_unknown or uri
                 continue
             owners.append(entity)
             kinds.append(known.setdefault(kind, len(known)))
@@ -99,6 +111,7 @@ def read_values(directory: Path, pair: AlignmentPair) -> ValueTable:
         texts,
         list(known),
         unknown,
+        first_unknown,
     )
 
 
@@ -294,6 +307,11 @@ def _six_digits(number: np.ndarray) -> np.ndarray:
 def _notes(table: ValueTable, parsed: _Parsed) -> tuple[str, ...]:
     total = len(table.texts)
     notes = []
+    if table.unknown:
+        notes.append(
+            f"{table.unknown:,} attribute values are those of entities outside the lists and are left out (first: "
+            f"{shorten(table.first_unknown)})"
+        )
     if parsed.no_numbers:
         notes.append(
             f"{parsed.no_numbers:,} of {total:,} attribute values are neither number nor date; the modality 'value' "

@@ -115,9 +115,10 @@ def _bases(texts: list[str]) -> Iterable[list[str]]:
 
 def _tables(path: Path, pair: AlignmentPair) -> list[tuple[str, dict[str, int], Callable[[str], str]]]:
     uris = _table(map(_spelt, pair.uris))
+    file_ids = range(pair.num_entities) if pair.file_ids is None else pair.file_ids.tolist()
     tables: list[tuple[str, dict[str, int], Callable[[str], str]]] = [
         ("uris", uris, _spelt),
-        ("ids", {str(entity): entity for entity in range(pair.num_entities)}, str.strip),
+        ("ids", _table(map(str, file_ids)), str.strip),
         ("names", _table(map(_named, pair.names)), _named),
     ]
     index = {

@@ -203,12 +203,21 @@ def _owners(path: Path, keys: Tensor | list[Any], pair: AlignmentPair) -> tuple[
     if isinstance(keys, Tensor) and keys.is_floating_point():
         raise DataError(f"{path}: ids of {keys.dtype}; ids must be integers")
     ids = torch.as_tensor(keys).to(torch.int64)
-    outside = (ids < 0) | (ids >= pair.num_entities)
+    known = torch.arange(pair.num_entities) if pair.file_ids is None else pair.file_ids
+    known, order = known.sort()
+    place = torch.searchsorted(known, ids).clamp(max=len(known) - 1)
+    outside = known[place] != ids
     if bool(outside.any()):
         raise DataError(
             f"{path}: id {int(ids[outside][0])} is none of the {pair.num_entities} entities; delete its row"
         )
-    return ids, "ids", []
+    shared = known[(place + 1).clamp(max=len(known) - 1)] == ids
+    shared &= place + 1 < len(known)
+    if bool(shared.any()):
+        raise DataError(
+            f"{path}: id {int(ids[shared][0])} is an entity of both graphs; say whose the rows are by 'uris'"
+        )
+    return order[place], "ids", []
 
 
 def _called(key: Hashable) -> str:

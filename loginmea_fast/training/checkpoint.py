@@ -109,7 +109,10 @@ def _digest(tensors: Iterable[Tensor]) -> str:
 
 def _bytes(tensor: Tensor) -> memoryview:
     """The memory of `tensor`, where it is on the CPU and contiguous without a copy."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if not len(flat):  # torch gives it a stride that no view of bytes can have
+        return memoryview(b"")
+    return flat.view(torch.uint8).numpy().data
 
 
 def load_checkpoint(path: Path, remedy: str = _REMEDY) -> Checkpoint:

@@ -15,7 +15,7 @@ TINY = {
     "triples_2": "2\t2\t3\n3\t2\t5\n5\t3\t7\n",
     "ill_ent_ids": "0\t2\n1\t3\n4\t5\n6\t7\n",
     "training_attrs_1": "http://a/resource/Alpha\tsize\tage\nhttp://a/resource/Beta\tage\tage\n",
-    "training_attrs_2": "http://b/resource/Alpha\tage\nhttp://elsewhere/Omega\tsize\n",
+    "training_attrs_2": "http://b/resource/Alpha\tage\n",
     "translated_names.json": '[[0, ["alpha"]], [2, ["Al", "pha"]]]',
 }
 

@@ -42,9 +42,13 @@ def test_mmkb_links_four_entities_twice_and_loads_with_a_note(dataset):
     start = time.process_time()  # not the wall's: other work on the machine is no slowness of the reader
     pair = data.load(directory)
     assert time.process_time() - start < 10
-    (note,) = pair.notes
+    note, unread = pair.notes
     assert "line 2091: entity 17040" in note
     assert "4 of 12,846 links" in note
+    assert (
+        unread
+        == "values in attr_triples_1, attr_triples_2 are not read; the modality 'value' is made of them"
+    )
     assert pair.has_image.sum() == 13444 + 12837
     with pytest.raises(DataError, match="line 2091: entity 17040"):
         data.load(directory, max_repeated_links=0)

@@ -290,3 +290,9 @@ def test_the_official_split_is_of_the_links(pair):
 def test_feature_to_device_keeps_the_rest(pair):
     moved = pair.features["relation"].to("cpu")
     assert moved.description == pair.features["relation"].description
+
+
+def test_a_pair_without_triples_has_a_graph_without_edges(pair):
+    bare = dataclasses.replace(pair, triples=pair.triples[:0], num_left_triples=0, features={})
+    graph = bare.graph()
+    assert (graph.num_entities, graph.num_edges) == (pair.num_entities, 0)

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 
 import loginmea_fast.data as data
 from loginmea_fast.errors import DataError
+from tests.data.conftest import TINY
 
 
 def test_ids_names_and_tables_are_those_of_the_files(tiny):
@@ -40,15 +42,27 @@ def test_windows_line_ends_byte_order_mark_and_spaces_between_integers(tiny):
 
 
 def test_only_a_line_feed_ends_a_line(tiny):
-    pair = data.load(tiny(ent_ids_1="0\ta\u2028b\n1\tb\x85c\n4\tc\x0cd\n6\te\n"))
+    pair = data.load(tiny(ent_ids_1="0\ta\u2028b\n1\tb\x85c\n4\tc\x0cd\n6\te\n", training_attrs_1=None))
     assert pair.uris[0] == "a\u2028b"
     assert pair.names[1] == "b\x85c"
 
 
-def test_attributes_of_unknown_entities_are_passed_over(tiny):
-    pair = data.load(tiny())
+def test_attributes_of_unknown_entities_are_left_out_and_counted(tiny):
+    text = "http://elsewhere/Omega\tweight\nhttp://b/resource/Alpha\tage\nhttp://elsewhere/Psi\tage\n"
+    pair = data.load(tiny(training_attrs_2=text))
     assert pair.attributes.types == ["size", "age"]
     assert pair.attributes.entity.tolist() == [0, 0, 1, 1, 2]
+    assert pair.notes == (
+        "training_attrs_2: 2 of 3 entities are not in ent_ids_2 and were left out (first: 'http://elsewhere/Omega')",
+    )
+
+
+@pytest.mark.parametrize("graph", [1, 2])
+def test_attributes_that_are_nobodys_are_an_error(tiny, graph):
+    with pytest.raises(
+        DataError, match=rf"training_attrs_{graph}: none of its 2 entities is in ent_ids_{graph}"
+    ):
+        data.load(tiny(**{f"training_attrs_{graph}": "http://c/Alpha\tage\nhttp://c/Beta\tage\n"}))
 
 
 def test_a_graph_may_lack_attributes(tiny):
@@ -77,17 +91,28 @@ def test_official_split_without_validation_links(tiny):
     assert split.test.tolist() == [[4, 5], [6, 7]]
 
 
-def test_half_an_official_split_is_none_and_that_is_said(tiny):
-    pair = data.load(tiny(sup_ent_ids="0\t2\n"))
+@pytest.mark.parametrize(("name", "part"), [("sup_ent_ids", "train"), ("ref_ent_ids", "test")])
+def test_half_an_official_split_gets_the_other_half_and_that_is_said(tiny, name, part):
+    pair = data.load(tiny(**{name: "0\t2\n", "dev_ent_ids": "4\t5\n"}))
+    rest = vars(pair.official_split)
+    assert rest.pop(part).tolist() == [[0, 2]]
+    assert rest.pop("valid").tolist() == [[4, 5]]
+    assert next(iter(rest.values())).tolist() == [[1, 3], [6, 7]]
+    (note,) = pair.notes
+    assert "they are the 2 links outside of" in note
+
+
+def test_validation_links_alone_are_no_split_and_that_is_said(tiny):
+    pair = data.load(tiny(dev_ent_ids="0\t2\n"))
     assert pair.official_split is None
-    assert pair.notes == ("sup_ent_ids alone is no official split, which needs sup_ent_ids and ref_ent_ids",)
+    assert "dev_ent_ids alone is no official split, which needs training links" in pair.notes
 
 
 def test_a_few_repeated_links_are_kept_with_a_note(tiny):
     pair = data.load(tiny(ill_ent_ids="0\t2\n1\t3\n4\t2\n"), max_repeated_links=0.5)
     assert len(pair.links) == 3
     (note,) = pair.notes
-    assert "ill_ent_ids, line 3: entity 2 (http://b/resource/Alpha) is linked already on line 1" in note
+    assert "ill_ent_ids, line 3: entity 2 ('http://b/resource/Alpha') is linked already on line 1" in note
     assert "1 of 3 links" in note
 
 
@@ -102,7 +127,7 @@ def test_links_of_one_entity_are_refused_only_where_that_is_asked_for(tiny):
 def test_the_same_link_twice_is_kept_once(tiny, tolerated):
     pair = data.load(tiny(ill_ent_ids="0\t2\n1\t3\n0\t2\n"), max_repeated_links=tolerated)
     assert pair.links.tolist() == [[0, 2], [1, 3]]
-    assert pair.notes == ("1 of 3 links repeat another, the first is [0, 2]; each is kept once",)
+    assert pair.notes == ("ill_ent_ids: 1 of 3 links repeat an earlier one and were dropped (first: line 3)",)
 
 
 def test_an_official_split_that_shares_entities_is_parted(tiny):
@@ -148,34 +173,26 @@ BAD = {
     "huge in triples": ({"triples_2": f"2\t2\t{LONG}\n"}, ["triples_2, line 1", "too large"]),
     "word in a list": ({"ent_ids_1": "zero\ta\n"}, ["ent_ids_1, line 1", "'zero' is no id"]),
     "negative in a list": ({"ent_ids_1": "-1\ta\n"}, ["ent_ids_1, line 1", "'-1' is a negative id"]),
-    "gap in ids": (
-        {"ent_ids_2": "2\ta\n3\tb\n5\tc\n8\td\n"},
-        ["ent_ids_2, line 4", "id 8 is beyond", "0 to 7"],
+    "triple of an unlisted entity": (
+        {"ent_ids_2": "2\ta\n3\tb\n5\tc\n8\td\n", "training_attrs_2": None},
+        ["triples_2, line 3", "entity 7 stands in neither of the lists of the 8 entities", "ent_ids_2"],
     ),
     "huge in a list": ({"ent_ids_1": f"{LONG}\ta\n"}, ["ent_ids_1, line 1", "no id"]),
     "duplicate id": (
         {"ent_ids_1": "0\ta\n1\tb\n0\tc\n4\td\n6\te\n"},
         ["ent_ids_1, line 3", "id 0", "line 1"],
     ),
-    "id in both graphs": (
-        {"ent_ids_2": "2\ta\n3\tb\n5\tc\n6\td\n"},
-        ["ent_ids_2, line 4", "id 6", "ent_ids_1"],
-    ),
     "triple beyond": ({"triples_1": "0\t0\t1\n0\t0\t8\n"}, ["triples_1, line 2", "entity 8", "8 entities"]),
     "triple of the other graph": ({"triples_1": "0\t0\t2\n"}, ["triples_1, line 1", "entity 2", "graph 2"]),
-    "relation out of proportion": (
-        {"triples_1": "0\t99999999\t1\n"},
-        ["triples_1, line 1", "99999999", "relation"],
-    ),
     "link to unknown": ({"ill_ent_ids": "0\t2\n1\t99\n"}, ["ill_ent_ids, line 2", "entity 99 is beyond"]),
     "link reversed": ({"ill_ent_ids": "2\t0\n"}, ["ill_ent_ids, line 1", "entity 2 belongs to graph 2"]),
     "not UTF-8": ({}, ["ent_ids_2, line 2", "UTF-8"]),
     "broken names": ({"translated_names_json": "[[0, ["}, ["translated_names.json", "no valid JSON"]),
     "deep names": ({"translated_names_json": "[" * 100_000}, ["translated_names.json", "no valid JSON"]),
-    "other names": ({"translated_names_json": '{"0": "a"}'}, ["translated_names.json", "dict"]),
+    "other names": ({"translated_names_json": '"0"'}, ["translated_names.json", "str"]),
     "unknown name": (
         {"translated_names_json": '[[9, ["a"]]]'},
-        ["translated_names.json, entry 1", "below 8"],
+        ["translated_names.json, entry 1", "'9' is no id of the 8 entities, which are below 8"],
     ),
     "name of numbers": ({"translated_names_json": "[[0, [1]]]"}, ["translated_names.json, entry 1"]),
     "image of unknown": ({"has_image_1": "0\n2\n"}, ["has_image_1, line 2", "entity 2"]),
@@ -206,7 +223,7 @@ def test_bad_input_is_one_sentence_with_file_and_line(tiny, case):
 
 def test_layout_that_is_asked_for_must_be_there(tiny):
     with pytest.raises(
-        DataError, match=r"rel_triples_1 is missing; the layout openea needs rel_triples_1, .*ent_links"
+        DataError, match=r"rel_triples_1 is missing; the layout openea needs rel_triples_1 or .*ent_links"
     ):
         data.load(tiny(), format="openea")
     with pytest.raises(DataError, match=r"no-such does not exist; give the directory .*dbp15k: ent_ids_1"):
@@ -258,3 +275,155 @@ def test_another_layout_can_join(tiny, tmp_path, monkeypatch):
     assert data.load(tmp_path / "bundle").num_entities == 8
     with pytest.raises(DataError, match="can be read but not written"):
         data.save(data.load(directory), tmp_path / "out", format="bundle")
+
+
+NUMBERINGS = {
+    "from 1": {entity: entity + 1 for entity in range(8)},
+    "gaps": {entity: 10 * entity**2 + 3 for entity in range(8)},
+    "huge": {entity: 10**17 + 10**12 * entity for entity in range(8)},
+    "shared": {0: 0, 1: 1, 4: 2, 6: 3, 2: 0, 3: 1, 5: 2, 7: 3},
+    "shared from 1": {0: 1, 1: 2, 4: 3, 6: 4, 2: 1, 3: 2, 5: 3, 7: 4},
+    "shared in part": {0: 5, 1: 6, 4: 7, 6: 90, 2: 90, 3: 91, 5: 92, 7: 93},
+}
+
+
+@pytest.mark.parametrize("numbering", NUMBERINGS)
+def test_ids_of_every_numbering_are_renumbered_and_that_is_said(tiny, tmp_path, numbering):
+    new = NUMBERINGS[numbering]
+
+    def renumbered(text, *columns):
+        rows = [line.split("\t") for line in text.splitlines()]
+        return "".join(
+            "\t".join(
+                str(new[int(token)]) if column in columns else token for column, token in enumerate(row)
+            )
+            + "\n"
+            for row in rows
+        )
+
+    files = {
+        name: renumbered(text, *columns)
+        for name, text, columns in [
+            *((f"ent_ids_{graph}", TINY[f"ent_ids_{graph}"], (0,)) for graph in (1, 2)),
+            *((f"triples_{graph}", TINY[f"triples_{graph}"], (0, 2)) for graph in (1, 2)),
+            ("ill_ent_ids", TINY["ill_ent_ids"], (0, 1)),
+            ("sup_ent_ids", "0\t2\n1\t3\n", (0, 1)),
+            ("ref_ent_ids", "4\t5\n6\t7\n", (0, 1)),
+            ("has_image_1", "4\n", (0,)),
+            ("has_image_2", "5\n7\n", (0,)),
+        ]
+    }
+    shared = numbering.startswith("shared")
+    names = None if shared else f'[[{new[0]}, ["alpha"]], [{new[2]}, ["Al", "pha"]]]'
+    pair = data.load(tiny(translated_names_json=names, **files))
+    ids = list(new.values())[:3]
+    np.savez(tmp_path / "vectors.npz", ids=ids, features=np.eye(3))
+    vectors = {"image": tmp_path / "vectors.npz"}
+    if shared and numbering != "shared in part":
+        with pytest.raises(DataError, match="is an entity of both graphs; say whose the rows are by 'uris'"):
+            data.load(tmp_path / "tiny", modalities=["image"], vectors=vectors)
+    usual = data.load(
+        tiny(sup_ent_ids="0\t2\n1\t3\n", ref_ent_ids="4\t5\n6\t7\n", has_image_1="4\n", has_image_2="5\n7\n")
+    )
+
+    def by_uri(pair):
+        def named(rows):
+            return [[pair.uris[entity] for entity in row] for row in rows.tolist()]
+
+        table = pair.attributes
+        return (
+            [named(pair.left_entities[:, None]), named(pair.right_entities[:, None])],
+            [(pair.uris[h], r, pair.uris[t]) for h, r, t in pair.triples.tolist()],
+            named(pair.links),
+            [named(part) for part in vars(pair.official_split).values()],
+            [
+                (pair.uris[e], table.types[k])
+                for e, k in zip(table.entity.tolist(), table.kind.tolist(), strict=True)
+            ],
+            sorted(pair.uris[entity] for entity in pair.has_image.nonzero()[:, 0].tolist()),
+            None if shared else {pair.uris[entity]: words for entity, words in pair.words.items()},
+        )
+
+    assert by_uri(pair) == by_uri(usual)
+    (note,) = pair.notes
+    assert "renumbered 0 to 7" in note
+    assert pair.file_ids.tolist() == [new[usual.uris.index(uri)] for uri in pair.uris]
+    data.save(pair, tmp_path / "out")
+    assert by_uri(data.load(tmp_path / "out")) == by_uri(pair)
+
+
+def test_vectors_follow_the_ids_of_the_files(tiny, tmp_path):
+    text = {name: TINY[name].replace("6\t", "66\t") for name in ("ent_ids_1", "ill_ent_ids")}
+    np.savez(tmp_path / "vectors.npz", ids=[66, 0], features=np.eye(2, dtype=np.float32))
+    pair = data.load(tiny(**text), modalities=["image"], vectors={"image": tmp_path / "vectors.npz"})
+    feature = pair.features["image"]
+    last = pair.uris.index("http://a/resource/D%C3%A9lta")
+    assert feature.present.nonzero()[:, 0].tolist() == sorted([0, last])
+    assert feature.values[last].tolist() == [1, 0]
+    np.savez(tmp_path / "vectors.npz", ids=[6, 0], features=np.eye(2))
+    with pytest.raises(DataError, match="id 6 is none of the 8 entities"):
+        data.load(tiny(**text), modalities=["image"], vectors={"image": tmp_path / "vectors.npz"})
+
+
+def test_names_by_an_id_of_both_graphs_are_refused(tiny):
+    own = {
+        "ent_ids_2": "0\tw\n1\tx\n2\ty\n3\tz\n",
+        "triples_2": "0\t2\t3\n",
+        "ill_ent_ids": "0\t0\n",
+        "training_attrs_2": None,
+    }
+    with pytest.raises(
+        DataError, match="entry 1: '0' is an id of both graphs; name the entity by its identifier"
+    ):
+        data.load(tiny(**own))
+
+
+def test_relation_ids_out_of_proportion_are_renumbered(tiny):
+    pair = data.load(tiny(triples_1="0\t99999999\t1\n1\t7\t0\n", rel_ids_1="99999999\tknows\n"))
+    assert pair.triples[:, 1].tolist()[:2] == [3, 2]
+    assert pair.num_relations == 4
+    assert pair.relation_names[3] == "knows"
+    assert pair.notes == ("relation ids run up to 99999999; renumbered 0 to 3 in their order",)
+
+
+def test_graphs_with_attributes_alone(tiny, tmp_path):
+    directory = tiny(triples_1=None, triples_2=None)
+    pair = data.load(directory)
+    assert pair.triples.shape == (0, 3)
+    assert pair.num_relations == 0
+    assert list(pair.features) == ["attribute"]
+    assert pair.notes == ("triples_1 and triples_2 are not there: the graphs have attributes alone",)
+    assert pair.graph().num_edges == 0
+    data.save(pair, tmp_path / "out")
+    assert data.load(tmp_path / "out").attributes.types == pair.attributes.types
+    with pytest.raises(DataError, match="no relation triples; leave the modality 'relation' out"):
+        data.load(directory, modalities="relation,attribute")
+
+
+def test_one_graph_without_relations_is_an_error_with_a_remedy(tiny):
+    with pytest.raises(
+        DataError, match=r"triples_2 is missing, .* take triples_1 away too to align by attributes alone"
+    ):
+        data.load(tiny(triples_2=None))
+
+
+def test_names_from_attributes(tiny):
+    values = {
+        "attr_triples_1": 'http://a/resource/Alpha\tname\t"Al fa"@en\nhttp://a/resource/Beta\t<label>\tBé ta\n',
+        "attr_triples_2": '<http://b/resource/Alpha>\tlabel\t"Alpha"^^<xsd:string>\n',
+    }
+    pair = data.load(tiny(**values), modalities="name,word", name_attributes=("label", "name"))
+    assert [pair.names[entity] for entity in (0, 1, 2)] == ["Al fa", "Bé ta", "Alpha"]
+    assert pair.words == {0: ["Al", "fa"], 1: ["Bé", "ta"], 2: ["Alpha"]}
+    assert any("2 of 4 and 1 of 4 entities are named by 'label', 'name'" in note for note in pair.notes)
+    assert pair.attributes.types == ["size", "age"]
+    with pytest.raises(
+        DataError, match=r"no entity of graph 2 has a value of 'name' .*near are '(label|name)'"
+    ):
+        data.load(tiny(**values), name_attributes="name")
+
+
+def test_links_of_one_entity_to_many(tiny):
+    pair = data.load(tiny(ill_ent_ids="0\t2\n0\t3\n0\t5\n6\t7\n"))
+    assert pair.links.tolist() == [[0, 2], [0, 3], [0, 5], [6, 7]]
+    assert "2 of 4 links are such, all are kept" in pair.notes[0]

@@ -41,7 +41,6 @@ BAD = {
         {"ent_links": "http://a/x\thttp://b/q\n"},
         ["ent_links, line 1", "http://b/q", "graph 2"],
     ),
-    "short fold": ({"721_5fold/1/test_links": None}, ["test_links", "missing"]),
     "fold with a foreign link": (
         {"721_5fold/1/test_links": "http://a/x\thttp://b/y\n"},
         ["test_links, line 1", "not among all links"],

@@ -89,7 +89,7 @@ def test_openea_numbers_anew_and_features_follow(tiny, tmp_path):
     )
     pair = with_vectors(pair)
     lost = data.save(pair, tmp_path / "out", format="openea")
-    assert lost == ["translated names are not part of OpenEA's layout and were left out"]
+    assert lost == []
     again = data.load(tmp_path / "out", modalities=["image", "tags"])
     order = [pair.uris.index(uri) for uri in again.uris]
     assert order[:4] == [4, 6, 1, 0]

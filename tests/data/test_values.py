@@ -136,6 +136,11 @@ def test_a_directory_without_values(tiny) -> None:
         data.load(tiny(), modalities=["value"])
 
 
+def test_values_follow_their_entity_however_it_is_spelt(tiny) -> None:
+    directory = tiny(attr_triples_1="<http://a/resource/Alpha> \tage\t12\nhttps://a/resource/Beta\tage\t13\n")
+    assert read_values(Path(directory), data.load(directory)).entity.tolist() == [0, 1]
+
+
 def test_unknown_entities_are_read_past(tiny) -> None:
     directory = tiny(attr_triples_1="http://a/resource/Alpha\tage\t12\nhttp://a/resource/Omega\tage\t13\n")
     found = read_values(Path(directory), data.load(directory))

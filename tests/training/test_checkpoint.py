@@ -114,6 +114,9 @@ def test_fingerprints_name_what_differs(saved):
     model = nn.Linear(4, 3, bias=False)
     mine = fingerprint(model, graph=[torch.arange(3)])
     assert mine == fingerprint(nn.Linear(4, 3, bias=False), graph=[torch.arange(3)])
+    assert fingerprint(model, graph=[torch.empty(0, dtype=torch.int32)]) != mine, (
+        "a graph without edges has one too"
+    )
     checkpoint = Checkpoint({}, {}, mine)
     checkpoint.check_model(mine, saved)
     with pytest.raises(

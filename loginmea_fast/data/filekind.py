@@ -1,0 +1,175 @@
+"""What a file is, told by its first bytes: compression, encoding, and what only looks like data.
+
+Also which names no one means: archivers, editors and file managers leave them beside the data.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import pyarrow as pa
+
+from loginmea_fast.errors import DataError
+
+__all__ = [
+    "COMPRESSED_SUFFIXES",
+    "FileKind",
+    "file_kind",
+    "is_clutter",
+    "likely_encoding",
+    "open_file",
+    "refuse_foreign",
+]
+
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
+_HEAD = 1 << 14
+_COMPRESSIONS = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "bz2": b"BZh"}
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
+_MARKS = (
+    (b"\xff\xfe\x00\x00", "utf-32-le"),
+    (b"\x00\x00\xfe\xff", "utf-32-be"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+    (b"\xef\xbb\xbf", "utf-8"),
+)
+_CLUTTER_NAMES = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
+_CLUTTER_ENDS = ("~", ".swp", ".swo", ".swx", ".bak", ".orig", ".tmp", ".temp", ".part", ".crdownload")
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """How the text of a file is stored.
+
+    Attributes:
+        compression: "gzip", "zstd", "bz2" or None.
+        encoding: Python's name of it.
+        mark: the byte order mark that it begins with, or nothing.
+        carriage_returns: whether lines end with a carriage return alone.
+    """
+
+    compression: str | None
+    encoding: str
+    mark: bytes
+    carriage_returns: bool
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or directory of this name is nobody's data: hidden, a system's, or an editor's copy."""
+    low = name.lower()
+    return (
+        low.startswith((".", "~$", "#"))
+        or low in _CLUTTER_NAMES
+        or low.endswith(_CLUTTER_ENDS)
+        or low.endswith("#")
+    )
+
+
+def file_kind(path: Path) -> FileKind:
+    """How the text of a file is stored.
+
+    Raises:
+        DataError: it is an archive, a page or a pointer instead of text, or its compression is damaged.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    refuse_foreign(path, head)
+    compression = next((name for name, magic in _COMPRESSIONS.items() if head.startswith(magic)), None)
+    if compression is not None:
+        with open_file(path, compression) as stream:
+            head = stream.read(_HEAD)
+        refuse_foreign(path, head)
+    mark, encoding = next(((mark, name) for mark, name in _MARKS if head.startswith(mark)), (b"", ""))
+    if not encoding:
+        encoding = _unmarked(head)
+    text = head.replace(b"\0", b"") if encoding != "utf-8" else head
+    return FileKind(compression, encoding, mark, b"\r" in text and b"\n" not in text)
+
+
+def open_file(path: Path, compression: str | None) -> BinaryIO:
+    """A file opened for reading its bytes as they were before compression."""
+    return path.open("rb") if compression is None else cast(BinaryIO, _Decompressed(path, compression))
+
+
+class _Decompressed(io.RawIOBase):
+    """A compressed file's content; one that is cut short or damaged is a DataError, not a shorter content."""
+
+    def __init__(self, path: Path, compression: str) -> None:
+        self.path, self.compression = path, compression
+        self.stream = pa.CompressedInputStream(pa.OSFile(str(path)), compression)
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return cast(bytes, self.stream.read(size))
+        except OSError as error:
+            raise DataError(
+                f"{self.path} is {self.compression} data that is cut short or damaged ({error}); fetch it again"
+            ) from None
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+def refuse_foreign(path: Path, head: bytes) -> None:
+    """A DataError if a file that should hold data begins like something else that people have in its place.
+
+    Args:
+        path: the file, for the error.
+        head: its first bytes, some hundred will do.
+    """
+    start = head.lstrip()[:200].lower()
+    if head.startswith(b"version https://git-lfs"):
+        raise DataError(
+            f"{path} is a Git LFS pointer, not the file itself; run git lfs pull where it came from"
+        )
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        raise DataError(f"{path} is a web page, probably a download that failed; fetch the file again")
+    for magic, name in (
+        (b"PK\x03\x04", "a zip archive"),
+        (b"7z\xbc\xaf", "a 7z archive"),
+        (b"Rar!", "a rar archive"),
+        (b"\xfd7zXZ", "xz data"),
+    ):
+        if head.startswith(magic):
+            raise DataError(f"{path} is {name}; unpack it first")
+    if head[257:262] == b"ustar":
+        raise DataError(f"{path} is a tar archive; unpack it first")
+
+
+def _unmarked(head: bytes) -> str:
+    """The encoding of text without a byte order mark, by where its zero bytes stand."""
+    if len(head) < 4 or b"\0" not in head:
+        return "utf-8"
+    for width, family in ((4, "utf-32"), (2, "utf-16")):
+        usable = head[: len(head) // width * width]
+        lanes = [usable[lane::width].count(0) / (len(usable) // width) for lane in range(width)]
+        if width == 4 and min(lanes[2:]) > 0.9 and lanes[0] == 0:
+            return "utf-32-le"
+        if width == 4 and min(lanes[:2]) > 0.9 and lanes[3] == 0:
+            return "utf-32-be"
+        if width == 2 and lanes[1] > 0.3 and lanes[0] == 0:
+            return f"{family}-le"
+        if width == 2 and lanes[0] > 0.3 and lanes[1] == 0:
+            return f"{family}-be"
+    return "utf-8"
+
+
+def likely_encoding(line: bytes) -> str:
+    """What a line that is not UTF-8 may be: a guess, named for the user to try."""
+    for encoding, name in (("shift_jis", "Shift JIS"), ("gb18030", "GB18030 or EUC-KR")):
+        try:
+            foreign = [character for character in line.decode(encoding) if ord(character) > 127]
+        except UnicodeDecodeError:
+            continue
+        kana = sum("\u3040" <= character <= "\u30ff" for character in foreign)
+        ideographs = sum("\u4e00" <= character <= "\u9fa5" for character in foreign)
+        # Everyday Chinese is pairs of high bytes; among Latin letters an accent stands alone.
+        pairs = all(len(run) % 2 == 0 for run in re.findall(rb"[\x80-\xff]+", line))
+        if foreign and kana + ideographs == len(foreign) and (kana if encoding == "shift_jis" else pairs):
+            return name
+    return "Windows-1252 or Latin-1"
