@@ -270,7 +270,7 @@ def _loss(
     left = torch.randn(batch, width, device=run.device)
     leaves = {"left": left, "right": left + 2 * torch.randn_like(left)}
     if extra:
-        leaves["extra_keys"] = torch.randn(extra, width, device=run.device)
+        leaves["right_keys"] = torch.randn(extra, width, device=run.device)
     leaves = {name: F.normalize(t).to(dtype) for name, t in leaves.items()}
 
     def fused(**leaves: Tensor) -> Tensor:

@@ -223,7 +223,7 @@ def contrastive_loss(run: Run) -> None:
             costs = [work.loss(batch, 0, width, dtype.itemsize)]
             providers: dict[str, Callable[[], Function]] = {"clean": lambda: _plain_loss}
             providers["authors"] = lambda: _authors_loss
-            providers |= {b: lambda b=b: functools.partial(_our_loss, b) for b in OURS}
+            providers["triton"] = lambda: functools.partial(_our_loss, "triton")
             if dtype == torch.float32:
                 providers["torch.compile"] = lambda: run.compiled(_plain_loss)
             truth = _truth(_loss_formula, leaves, torch.float64)
@@ -349,6 +349,8 @@ def _choices(run: Run, graph: AlignmentGraph, width: int, dtype: torch.dtype) ->
             ("low_rank_fusion", width, functools.partial(_fuse, backend), fusion),
             ("contrastive_loss", 8 * width, functools.partial(_our_loss, backend), joint),
         ):
+            if op == "contrastive_loss" and backend == "cuda":
+                continue  # Triton alone has it
             _time(
                 run, {"op": op, "provider": backend, "dtype": _name(dtype), "width": wide}, function, leaves
             )

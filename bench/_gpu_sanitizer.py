@@ -83,7 +83,6 @@ def small(run: Run, op: str) -> None:
     call = {
         "relation_reflection_attention": _attention,
         "low_rank_fusion": _fusion,
-        "contrastive_loss": _loss,
         "alignment_search": _search,
     }[op]
     if POOLLESS in os.environ:  # under a sanitizer, which leaves the profiler no room
@@ -141,13 +140,6 @@ def _fusion(run: Run) -> None:
                 inputs, factors, *small, scale, backend=_backend(run), precision=precision
             )
             out.sum().backward()
-
-
-def _loss(run: Run) -> None:
-    for dtype in (torch.float32, torch.bfloat16):
-        left, right, extra = (_normal(run, rows, 37, dtype=dtype) for rows in (131, 131, 17))
-        for both in (False, True):
-            ops.contrastive_loss(left, right, 0.1, both, extra, backend=_backend(run)).backward()
 
 
 def _search(run: Run) -> None:

@@ -146,12 +146,13 @@ def _our_step(
     run: Run, setting: Setting, model: LoginMEA, features: dict[str, Tensor], backend: str
 ) -> Callable[[], Tensor]:
     optimizer = _optimizer(run, model)
+    loss_backend = "auto" if backend == "cuda" else backend  # the loss has no CUDA kernels
 
     def step() -> Tensor:
         joint = model(features, setting.rows).joint
         left, right = joint[: setting.links], joint[setting.links :]
         losses = [
-            ops.contrastive_loss(left[b], right[b], TEMPERATURE, backend=backend) * setting.share(b)
+            ops.contrastive_loss(left[b], right[b], TEMPERATURE, backend=loss_backend) * setting.share(b)
             for b in setting.batches
         ]
         loss = torch.stack(losses).sum()

@@ -1,7 +1,6 @@
 // The CUDA library's one face to Python: a line a function.
 #include "common/bind.h"
 #include "cuda/alignment_search.h"
-#include "cuda/contrastive_loss.h"
 #include "cuda/low_rank_fusion.h"
 #include "cuda/relation_reflection_attention.h"
 
@@ -11,11 +10,6 @@ PYBIND11_MODULE(loginmea_cuda, m) {
   bind(m, "attention_backward_source", &attention_backward_source);
   bind(m, "attention_forward", &attention_forward);
   bind(m, "attention_through_activation", &attention_through_activation);
-  bind(m, "contrastive_inverse_lengths", &contrastive_inverse_lengths);
-  bind(m, "contrastive_normalise_columns", &contrastive_normalise_columns);
-  bind(m, "contrastive_normalise_rows", &contrastive_normalise_rows);
-  bind(m, "contrastive_through_length", &contrastive_through_length);
-  bind(m, "contrastive_weigh", &contrastive_weigh);
   bind(m, "fusion_forward", &fusion_forward);
   bind(m, "fusion_input_gradient", &fusion_input_gradient);
   bind(m, "fusion_pack_rows", &fusion_pack_rows);

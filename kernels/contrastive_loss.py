@@ -1,12 +1,15 @@
 """Contrastive loss in Triton: a panel of logits at a time, its softmax, and the products that make the gradients.
 
 A row of the joint embedding (2,100 wide) is too wide for a flash-attention tile to keep its gradient in registers, so
-the logits of a panel of left rows are written once, stay in L2 where it holds them, and become the weights w of the
-reference in place. Products read rows as they are: with u_b = 1 / |l_b| and v_j = 1 / |k_j|, logits are scaled by
-u_b v_j and so are weights, and dl_b = g_b - (g_b . l_b) u_b^2 l_b with g_b = sum_j w_bj u_b v_j k_j, alike for keys.
+the logits of a panel of queries are written once, stay in L2 where it holds them, and become the weights w of the
+reference in place. Products read rows as they are: with u_b = 1 / |x_b| and v_j = 1 / |k_j| (or ones), products are
+scaled by u_b v_j and so are weights, and dx_b = g_b - (g_b . x_b) u_b^2 x_b with g_b = sum_j w_bj u_b v_j k_j, alike
+for keys.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -17,6 +20,9 @@ __all__ = ["contrastive_loss"]
 
 PANEL_BYTES = 64 << 20  # of logits; an H100 has 50 MiB of L2, an A100 40
 SHORTEST_ROW = 1e-12
+OUT = (
+    -1e30
+)  # the logit of a key that is not in the denominator: its exponential is 0, and it is 0 times that, too
 
 
 @triton.jit
@@ -34,12 +40,12 @@ def _reciprocal_lengths(rows, reciprocal, row_stride, column_stride, width, shor
 
 @triton.jit
 def _product(
-    a, b, c, row_scale, column_scale, scale, m, n, k,
+    a, b, c, row_scale, column_scale, row_inverse, bias, m, n, k,
     a_row, a_inner, b_inner, b_column, c_row,
-    SCALE: tl.constexpr, ADD: tl.constexpr, ROUND: tl.constexpr, PRECISION: tl.constexpr,
+    SCALE: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, ROUND: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """c_mn (+)= sum_k a_mk b_kn, or with SCALE that times scale row_m column_n; ROUND: operands in bfloat16."""
+    """c_mn (+)= sum_k a_mk b_kn; SCALE, BIAS: times row_m column_n, plus inverse_m bias_n; ROUND: in bfloat16."""
     # Tiles go in groups of GROUP rows of tiles, so that neighbours in time share operands in L2.
     tiles_m, tiles_n = tl.cdiv(m, BM), tl.cdiv(n, BN)
     first = tl.program_id(0) // (GROUP * tiles_n) * GROUP
@@ -57,8 +63,11 @@ def _product(
             at, bt = at.to(tl.bfloat16), bt.to(tl.bfloat16)
         total = tl.dot(at, bt, total, input_precision=PRECISION)
     if SCALE:
-        total *= scale * tl.load(row_scale + im, mask=im < m, other=0.0)[:, None]
+        total *= tl.load(row_scale + im, mask=im < m, other=0.0)[:, None]
         total *= tl.load(column_scale + jn, mask=jn < n, other=0.0)[None, :]
+    if BIAS:
+        inverse = tl.load(row_inverse + im, mask=im < m, other=0.0)
+        total += inverse[:, None] * tl.load(bias + jn, mask=jn < n, other=0.0)[None, :]
     where = c + im[:, None] * c_row + jn[None, :]
     mask = (im < m)[:, None] & (jn < n)[None, :]
     if ADD:
@@ -67,8 +76,31 @@ def _product(
 
 
 @triton.jit
-def _row_softmax(logits, lse, positive, first_row, columns, BN: tl.constexpr):
-    """lse_b = log sum_j exp s_bj with a running maximum, and positive_b = s_bb."""
+def _take_positive(
+    logits, positives, positive, first_row, rows, columns, out, COUNTS: tl.constexpr, BN: tl.constexpr
+):
+    """positive_b = s_bp(b), which leaves the denominator unless it COUNTS."""
+    row = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
+    own = first_row + row
+    where = logits + row * columns + tl.load(positives + own, mask=row < rows, other=0)
+    tl.store(positive + own, tl.load(where, mask=row < rows, other=0.0), mask=row < rows)
+    if not COUNTS:
+        tl.store(where, tl.full([BN], 0.0, tl.float32) + out, mask=row < rows)
+
+
+@triton.jit
+def _exclude(logits, pairs, count, first_row, rows, columns, out, BN: tl.constexpr):
+    """Put the panel's keys out that `pairs` [count, 2] name."""
+    p = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
+    row = tl.load(pairs + 2 * p, mask=p < count, other=-1) - first_row
+    column = tl.load(pairs + 2 * p + 1, mask=p < count, other=0)
+    mask = (p < count) & (row >= 0) & (row < rows)
+    tl.store(logits + row * columns + column, tl.full([BN], 0.0, tl.float32) + out, mask=mask)
+
+
+@triton.jit
+def _row_softmax(logits, lse, first_row, columns, BN: tl.constexpr):
+    """lse_b = log sum_j exp s_bj with a running maximum."""
     row = tl.program_id(0).to(tl.int64)
     line = logits + row * columns
     largest = tl.full([BN], float("-inf"), tl.float32)
@@ -82,9 +114,7 @@ def _row_softmax(logits, lse, positive, first_row, columns, BN: tl.constexpr):
         total = total * tl.exp(largest - safe) + tl.exp(s - safe)
         largest = higher
     top = tl.max(largest)
-    own = first_row + row
-    tl.store(lse + own, top + tl.log(tl.sum(total * tl.exp(largest - top))))
-    tl.store(positive + own, tl.load(line + own))
+    tl.store(lse + first_row + row, top + tl.log(tl.sum(total * tl.exp(largest - top))))
 
 
 @triton.jit
@@ -103,21 +133,63 @@ def _column_softmax(logits, largest, total, rows, batch, columns, BN: tl.constex
 
 
 @triton.jit
-def _weights(
-    logits, row_lse, column_lse, row_scale, key_scale, first_row, batch, columns, factor,
+def _softmaxes(
+    s, row_lse, column_lse, row_share, own, j, batch, columns, BOTH: tl.constexpr
+):  # fmt: skip
+    """w_bj / tau_b of the reference for some columns of row `own`, before its positive is taken off."""
+    w = tl.load(row_share + own) * tl.exp(s - tl.load(row_lse + own))
+    if BOTH:
+        theirs = tl.load(row_share + j, mask=j < batch, other=0.0)
+        back = tl.exp(s - tl.load(column_lse + j, mask=j < batch, other=0.0))
+        w = 0.5 * (w + tl.where(j < batch, theirs * back, 0.0))
+    return tl.where(j < columns, w, 0.0)
+
+
+@triton.jit
+def _temperature_gradient(
+    logits, row_lse, column_lse, row_share, positive, out, first_row, batch, columns,
     BOTH: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """s_bj becomes w'_bj = factor u_b v_j ( exp(s_bj - lse_b) - [b = j] ), both ways with the columns' part added."""
+    """out_b = - sum_j w_bj s_bj / tau_b."""
+    row = tl.program_id(0).to(tl.int64)
+    own = first_row + row
+    total = tl.zeros([BN], tl.float32)
+    for start in range(0, columns, BN):
+        j = start + tl.arange(0, BN)
+        s = tl.load(logits + row * columns + j, mask=j < columns, other=0.0)
+        total += s * _softmaxes(s, row_lse, column_lse, row_share, own, j, batch, columns, BOTH)
+    tl.store(out + own, tl.load(row_share + own) * tl.load(positive + own) - tl.sum(total))
+
+
+@triton.jit
+def _bias_gradient(
+    logits, row_lse, row_share, positives, out, first_row, rows, batch, columns, BN: tl.constexpr
+):
+    """out_j += sum over the panel's rows of w_bj / tau_b."""
+    j = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
+    total = tl.load(out + j, mask=j < columns, other=0.0)
+    for row in range(0, rows):
+        own = first_row + row
+        s = tl.load(logits + row * columns + j, mask=j < columns, other=0.0)
+        total += _softmaxes(s, row_lse, row_lse, row_share, own, j, batch, columns, False)
+        total -= tl.where(j == tl.load(positives + own), tl.load(row_share + own), 0.0)
+    tl.store(out + j, total, mask=j < columns)
+
+
+@triton.jit
+def _weights(
+    logits, row_lse, column_lse, row_share, positives, row_scale, key_scale, first_row, batch, columns,
+    BOTH: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """s_bj becomes w'_bj = u_b v_j w_bj / tau_b."""
     row = tl.program_id(0).to(tl.int64)
     j = tl.program_id(1).to(tl.int64) * BN + tl.arange(0, BN)
     where = logits + row * columns + j
     own = first_row + row
     s = tl.load(where, mask=j < columns, other=0.0)
-    w = tl.exp(s - tl.load(row_lse + own)) - tl.where(j == own, 1.0, 0.0)
-    if BOTH:
-        back = tl.exp(s - tl.load(column_lse + j, mask=j < batch, other=0.0)) - tl.where(j == own, 1.0, 0.0)
-        w = 0.5 * (w + tl.where(j < batch, back, 0.0))
-    scale = factor * tl.load(row_scale + own) * tl.load(key_scale + j, mask=j < columns, other=0.0)
+    w = _softmaxes(s, row_lse, column_lse, row_share, own, j, batch, columns, BOTH)
+    w -= tl.where(j == tl.load(positives + own), tl.load(row_share + own), 0.0)
+    scale = tl.load(row_scale + own) * tl.load(key_scale + j, mask=j < columns, other=0.0)
     tl.store(where, scale * w, mask=j < columns)
 
 
@@ -144,103 +216,151 @@ def _multiply(
     b: Tensor,
     c: Tensor,
     precision: str,
-    scales: tuple[float, Tensor, Tensor] | None = None,
+    logits: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None,
     add: bool = False,
 ) -> None:
-    """Multiply a [m, k] and b [k, n], of any strides, into c [m, n]; scales: scalar, rows' and columns'."""
+    """Multiply a [m, k] and b [k, n], of any strides, into c [m, n].
+
+    `logits`: u_b / tau_b, v_j, 1 / tau_b and bias_j or None, with which c becomes logits.
+    """
     (m, k), n = a.shape, b.shape[1]
     rounded = precision == "bfloat16" or b.dtype == torch.bfloat16
-    scale, row_scale, column_scale = (1.0, c, c) if scales is None else scales
+    row_scale, column_scale, inverse, bias = (c, c, c, None) if logits is None else logits
     _product[(triton.cdiv(m, 128) * triton.cdiv(n, 128),)](
-        a, b, c, row_scale, column_scale, scale, m, n, k,
+        a, b, c, row_scale, column_scale, inverse, c if bias is None else bias, m, n, k,
         a.stride(0), a.stride(1), b.stride(0), b.stride(1), c.stride(0),
-        SCALE=scales is not None, ADD=add, ROUND=rounded, PRECISION="tf32" if precision == "tf32" else "ieee",
+        SCALE=logits is not None, BIAS=bias is not None, ADD=add, ROUND=rounded,
+        PRECISION="tf32" if precision == "tf32" else "ieee",
         BM=128, BN=128, BK=64 if a.dtype == b.dtype == torch.bfloat16 else 32, GROUP=8, num_warps=8, num_stages=3,
     )  # fmt: skip
 
 
-def _inverse_lengths(rows: Tensor, out: Tensor) -> None:
-    if len(rows):
+def _inverse_lengths(rows: Tensor, out: Tensor, normalize: bool) -> None:
+    if not normalize:
+        out.fill_(1.0)
+    elif len(rows):
         _reciprocal_lengths[(len(rows),)](rows, out, *rows.stride(), rows.shape[1], SHORTEST_ROW, BD=1024)
 
 
-def _row_gradient(gradient: Tensor, rows: Tensor, reciprocal: Tensor, out: Tensor) -> None:
-    if len(rows):
+def _row_gradient(gradient: Tensor, rows: Tensor, reciprocal: Tensor, out: Tensor, normalize: bool) -> None:
+    if not normalize:
+        out[: len(rows)].copy_(gradient[: len(rows)])
+    elif len(rows):
         _through_length[(len(rows),)](gradient, rows, reciprocal, out, *rows.stride(), rows.shape[1], BD=1024)
 
 
 def contrastive_loss(
-    left: Tensor,
-    right: Tensor,
-    extra_keys: Tensor | None,
-    temperature: float,
-    bidirectional: bool,
+    queries: Tensor,
+    blocks: Sequence[Tensor],
+    positives: Tensor | None,
+    temperature: float | Tensor,
+    key_bias: Tensor | None,
+    excluded: Tensor | None,
+    coefficients: Tensor | None,
+    normalize: bool,
+    positive_in_denominator: bool,
+    both_ways: bool,
     precision: str,
     with_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss and, `with_gradient`, its gradients to the rows; arguments and results as the operator's body has them."""
-    batch, width = left.shape
-    floats = {"dtype": torch.float32, "device": left.device}
-    keys = [(right, slice(0, batch))]  # rows, and their columns of the logits
-    if extra_keys is not None and len(extra_keys):
-        keys.append((extra_keys, slice(batch, batch + len(extra_keys))))
-    columns = keys[-1][1].stop
-    left_scale, key_scale = torch.empty(batch, **floats), torch.empty(columns, **floats)
-    _inverse_lengths(left, left_scale)
+) -> tuple[Tensor, Tensor, list[Tensor] | None]:
+    """Loss, row losses [B] and, `with_gradient`, gradients to queries, each of two blocks, bias and temperatures.
+
+    Arguments as the operator's body has them; the columns of `blocks` of keys follow each other.
+    """
+    batch, width = queries.shape
+    floats = {"dtype": torch.float32, "device": queries.device}
+    first = 0
+    keys = []  # rows, and their columns of the logits
+    for rows in blocks:
+        if len(rows):
+            keys.append((rows, slice(first, first + len(rows))))
+        first += len(rows)
+    columns = first
+    own = torch.arange(batch, device=queries.device) if positives is None else positives.contiguous()
+    pairs = None if excluded is None else excluded.contiguous()
+    tau = temperature if isinstance(temperature, Tensor) else torch.full((batch,), temperature, **floats)
+    inverse = 1.0 / tau
+    c = torch.full((batch,), 1.0 / batch, **floats) if coefficients is None else coefficients
+    query_scale, key_scale = torch.empty(batch, **floats), torch.empty(columns, **floats)
+    _inverse_lengths(queries, query_scale, normalize)
     for rows, place in keys:
-        _inverse_lengths(rows, key_scale[place])
+        _inverse_lengths(rows, key_scale[place], normalize)
+    logit_scale = query_scale * inverse
     panel_rows = min(batch, max(128, PANEL_BYTES // (4 * columns) // 128 * 128))
     panel = torch.empty(panel_rows, columns, **floats)
-    lse, positive = torch.empty(batch, **floats), torch.empty(batch, **floats)
+    lse, positive, share = (torch.empty(batch, **floats) for _ in range(3))
 
     def fill(start: int) -> Tensor:
-        """Logits of the panel of left rows from `start` on."""
-        queries = left[start : start + panel_rows]
-        logits = panel[: len(queries)]
+        """Logits of the panel of queries from `start` on."""
+        some = queries[start : start + panel_rows]
+        logits = panel[: len(some)]
         for rows, place in keys:
-            scales = (1.0 / temperature, left_scale[start:], key_scale[place])
-            _multiply(queries, rows.T, logits[:, place], precision, scales)
+            bias = None if key_bias is None else key_bias[place]
+            scales = (logit_scale[start:], key_scale[place], inverse[start:], bias)
+            _multiply(some, rows.T, logits[:, place], precision, scales)
+        _take_positive[(triton.cdiv(len(some), 128),)](
+            logits, own, positive, start, len(some), columns, OUT, COUNTS=positive_in_denominator, BN=128
+        )
+        if pairs is not None:
+            _exclude[(triton.cdiv(len(pairs), 128),)](
+                logits, pairs, len(pairs), start, len(some), columns, OUT, BN=128
+            )
         return logits
 
     def differentiate(start: int, logits: Tensor) -> None:
         """Turn a panel's logits into weights and add the products that they make to the gradients."""
-        queries, own_scale = left[start : start + panel_rows], left_scale[start:]
-        _weights[(len(queries), triton.cdiv(columns, 1024))](
-            logits, lse, column_lse, left_scale, key_scale, start, batch, columns, 1.0 / (batch * temperature),
-            BOTH=bidirectional, BN=1024,
+        some = queries[start : start + panel_rows]
+        if isinstance(temperature, Tensor):
+            _temperature_gradient[(len(some),)](
+                logits, lse, column_lse, share, positive, temperature_gradient, start, batch, columns,
+                BOTH=both_ways, BN=1024,
+            )  # fmt: skip
+        if key_bias is not None:
+            _bias_gradient[(triton.cdiv(columns, 64),)](
+                logits, lse, share, own, bias_gradient, start, len(some), batch, columns, BN=64
+            )
+        _weights[(len(some), triton.cdiv(columns, 1024))](
+            logits, lse, column_lse, share, own, query_scale, key_scale, start, batch, columns,
+            BOTH=both_ways, BN=1024,
         )  # fmt: skip
         for (rows, place), sums in zip(keys, key_sums, strict=True):
             weights = logits[:, place]
-            _multiply(weights, rows, left_sums[: len(queries)], precision, add=place.start > 0)
-            _multiply(weights.T, queries, sums, precision, add=start > 0)
-        _row_gradient(left_sums, queries, own_scale, left_gradient[start:])
+            _multiply(weights, rows, query_sums[: len(some)], precision, add=place.start > 0)
+            _multiply(weights.T, some, sums, precision, add=start > 0)
+        _row_gradient(query_sums, some, query_scale[start:], query_gradient[start:], normalize)
 
     if with_gradient:
-        left_gradient = torch.empty(left.shape, dtype=left.dtype, device=left.device)
-        left_sums = torch.empty(panel_rows, width, **floats)
+        query_gradient = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
+        query_sums = torch.empty(panel_rows, width, **floats)
         key_sums = [torch.empty(rows.shape, **floats) for rows, _ in keys]
+        bias_gradient = torch.zeros(0 if key_bias is None else columns, **floats)
+        temperature_gradient = torch.empty(batch if isinstance(temperature, Tensor) else 0, **floats)
     column_lse = lse
     largest, total = torch.full((batch,), -torch.inf, **floats), torch.zeros(batch, **floats)
     for start in range(0, batch, panel_rows):
         logits = fill(start)
-        _row_softmax[(len(logits),)](logits, lse, positive, start, columns, BN=1024)
-        if bidirectional:
+        _row_softmax[(len(logits),)](logits, lse, start, columns, BN=1024)
+        some = slice(start, start + len(logits))
+        share[some] = torch.where(lse[some] < OUT / 2, 0.0, c[some] * inverse[some])
+        if both_ways:
             _column_softmax[(triton.cdiv(batch, 64),)](
                 logits, largest, total, len(logits), batch, columns, BN=64
             )
         elif with_gradient:
             differentiate(start, logits)
-    loss = (lse - positive).mean()
-    if bidirectional:
+    row_losses = torch.where(lse < OUT / 2, 0.0, lse - positive)
+    if both_ways:
         column_lse = largest + total.log()
-        loss = (loss + (column_lse - positive).mean()) / 2
+        row_losses = (row_losses + column_lse - positive) / 2
         if with_gradient:
             for start in range(0, batch, panel_rows):
                 differentiate(start, fill(start))
-    empty = left.new_empty(0, width)
+    loss = row_losses.mean() if coefficients is None else (c * row_losses).sum()
     if not with_gradient:
-        return loss, empty, empty.clone(), empty.clone()
+        return loss, row_losses, None
     for (rows, place), sums in zip(keys, key_sums, strict=True):
-        _row_gradient(sums, rows, key_scale[place], sums)
-    gradients = [sums.to(left.dtype) for sums in key_sums]
-    return loss, left_gradient, gradients[0], gradients[1] if len(gradients) > 1 else empty
+        _row_gradient(sums, rows, key_scale[place], sums, normalize)
+    found = iter(key_sums)
+    gradients = [next(found).to(rows.dtype) if len(rows) else torch.empty_like(rows) for rows in blocks]
+    gradients += [queries.new_empty(0, width)] * (2 - len(gradients))
+    return loss, row_losses, [query_gradient, *gradients, bias_gradient, temperature_gradient]

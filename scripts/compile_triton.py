@@ -85,14 +85,28 @@ def low_rank_fusion(dtype: torch.dtype) -> None:
 
 
 def contrastive_loss(dtype: torch.dtype) -> None:
-    """One way and both ways, with and without further negatives, each product precision."""
+    """One way and both ways, with and without further negatives, each product precision; and everything optional."""
     left, right, extra = (_random(rows, 300, dtype=dtype) for rows in (192, 192, 70))
     for precision in ("ieee", "tf32", "bfloat16"):
         for bidirectional, keys in ((False, None), (True, None), (False, extra)):
-            loss = lf.ops.contrastive_loss(
-                left, right, 0.1, bidirectional, keys, backend="triton", precision=precision
-            )
-            loss.backward()
+            temperature = torch.tensor(0.1, requires_grad=bidirectional)
+            lf.ops.contrastive_loss(
+                left, right, temperature, bidirectional, "triton", right_keys=keys, precision=precision
+            ).backward()
+        keys = torch.cat([left, right, extra])
+        rows = torch.arange(192)
+        lf.ops.contrastive_loss_to_keys(
+            left,
+            keys,
+            rows + 192,
+            torch.linspace(1, 2, 192, requires_grad=True),
+            "triton",
+            key_bias=-keys.float().square().sum(1) / 2,
+            excluded=torch.stack([rows, rows], 1),
+            normalize=False,
+            positive_in_denominator=False,
+            precision=precision,
+        ).backward()
 
 
 def alignment_search(dtype: torch.dtype) -> None:

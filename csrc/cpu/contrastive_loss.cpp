@@ -1,11 +1,15 @@
-// A panel of a few hundred left rows at a time: its logits against all keys, their softmax, and the two products that
-// turn the weights w of the reference into gradients. The panel is the only thing that grows with rows x keys, and a
+// A panel of a few hundred queries at a time: its logits against all keys, their softmax, and the two products that
+// turn the weights w of the reference into gradients. The panel is the only thing that grows with queries x keys, and a
 // step costs three products, as in the plain formula, which keeps everything.
 //
-// Lengths never touch the rows. With u_b = 1 / |l_b| and v_j = 1 / |k_j|, logits are (l_b . k_j) u_b v_j / tau, and the
-// panel is left holding w'_bj = w_bj u_b v_j, from which
+// A tile of the panel is made logits, and these exponentials, as soon as it is multiplied, while it lies in L1: a query
+// keeps a maximum and a sum for each group of keys, and a group's exponentials become weights by one factor, when the
+// gradient of its keys reads them anyway. So there is one exponential an element and one pass over the panel a product.
 //
-//   g_b = sum_j w'_bj k_j ,   dl_b = g_b - (g_b . l_b) u_b^2 l_b         and alike for keys, g_j = sum_b w'_bj l_b
+// Lengths never touch the rows. With u_b = 1 / |x_b| and v_j = 1 / |k_j| (or ones), logits are
+// ((x_b . k_j) u_b v_j + beta_j) / tau_b, and the panel is left holding w'_bj = w_bj u_b v_j / tau_b, from which
+//
+//   g_b = sum_j w'_bj k_j ,   dx_b = g_b - (g_b . x_b) u_b^2 x_b         and alike for keys, g_j = sum_b w'_bj x_b
 //
 // so bfloat16 rows are multiplied as they are, and a row of no direction (u = 0) gets the gradient 0.
 #include "cpu/contrastive_loss.h"
@@ -37,14 +41,40 @@ constexpr int64_t kPanelRows = 504;                 // a multiple of kRows; the 
 constexpr int64_t kPanelBytes = int64_t{64} << 20;  // beyond which a panel has fewer rows, but not below kFewestRows
 constexpr int64_t kFewestRows = 96;
 constexpr int64_t kKeyChunk = 96;  // keys whose weights a thread transposes at a time: 16 tiles, 200 KB
-constexpr int64_t kGroup = 128;    // columns, and
-constexpr int64_t kDepth = 1024;   // depth, of a right operand that stays in L2 while all row tiles pass over it
+constexpr int64_t kGroup = 192;    // columns, a multiple of kKeyChunk, and
+constexpr int64_t kDepth = 768;    // depth, of a right operand that stays in L2 while all row tiles pass over it
+
+// The logit of a key that is not in the denominator: its exponential is 0, and it is 0 times that, too.
+constexpr double kOut = -1e30;
 
 // Pieces of equal depth, at most kDepth: a short last one would spend itself on loading and storing its sums.
 int64_t even_piece(int64_t depth) {
   const int64_t pieces = (depth + kDepth - 1) / kDepth;
   return pieces == 0 ? kDepth : round_up((depth + pieces - 1) / pieces, 16);
 }
+
+// What is asked for, of every type of rows; null as the header says.
+template <class S>
+struct Problem {
+  using A = accumulator_t<S>;
+  struct Block {
+    const S* rows;
+    int64_t stride, count;
+    S* gradient;
+  };
+  const S* queries;
+  int64_t query_stride, batch, width;
+  std::vector<Block> keys;
+  const int64_t *positives, *excluded_start, *excluded;
+  const A* key_bias;
+  double temperature;
+  const A *temperatures, *coefficients;
+  bool normalize, positive_counts, both_ways;
+  A* row_losses;
+  S* query_gradient;
+  A *bias_gradient, *temperature_gradient;
+  int num_threads;
+};
 
 // Rows are stored as S, multiplied as T, summed as A.
 template <class S, class T>
@@ -53,7 +83,8 @@ class Loss {
 
   struct Keys {
     const S* rows;
-    int64_t stride, count, first;  // `first`: column of the logits that belongs to row 0
+    int64_t stride, count;
+    int64_t first, first_group;  // column of the logits, and group of columns, that row 0 belongs to
     S* gradient;
     aligned_buffer<A> sums;  // of the gradient, where S cannot hold them
 
@@ -67,92 +98,105 @@ class Loss {
   };
 
  public:
-  Loss(const S* left, int64_t left_stride, const S* right, int64_t right_stride, const S* extra, int64_t extra_stride,
-       int64_t batch, int64_t num_extra, int64_t width, double temperature, bool both_ways, S* left_gradient,
-       S* right_gradient, S* extra_gradient, int num_threads)
-      : left_(left),
-        left_stride_(left_stride),
-        left_gradient_(left_gradient),
-        batch_(batch),
-        columns_(batch + num_extra),
-        width_(width),
-        temperature_(temperature),
-        both_ways_(both_ways),
-        num_threads_(num_threads),
-        panel_stride_(padded_row(columns_)),
-        sum_stride_(round_up(width, kColumns<T>)) {
-    keys_[0] = {right, right_stride, batch, 0, right_gradient, {}};
-    keys_[1] = {extra, extra_stride, num_extra, batch, extra_gradient, {}};
+  explicit Loss(const Problem<S>& problem) : p_(problem) {
+    for (const auto& block : p_.keys) {
+      keys_.push_back({block.rows, block.stride, block.count, columns_, groups_, block.gradient, {}});
+      columns_ += block.count;
+      groups_ += (block.count + kGroup - 1) / kGroup;
+    }
+    panel_stride_ = padded_row(columns_);
     const int64_t bytes_a_row = panel_stride_ * static_cast<int64_t>(sizeof(A));
     const int64_t most = std::clamp(kPanelBytes / bytes_a_row / kRows * kRows, kFewestRows, kPanelRows);
-    const int64_t panels = (batch + most - 1) / most;
-    panel_rows_ = round_up((batch + panels - 1) / panels, kRows);
+    const int64_t panels = (p_.batch + most - 1) / most;
+    panel_rows_ = round_up((p_.batch + panels - 1) / panels, kRows);
 
     panel_ = aligned_buffer<A>(panel_rows_ * panel_stride_);
-    left_rows_ = aligned_buffer<T>(gemm::left_size<T>(panel_rows_, width));
-    left_scale_ = aligned_buffer<A>(batch);
+    query_rows_ = aligned_buffer<T>(gemm::left_size<T>(panel_rows_, p_.width));
+    query_scale_ = aligned_buffer<A>(p_.batch);
     key_scale_ = aligned_buffer<A>(columns_);
-    lse_ = aligned_buffer<A>(batch);
-    positive_ = aligned_buffer<A>(batch);
-    if (both_ways) {
-      column_largest_ = aligned_buffer<A>(batch);
-      column_total_ = aligned_buffer<A>(batch);
-      std::fill_n(column_largest_.get(), batch, -std::numeric_limits<A>::infinity());
-      std::fill_n(column_total_.get(), batch, A(0));
+    lse_ = aligned_buffer<A>(p_.batch);
+    positive_ = aligned_buffer<A>(p_.batch);
+    share_ = aligned_buffer<A>(p_.batch);
+    largest_ = aligned_buffer<A>(panel_rows_ * groups_);
+    total_ = aligned_buffer<A>(panel_rows_ * groups_);
+    moment_ = aligned_buffer<A>(p_.temperature_gradient ? panel_rows_ * groups_ : 0);
+    if (p_.both_ways) {
+      column_largest_ = aligned_buffer<A>(p_.batch);
+      column_total_ = aligned_buffer<A>(p_.batch);
+      std::fill_n(column_largest_.get(), p_.batch, -std::numeric_limits<A>::infinity());
+      std::fill_n(column_total_.get(), p_.batch, A(0));
     }
     int64_t scratch = gemm::right_size<T>(kDepth, kGroup);
     if (wants_gradient()) {
-      left_columns_ = aligned_buffer<T>(gemm::right_size<T>(panel_rows_, sum_stride_));
-      row_sums_ = aligned_buffer<A>(panel_rows_ * sum_stride_);
-      for (Keys& keys : keys_) {
-        if (!std::is_same_v<S, A>) keys.sums = aligned_buffer<A>(keys.count * width);
+      query_columns_ = aligned_buffer<T>(gemm::right_size<T>(panel_rows_, round_up(p_.width, kColumns<T>)));
+      if (!std::is_same_v<S, A>) {
+        row_sums_ = aligned_buffer<A>(panel_rows_ * p_.width);
+        for (Keys& keys : keys_) keys.sums = aligned_buffer<A>(keys.count * p_.width);
       }
       scratch = std::max(scratch, kKeyChunk * round_up(panel_rows_, kStep<T>));
     }
-    for (int t = 0; t < num_threads; ++t) scratch_.emplace_back(scratch);
+    for (int t = 0; t < p_.num_threads; ++t) scratch_.emplace_back(scratch);
   }
 
   double run() {
-#pragma omp parallel num_threads(num_threads_)
+#pragma omp parallel num_threads(p_.num_threads)
     {
       measure_lengths();
-      for (int64_t first = 0; first < batch_; first += panel_rows_) {
-        fill_panel(first);
-        normalise_rows(first);
-        if (both_ways_) {
-          normalise_columns(first);
-        } else if (wants_gradient()) {
-          differentiate(first);
+      for (int64_t first = 0; first < p_.batch; first += panel_rows_) {
+        if (p_.both_ways) {
+          fill_panel(first, [&](auto... tile) { measure_tile(first, tile...); });
+          finish_rows(first);
+        } else {
+          fill_panel(first, [&](auto... tile) { exponentiate_tile(first, tile...); });
+          finish_rows(first);
+          if (wants_gradient()) differentiate(first);
         }
       }
-      if (both_ways_) {
+      if (p_.both_ways) {
         finish_columns();
-        for (int64_t first = 0; wants_gradient() && first < batch_; first += panel_rows_) {
-          fill_panel(first);
-          normalise_rows(first);
+        for (int64_t first = 0; wants_gradient() && first < p_.batch; first += panel_rows_) {
+          fill_panel(first, [&](auto... tile) { weigh_tile_both_ways(first, tile...); });
+          if (p_.temperature_gradient) finish_moments(first);
           differentiate(first);
         }
       }
       if (wants_gradient()) finish_keys();
     }
     double loss = 0.0;
-    for (int64_t b = 0; b < batch_; ++b) {
-      double row = static_cast<double>(lse_.get()[b]) - positive_.get()[b];
-      if (both_ways_) row = 0.5 * (row + static_cast<double>(column_lse()[b]) - positive_.get()[b]);
-      loss += row;
+    for (int64_t b = 0; b < p_.batch; ++b) {
+      double row = is_empty(b) ? 0.0 : static_cast<double>(lse_.get()[b]) - positive_.get()[b];
+      if (p_.both_ways) row = 0.5 * (row + static_cast<double>(column_lse()[b]) - positive_.get()[b]);
+      p_.row_losses[b] = static_cast<A>(row);
+      loss += p_.coefficients ? p_.coefficients[b] * row : row;
     }
-    return loss / static_cast<double>(batch_);
+    return p_.coefficients ? loss : loss / static_cast<double>(p_.batch);
   }
 
  private:
-  bool wants_gradient() const { return left_gradient_ != nullptr; }
-  int64_t rows_of(int64_t first) const { return std::min(panel_rows_, batch_ - first); }
+  bool wants_gradient() const { return p_.query_gradient != nullptr; }
+  int64_t rows_of(int64_t first) const { return std::min(panel_rows_, p_.batch - first); }
   A* panel_row(int64_t r) const { return panel_.get() + r * panel_stride_; }
-  // The weights overwrite their logits, and begin where these begin: their rows are as far apart, in bytes.
   int64_t weight_stride() const { return panel_stride_ * static_cast<int64_t>(sizeof(A) / sizeof(T)); }
-  T* weight_row(int64_t r) const { return reinterpret_cast<T*>(panel_row(r)); }
+  // Weights overwrite their exponentials, and those of a chunk of keys begin where its exponentials begin.
+  T* weights(int64_t r, int64_t column) const { return reinterpret_cast<T*>(panel_row(r) + column); }
   // Finishing the columns leaves their log-sum-exp where their maxima were.
   A* column_lse() const { return column_largest_.get(); }
+  int64_t positive_column(int64_t b) const { return p_.positives ? p_.positives[b] : b; }
+  A inverse_temperature(int64_t b) const {
+    return A(1) / (p_.temperatures ? p_.temperatures[b] : static_cast<A>(p_.temperature));
+  }
+  A coefficient(int64_t b) const {
+    return p_.coefficients ? p_.coefficients[b] : A(1) / static_cast<A>(static_cast<double>(p_.batch));
+  }
+  // No key is in the denominator. A NaN is no empty row.
+  bool is_empty(int64_t b) const { return lse_.get()[b] < static_cast<A>(kOut / 2); }
+  A* row_sums(int64_t first, int64_t r) const {
+    if constexpr (std::is_same_v<S, A>) {
+      return p_.query_gradient + (first + r) * p_.width;
+    } else {
+      return row_sums_.get() + r * p_.width;
+    }
+  }
 
   // A row of the panel: whole tiles of columns, and never a multiple of a page, where rows would evict each other.
   static int64_t padded_row(int64_t columns) {
@@ -169,206 +213,335 @@ class Loss {
   }
 
   A inverse_length(const S* row) const {
-    const A length = std::sqrt(dot(row, row, width_));
+    if (!p_.normalize) return A(1);
+    const A length = std::sqrt(dot(row, row, p_.width));
     return length <= static_cast<A>(kShortestRow) ? A(0) : A(1) / length;
   }
 
   void measure_lengths() {
 #pragma omp for nowait
-    for (int64_t b = 0; b < batch_; ++b) left_scale_.get()[b] = inverse_length(left_ + b * left_stride_);
-#pragma omp for
-    for (int64_t j = 0; j < columns_; ++j) {
-      const Keys& keys = keys_[j >= keys_[0].count];
-      key_scale_.get()[j] = inverse_length(keys.rows + (j - keys.first) * keys.stride);
+    for (int64_t b = 0; b < p_.batch; ++b) query_scale_.get()[b] = inverse_length(p_.queries + b * p_.query_stride);
+    for (const Keys& keys : keys_) {
+#pragma omp for nowait
+      for (int64_t j = 0; j < keys.count; ++j) {
+        key_scale_.get()[keys.first + j] = inverse_length(keys.rows + j * keys.stride);
+      }
     }
+#pragma omp barrier
   }
 
-  // panel = l k^T for the left rows from `first` on, and their copies as both operands.
-  void fill_panel(int64_t first) {
-    const int64_t rows = rows_of(first), stride = gemm::left_stride<T>(width_);
+  // panel = x k^T for the queries from `first` on, and their copies as both operands. Each tile of up to kRows rows and
+  // kGroup columns is handed to epilogue(row, height, column, width, group) as soon as it is complete.
+  template <class Epilogue>
+  void fill_panel(int64_t first, Epilogue&& epilogue) {
+    const int64_t rows = rows_of(first), stride = gemm::left_stride<T>(p_.width);
+    const S* queries = p_.queries + first * p_.query_stride;
 #pragma omp for nowait
     for (int64_t r = 0; r < round_up(rows, kRows); r += kRows) {
-      gemm::pack_left<S, T>(left_ + (first + r) * left_stride_, left_stride_, std::min<int64_t>(kRows, rows - r),
-                            width_, nullptr, left_rows_.get() + r * stride);
+      gemm::pack_left<S, T>(queries + r * p_.query_stride, p_.query_stride, std::min<int64_t>(kRows, rows - r),
+                            p_.width, nullptr, query_rows_.get() + r * stride);
     }
 #pragma omp for
-    for (int64_t d = 0; d < (wants_gradient() ? width_ : 0); d += kColumns<T>) {
-      gemm::pack_right<S, T>(left_ + first * left_stride_ + d, left_stride_, rows,
-                             std::min<int64_t>(kColumns<T>, width_ - d), A(1),
-                             left_columns_.get() + gemm::panel_offset<T>(rows, d));
+    for (int64_t d = 0; d < (wants_gradient() ? p_.width : 0); d += kColumns<T>) {
+      gemm::pack_right<S, T>(queries + d, p_.query_stride, rows, std::min<int64_t>(kColumns<T>, p_.width - d), A(1),
+                             query_columns_.get() + gemm::panel_offset<T>(rows, d));
     }
     for (const Keys& keys : keys_) {
 #pragma omp for schedule(dynamic) nowait
       for (int64_t j = 0; j < keys.count; j += kGroup) {
-        const int64_t count = std::min(kGroup, keys.count - j);
-        for (int64_t d = 0, piece = even_piece(width_); d < width_; d += piece) {
-          const int64_t depth = std::min(piece, width_ - d);
+        const int64_t count = std::min(kGroup, keys.count - j), column = keys.first + j;
+        for (int64_t d = 0, piece = even_piece(p_.width); d < p_.width; d += piece) {
+          const int64_t depth = std::min(piece, p_.width - d);
           gemm::pack_right_transposed<S, T>(keys.rows + j * keys.stride + d, keys.stride, count, depth, nullptr,
                                             scratch());
-          multiply({left_rows_.get() + d, stride, kStep<T>, kRows * stride}, scratch(), rows, count, depth,
-                   panel_.get() + keys.first + j, panel_stride_, d > 0);
+          const bool complete = d + piece >= p_.width;
+          multiply({query_rows_.get() + d, stride, kStep<T>, kRows * stride}, scratch(), rows, count, depth,
+                   panel_.get() + column, panel_stride_, d > 0, nullptr, [&](int64_t row, int64_t height) {
+                     if (complete) epilogue(row, height, column, count, keys.first_group + j / kGroup);
+                   });
         }
       }
     }
 #pragma omp barrier
   }
 
-  // Logits of each row of the panel in place of the products, and their log-sum-exp.
-  void normalise_rows(int64_t first) {
-    const A* key_scale = key_scale_.get();
-#pragma omp for
-    for (int64_t r = 0; r < rows_of(first); ++r) {
-      A* s = panel_row(r);
-      const A scale = left_scale_.get()[first + r] / static_cast<A>(temperature_);
-      A largest = -std::numeric_limits<A>::infinity(), total = 0;
+  // The logits of row r of the panel in place of its products.
+  void make_logits(int64_t b, A* s, int64_t column, int64_t count) {
+    const A inverse = inverse_temperature(b), scale = query_scale_.get()[b] * inverse;
+    const A* key_scale = key_scale_.get() + column;
+    if (p_.key_bias) {
+      const A* bias = p_.key_bias + column;
+#pragma omp simd
+      for (int64_t c = 0; c < count; ++c) s[c] = s[c] * (scale * key_scale[c]) + bias[c] * inverse;
+    } else {
+#pragma omp simd
+      for (int64_t c = 0; c < count; ++c) s[c] *= scale * key_scale[c];
+    }
+    const int64_t own = positive_column(b) - column;
+    if (own >= 0 && own < count) {
+      positive_.get()[b] = s[own];
+      if (!p_.positive_counts) s[own] = static_cast<A>(kOut);
+    }
+    if (!p_.excluded_start) return;
+    const int64_t* end = p_.excluded + p_.excluded_start[b + 1];
+    const int64_t* out = std::lower_bound(p_.excluded + p_.excluded_start[b], end, column);
+    for (; out < end && *out < column + count; ++out) s[*out - column] = static_cast<A>(kOut);
+  }
+
+  static A maximum(const A* s, int64_t count) {
+    A largest = -std::numeric_limits<A>::infinity();
 #pragma omp simd reduction(max : largest)
-      for (int64_t j = 0; j < columns_; ++j) {
-        s[j] *= scale * key_scale[j];
-        largest = std::max(largest, s[j]);
-      }
+    for (int64_t c = 0; c < count; ++c) largest = std::max(largest, s[c]);
+    return largest;
+  }
+
+  // One way: exponentials over the group's maximum take the place of logits.
+  void exponentiate_tile(int64_t first, int64_t row, int64_t height, int64_t column, int64_t count, int64_t group) {
+    for (int64_t r = row; r < row + height; ++r) {
+      A* s = panel_row(r) + column;
+      make_logits(first + r, s, column, count);
+      const A largest = maximum(s, count);
+      A total = 0, moment = 0;
+      if (p_.temperature_gradient) {
+#pragma omp simd reduction(+ : total, moment)
+        for (int64_t c = 0; c < count; ++c) {
+          const A e = exponential(s[c] - largest);
+          total += e, moment += e * s[c];
+          s[c] = e;
+        }
+        moment_.get()[r * groups_ + group] = moment;
+      } else {
 #pragma omp simd reduction(+ : total)
-      for (int64_t j = 0; j < columns_; ++j) total += exponential(s[j] - largest);
-      lse_.get()[first + r] = largest + std::log(total);
-      positive_.get()[first + r] = s[first + r];
+        for (int64_t c = 0; c < count; ++c) total += s[c] = exponential(s[c] - largest);
+      }
+      largest_.get()[r * groups_ + group] = largest;
+      total_.get()[r * groups_ + group] = total;
     }
   }
 
-  // Running maximum and sum of each column of the right rows; a thread owns its columns.
-  void normalise_columns(int64_t first) {
+  // Both ways, first pass: maxima and sums of rows, and running ones of the columns that are queries of the way back.
+  void measure_tile(int64_t first, int64_t row, int64_t height, int64_t column, int64_t count, int64_t group) {
+    for (int64_t r = row; r < row + height; ++r) {
+      A* s = panel_row(r) + column;
+      make_logits(first + r, s, column, count);
+      const A largest = maximum(s, count);
+      A total = 0;
+#pragma omp simd reduction(+ : total)
+      for (int64_t c = 0; c < count; ++c) total += exponential(s[c] - largest);
+      largest_.get()[r * groups_ + group] = largest;
+      total_.get()[r * groups_ + group] = total;
+    }
+    const int64_t square = std::min(count, p_.batch - column);
+    if (square <= 0) return;
+    A* largest = column_largest_.get() + column;
+    A* total = column_total_.get() + column;
+    A higher[kGroup];
+    std::copy_n(largest, square, higher);
+    for (int64_t r = row; r < row + height; ++r) {
+      const A* s = panel_row(r) + column;
+#pragma omp simd
+      for (int64_t c = 0; c < square; ++c) higher[c] = std::max(higher[c], s[c]);
+    }
+#pragma omp simd
+    for (int64_t c = 0; c < square; ++c) total[c] *= exponential(largest[c] - higher[c]);
+    for (int64_t r = row; r < row + height; ++r) {
+      const A* s = panel_row(r) + column;
+#pragma omp simd
+      for (int64_t c = 0; c < square; ++c) total[c] += exponential(s[c] - higher[c]);
+    }
+    std::copy_n(higher, square, largest);
+  }
+
+  // Both ways, second pass: logits become 2 tau w, less the diagonal.
+  void weigh_tile_both_ways(int64_t first, int64_t row, int64_t height, int64_t column, int64_t count, int64_t group) {
+    const int64_t square = std::clamp<int64_t>(p_.batch - column, 0, count);
+    const A* back = column_lse() + column;
+    for (int64_t r = row; r < row + height; ++r) {
+      A* s = panel_row(r) + column;
+      const int64_t b = first + r;
+      make_logits(b, s, column, count);
+      const A row_lse = lse_.get()[b], own = coefficient(b);
+      A moment = 0;
+#pragma omp simd reduction(+ : moment)
+      for (int64_t c = 0; c < square; ++c) {
+        const A theirs = p_.coefficients ? p_.coefficients[column + c] : own;
+        const A w = own * exponential(s[c] - row_lse) + theirs * exponential(s[c] - back[c]);
+        moment += w * s[c];
+        s[c] = w;
+      }
+#pragma omp simd reduction(+ : moment)
+      for (int64_t c = square; c < count; ++c) {
+        const A w = own * exponential(s[c] - row_lse);
+        moment += w * s[c];
+        s[c] = w;
+      }
+      largest_.get()[r * groups_ + group] = inverse_temperature(b) / 2;
+      if (p_.temperature_gradient) moment_.get()[r * groups_ + group] = moment;
+    }
+  }
+
+  // Log-sum-exp of each row; one way, also the factor that makes weights, but for lengths, of a group's exponentials.
+  void finish_rows(int64_t first) {
 #pragma omp for
-    for (int64_t j = 0; j < batch_; j += kColumns<T>) {
-      const int64_t count = std::min<int64_t>(kColumns<T>, batch_ - j);
-      A* largest = column_largest_.get() + j;
-      A* total = column_total_.get() + j;
-      A higher[kColumns<T>];
-      std::copy_n(largest, count, higher);
-      for (int64_t r = 0; r < rows_of(first); ++r) {
-        const A* s = panel_row(r) + j;
-#pragma omp simd
-        for (int64_t c = 0; c < count; ++c) higher[c] = std::max(higher[c], s[c]);
+    for (int64_t r = 0; r < rows_of(first); ++r) {
+      const int64_t b = first + r;
+      A* largest = largest_.get() + r * groups_;
+      const A* total = total_.get() + r * groups_;
+      A most = -std::numeric_limits<A>::infinity(), sum = 0;
+      for (int64_t g = 0; g < groups_; ++g) most = std::max(most, largest[g]);
+      for (int64_t g = 0; g < groups_; ++g) sum += total[g] * exponential(largest[g] - most);
+      const A lse = lse_.get()[b] = most + std::log(sum);
+      const A inverse = inverse_temperature(b), ways = p_.both_ways ? A(2) : A(1);
+      const A share = is_empty(b) ? A(0) : coefficient(b);
+      share_.get()[b] = share * inverse;
+      if (p_.both_ways) continue;
+      if (p_.temperature_gradient) {
+        A mean = 0;
+        for (int64_t g = 0; g < groups_; ++g) mean += moment_.get()[r * groups_ + g] * exponential(largest[g] - lse);
+        p_.temperature_gradient[b] = share == 0 ? A(0) : -share * inverse * (mean - positive_.get()[b]) / ways;
       }
-#pragma omp simd
-      for (int64_t c = 0; c < count; ++c) total[c] *= exponential(largest[c] - higher[c]);
-      for (int64_t r = 0; r < rows_of(first); ++r) {
-        const A* s = panel_row(r) + j;
-#pragma omp simd
-        for (int64_t c = 0; c < count; ++c) total[c] += exponential(s[c] - higher[c]);
-      }
-      std::copy_n(higher, count, largest);
+      for (int64_t g = 0; g < groups_; ++g) largest[g] = share * inverse * exponential(largest[g] - lse);
+    }
+  }
+
+  void finish_moments(int64_t first) {
+#pragma omp for
+    for (int64_t r = 0; r < rows_of(first); ++r) {
+      const int64_t b = first + r;
+      A sum = 0;
+      for (int64_t g = 0; g < groups_; ++g) sum += moment_.get()[r * groups_ + g];
+      p_.temperature_gradient[b] = -(sum / 2 - coefficient(b) * positive_.get()[b]) * inverse_temperature(b);
     }
   }
 
   void finish_columns() {
 #pragma omp for
-    for (int64_t j = 0; j < batch_; ++j) column_lse()[j] += std::log(column_total_.get()[j]);
+    for (int64_t j = 0; j < p_.batch; ++j) column_lse()[j] += std::log(column_total_.get()[j]);
   }
 
-  // Logits of the panel become the weights w', and these the gradients of its left rows and their part of the keys'.
+  // Exponentials of the panel become weights, and these the gradients of its queries and their part of the keys'.
   void differentiate(int64_t first) {
     const int64_t rows = rows_of(first);
-#pragma omp for
-    for (int64_t r = 0; r < rows; ++r) weigh_row(first, r);
-#pragma omp for schedule(dynamic) nowait
-    for (int64_t d = 0; d < width_; d += kGroup) sum_left(rows, d);
     for (const Keys& keys : keys_) {
 #pragma omp for schedule(dynamic) nowait
-      for (int64_t j = 0; j < keys.count; j += kKeyChunk) sum_keys(keys, j, rows, first > 0);
+      for (int64_t j = 0; j < keys.count; j += kKeyChunk) {
+        weigh(first, keys, j);
+        sum_keys(keys, j, rows, first > 0);
+      }
     }
 #pragma omp barrier
+    // Wide rows make work for all threads by themselves; of narrow ones each thread takes some rows, too.
+    const int64_t columns = (p_.width + kGroup - 1) / kGroup;
+    const int64_t parts = columns >= 4 * p_.num_threads ? 1 : p_.num_threads;
+    const int64_t height = round_up((rows + parts - 1) / parts, kRows);
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < columns * parts; ++task) {
+      const int64_t row = task % parts * height;
+      if (row < rows) sum_queries(first, row, std::min(height, rows - row), task / parts * kGroup);
+    }
 #pragma omp for
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t b = first + r;
-      through_length(row_sums_.get() + r * sum_stride_, left_ + b * left_stride_, left_scale_.get()[b],
-                     left_gradient_ + b * width_);
+      through_length(row_sums(first, r), p_.queries + b * p_.query_stride, query_scale_.get()[b],
+                     p_.query_gradient + b * p_.width);
     }
   }
 
-  void weigh_row(int64_t first, int64_t r) {
-    const int64_t b = first + r, both = both_ways_ ? batch_ : 0;
-    const double halves = both_ways_ ? 2.0 : 1.0;
-    const A factor = left_scale_.get()[b] / static_cast<A>(halves * temperature_ * static_cast<double>(batch_));
-    const A row_lse = lse_.get()[b];
-    const A* key_scale = key_scale_.get();
-    const A* back = column_lse();
-    A* s = panel_row(r);
+  // w' of a chunk of keys in place of its exponentials, rounded to T.
+  void weigh(int64_t first, const Keys& keys, int64_t j) {
+    const int64_t count = std::min(kKeyChunk, keys.count - j), column = keys.first + j;
+    const int64_t group = keys.first_group + j / kGroup;
+    const A* key_scale = key_scale_.get() + column;
+    A* bias_gradient = p_.bias_gradient ? p_.bias_gradient + column : nullptr;
+    if (bias_gradient && first == 0) std::fill_n(bias_gradient, count, A(0));
+    for (int64_t r = 0; r < rows_of(first); ++r) {
+      const int64_t b = first + r, own = positive_column(b) - column;
+      const A factor = largest_.get()[r * groups_ + group], length = query_scale_.get()[b];
+      A* s = panel_row(r) + column;
+      const bool positive = own >= 0 && own < count;
+      if (bias_gradient) {
 #pragma omp simd
-    for (int64_t j = 0; j < both; ++j) {
-      s[j] = (exponential(s[j] - row_lse) + exponential(s[j] - back[j])) * (factor * key_scale[j]);
+        for (int64_t c = 0; c < count; ++c) bias_gradient[c] += s[c] * factor;
+        if (positive) bias_gradient[own] -= share_.get()[b];
+      }
+      const A scaled = factor * length;
+#pragma omp simd
+      for (int64_t c = 0; c < count; ++c) s[c] *= scaled * key_scale[c];
+      if (positive) s[own] -= share_.get()[b] * length * key_scale[own];
+      if constexpr (!std::is_same_v<T, A>) {
+        T rounded[kKeyChunk + 1];
+        gemm::detail::convert(s, count, A(1), rounded);
+        rounded[count] = T(0);  // the partner of the last one
+        std::memcpy(weights(r, column), rounded, round_up(count, kStep<T>) * sizeof(T));
+      }
     }
-#pragma omp simd
-    for (int64_t j = both; j < columns_; ++j) s[j] = exponential(s[j] - row_lse) * (factor * key_scale[j]);
-    s[b] -= static_cast<A>(halves) * factor * key_scale[b];
-    // Whole vectors are converted, and pairs may reach one past the end: no NaN may lie there.
-    const int64_t whole = round_up(columns_, gemm::kLanes<T>);
-    std::fill(s + columns_, s + whole, A(0));
-    if constexpr (!std::is_same_v<T, A>) gemm::detail::convert(s, whole, A(1), weight_row(r));
   }
 
-  // row_sums = w' k for a group of columns.
-  void sum_left(int64_t rows, int64_t d) {
-    const int64_t count = std::min(kGroup, width_ - d);
+  // row_sums = w' k for some queries of the panel and a group of columns.
+  void sum_queries(int64_t first, int64_t row, int64_t rows, int64_t d) {
+    const int64_t count = std::min(kGroup, p_.width - d);
     bool add = false;
     for (const Keys& keys : keys_) {
-      for (int64_t j = 0, piece = even_piece(keys.count); j < keys.count; j += piece) {
+      // Rounded weights lie together chunk by chunk alone.
+      const int64_t piece = std::is_same_v<T, A> ? even_piece(keys.count) : kKeyChunk;
+      for (int64_t j = 0; j < keys.count; j += piece) {
         const int64_t depth = std::min(piece, keys.count - j);
         gemm::pack_right<S, T>(keys.rows + j * keys.stride + d, keys.stride, depth, count, A(1), scratch());
-        multiply({weight_row(0) + keys.first + j, weight_stride(), kStep<T>, kRows * weight_stride()}, scratch(), rows,
-                 count, depth, row_sums_.get() + d, sum_stride_, add);
+        multiply({weights(row, keys.first + j), weight_stride(), kStep<T>, kRows * weight_stride()}, scratch(), rows,
+                 count, depth, row_sums(first, row) + d, p_.width, add);
         add = true;
       }
     }
   }
 
-  // gradient (+)= w'^T l for a chunk of keys.
+  // gradient (+)= w'^T x for a chunk of keys.
   void sum_keys(const Keys& keys, int64_t j, int64_t rows, bool add) {
     constexpr int64_t kTileStep = kRows * kStep<T>;
     const int64_t count = std::min(kKeyChunk, keys.count - j), tile = kRows * round_up(rows, kStep<T>);
-    T* transposed = scratch();  // [tiles of keys][steps of left rows][kRows keys][kStep left rows]
+    T* transposed = scratch();  // [tiles of keys][steps of queries][kRows keys][kStep queries]
     for (int64_t r = 0; r < rows; r += kStep<T>) {
       T* step = transposed + r / kStep<T> * kTileStep;
-      const T* weights = weight_row(r) + keys.first + j;
-      const T* next = weights + weight_stride();
+      const T* row = weights(r, keys.first + j);
+      const T* next = row + weight_stride();
       for (int64_t c = 0; c < count; c += kRows, step += tile) {
         if (kStep<T> == 1 && c + kRows <= count) {
-          std::memcpy(step, weights + c, kTileStep * sizeof(T));
+          std::memcpy(step, row + c, kTileStep * sizeof(T));
           continue;
         }
         for (int64_t i = 0; i < kRows; ++i) {
-          step[i * kStep<T>] = c + i < count ? weights[c + i] : T(0);
+          step[i * kStep<T>] = c + i < count ? row[c + i] : T(0);
           if (kStep<T> == 2) step[i * kStep<T> + 1] = c + i < count && r + 1 < rows ? next[c + i] : T(0);
         }
       }
     }
-    for (int64_t d = 0; d < width_; d += kColumns<T>) {
-      const T* panel = left_columns_.get() + gemm::panel_offset<T>(rows, d);
+    for (int64_t d = 0; d < p_.width; d += kColumns<T>) {
+      const T* panel = query_columns_.get() + gemm::panel_offset<T>(rows, d);
       const T* following =
-          left_columns_.get() + gemm::panel_offset<T>(rows, d + kColumns<T> < width_ ? d + kColumns<T> : 0);
-      multiply({transposed, kStep<T>, kTileStep, tile}, panel, count, std::min<int64_t>(kColumns<T>, width_ - d), rows,
-               keys.gradient_sums() + j * width_ + d, width_, add, following);
+          query_columns_.get() + gemm::panel_offset<T>(rows, d + kColumns<T> < p_.width ? d + kColumns<T> : 0);
+      multiply({transposed, kStep<T>, kTileStep, tile}, panel, count, std::min<int64_t>(kColumns<T>, p_.width - d),
+               rows, keys.gradient_sums() + j * p_.width + d, p_.width, add, following);
     }
   }
 
   // dx = g - (g . x) u^2 x, stored as S; g is lost, and may be where dx goes.
   void through_length(A* gradient, const S* row, A inverse_length, S* out) const {
-    A along = 0;
+    if (p_.normalize) {
+      A along = 0;
 #pragma omp simd reduction(+ : along)
-    for (int64_t d = 0; d < width_; ++d) along += gradient[d] * static_cast<A>(row[d]);
-    along *= inverse_length * inverse_length;
+      for (int64_t d = 0; d < p_.width; ++d) along += gradient[d] * static_cast<A>(row[d]);
+      along *= inverse_length * inverse_length;
 #pragma omp simd
-    for (int64_t d = 0; d < width_; ++d) gradient[d] -= along * static_cast<A>(row[d]);
-    if constexpr (std::is_same_v<S, A>) {
-      if (out != gradient) std::copy_n(gradient, width_, out);
-    } else {
-      gemm::detail::convert(gradient, width_, A(1), out);
+      for (int64_t d = 0; d < p_.width; ++d) gradient[d] -= along * static_cast<A>(row[d]);
     }
+    if constexpr (!std::is_same_v<S, A>) gemm::detail::convert(gradient, p_.width, A(1), out);
   }
 
   void finish_keys() {
     for (const Keys& keys : keys_) {
 #pragma omp for
       for (int64_t j = 0; j < keys.count; ++j) {
-        through_length(keys.gradient_sums() + j * width_, keys.rows + j * keys.stride, key_scale_.get()[keys.first + j],
-                       keys.gradient + j * width_);
+        through_length(keys.gradient_sums() + j * p_.width, keys.rows + j * keys.stride,
+                       key_scale_.get()[keys.first + j], keys.gradient + j * p_.width);
       }
     }
   }
@@ -377,10 +550,14 @@ class Loss {
     const T* data;
     int64_t row_stride, step, tile;
   };
+  struct Nothing {
+    void operator()(int64_t, int64_t) const {}
+  };
 
-  // out[rows, columns] (+)= left right, where right is packed.
+  // out[rows, columns] (+)= left right, where right is packed; done(row, height) follows each row of tiles.
+  template <class Done = Nothing>
   void multiply(LeftOperand left, const T* right, int64_t rows, int64_t columns, int64_t depth, A* out,
-                int64_t out_stride, bool add, const T* following = nullptr) const {
+                int64_t out_stride, bool add, const T* following = nullptr, Done&& done = {}) const {
     const int64_t steps = round_up(depth, kStep<T>) / kStep<T>;
     for (int64_t row = 0; row < rows; row += kRows) {
       const T* operand = left.data + row / kRows * left.tile;
@@ -413,49 +590,68 @@ class Loss {
           }
         }
       }
+      done(row, height);
     }
   }
 
   T* scratch() const { return scratch_[omp_get_thread_num()].get(); }
 
-  const S* left_;
-  int64_t left_stride_;
-  S* left_gradient_;
-  Keys keys_[2];
-  int64_t batch_, columns_, width_;
-  double temperature_;
-  bool both_ways_;
-  int num_threads_;
-  int64_t panel_stride_, sum_stride_, panel_rows_;
-  aligned_buffer<A> panel_;                     // [panel_rows, columns]: products, logits, weights
-  aligned_buffer<T> left_rows_, left_columns_;  // the panel's left rows as left and as right operand
-  aligned_buffer<A> row_sums_;                  // [panel_rows, width]: g of the panel's left rows
-  aligned_buffer<A> left_scale_, key_scale_;    // u, v
-  aligned_buffer<A> lse_, positive_, column_largest_, column_total_;
+  const Problem<S>& p_;
+  std::vector<Keys> keys_;
+  int64_t columns_ = 0, groups_ = 0;
+  int64_t panel_stride_, panel_rows_;
+  aligned_buffer<A> panel_;                       // [panel_rows, columns]: products, logits, exponentials, weights
+  aligned_buffer<T> query_rows_, query_columns_;  // the panel's queries as left and as right operand
+  aligned_buffer<A> row_sums_;                    // [panel_rows, width]: g of its queries, where S cannot hold it
+  aligned_buffer<A> query_scale_, key_scale_;     // u, v
+  aligned_buffer<A> lse_, positive_;              // [batch]
+  aligned_buffer<A> share_;                       // [batch]: c_b / tau_b, what the positive's weight loses
+  aligned_buffer<A> largest_, total_, moment_;    // [panel_rows, groups]: of exponentials; of their logits, so weighted
+  aligned_buffer<A> column_largest_, column_total_;
   std::vector<aligned_buffer<T>> scratch_;  // a thread's own operands
 };
 
 }  // namespace
 
-double contrastive_loss(DType dtype, const void* left, int64_t left_stride, const void* right, int64_t right_stride,
-                        const void* extra, int64_t extra_stride, int64_t batch, int64_t num_extra, int64_t width,
-                        double temperature, bool bidirectional, bool round_products, void* left_gradient,
-                        void* right_gradient, void* extra_gradient, int num_threads) {
-  const auto run = [&](auto stored, auto multiplied) {
-    using S = decltype(stored);
-    using T = decltype(multiplied);
-    return Loss<S, T>(static_cast<const S*>(left), left_stride, static_cast<const S*>(right), right_stride,
-                      static_cast<const S*>(extra), extra_stride, batch, num_extra, width, temperature, bidirectional,
-                      static_cast<S*>(left_gradient), static_cast<S*>(right_gradient), static_cast<S*>(extra_gradient),
-                      num_threads)
-        .run();
-  };
+double contrastive_loss(DType dtype, const void* queries, int64_t query_stride, int64_t batch, int64_t width,
+                        std::vector<std::uintptr_t> keys, std::vector<int64_t> key_strides,
+                        std::vector<int64_t> key_counts, const int64_t* positives, const int64_t* excluded_start,
+                        const int64_t* excluded, const void* key_bias, double temperature, const void* temperatures,
+                        const void* coefficients, bool normalize, bool positive_counts, bool both_ways,
+                        bool round_products, void* row_losses, void* query_gradient,
+                        std::vector<std::uintptr_t> key_gradients, void* bias_gradient, void* temperature_gradient,
+                        int num_threads) {
   return dispatch(dtype, "contrastive_loss", [&](auto stored) {
     using S = decltype(stored);
-    if constexpr (std::is_same_v<S, float>) {
-      if (round_products) return run(S{}, gemm::compute_t<bf16>{});
+    using A = accumulator_t<S>;
+    Problem<S> problem{static_cast<const S*>(queries),
+                       query_stride,
+                       batch,
+                       width,
+                       {},
+                       positives,
+                       excluded_start,
+                       excluded,
+                       static_cast<const A*>(key_bias),
+                       temperature,
+                       static_cast<const A*>(temperatures),
+                       static_cast<const A*>(coefficients),
+                       normalize,
+                       positive_counts,
+                       both_ways,
+                       static_cast<A*>(row_losses),
+                       static_cast<S*>(query_gradient),
+                       static_cast<A*>(bias_gradient),
+                       static_cast<A*>(temperature_gradient),
+                       num_threads};
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      problem.keys.push_back({reinterpret_cast<const S*>(keys[i]), key_strides[i], key_counts[i],
+                              query_gradient ? reinterpret_cast<S*>(key_gradients[i]) : nullptr});
     }
-    return run(S{}, gemm::compute_t<S>{});
+    if constexpr (std::is_same_v<S, float>) {
+      if (round_products) return Loss<S, gemm::compute_t<bf16>>(problem).run();
+    }
+    return Loss<S, gemm::compute_t<S>>(problem).run();
   });
 }
 

@@ -6,7 +6,7 @@ from loginmea_fast.ops.alignment_search import (
     alignment_topk_both,
     mutual_nearest,
 )
-from loginmea_fast.ops.contrastive_loss import contrastive_loss
+from loginmea_fast.ops.contrastive_loss import contrastive_loss, contrastive_loss_to_keys
 from loginmea_fast.ops.graph_mean import neighbor_mean, relation_reflectors
 from loginmea_fast.ops.low_rank_fusion import low_rank_fusion
 from loginmea_fast.ops.propagation import propagate
@@ -20,6 +20,7 @@ __all__ = [
     "alignment_topk",
     "alignment_topk_both",
     "contrastive_loss",
+    "contrastive_loss_to_keys",
     "low_rank_fusion",
     "mutual_nearest",
     "neighbor_mean",

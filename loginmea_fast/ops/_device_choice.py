@@ -13,10 +13,10 @@ __all__ = ["DEFAULT", "MEASURED_ON", "TABLE", "in_order"]
 
 # Unmeasured. Triton first where one program does all of an operator's work; CUDA first where the products are the
 # vendor's library's anyway and native kernels only stand between them.
+# An operator that has but one of the two is absent.
 DEFAULT = {
     "relation_reflection_attention": ("triton", "cuda"),
     "low_rank_fusion": ("triton", "cuda"),
-    "contrastive_loss": ("cuda", "triton"),
     "alignment_search": ("cuda", "triton"),
 }
 

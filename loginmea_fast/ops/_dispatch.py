@@ -98,7 +98,11 @@ def choose_backend(
     if requested == "reference":
         return _chosen(op, "reference", {})
     if requested != "auto":
-        reason = candidates[requested]() if requested in candidates else "the operator has no such backend"
+        reason = (
+            candidates[requested]()
+            if requested in candidates
+            else (f"the operator has no such backend, but {', '.join(('reference', *candidates))}")
+        )
         if reason is not None:
             raise BackendError(f"{op}: backend {requested!r} cannot serve this call: {reason}")
         return _chosen(op, requested, {})

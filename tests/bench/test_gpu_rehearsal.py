@@ -159,7 +159,7 @@ def test_without_a_card_nothing_is_tried(scripted: Callable[..., Scripted]) -> N
 def test_a_sanitizer_that_found_something_is_believed() -> None:
     from bench._gpu_sanitizer import judged
 
-    case = {"small": "contrastive_loss", "status": "ok"}
+    case = {"small": "alignment_search", "status": "ok"}
     clean = "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors"
     assert judged(clean, 0, case) == {"findings": 0}
     found = "========= Invalid __global__ read of size 4 bytes\n========= ERROR SUMMARY: 3 errors"

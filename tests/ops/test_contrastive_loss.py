@@ -13,7 +13,7 @@ from loginmea_fast.ops.contrastive_loss import _contrastive_loss, contrastive_lo
 from loginmea_fast.reference import contrastive_loss as reference
 from tests.helpers.compare import assert_close
 
-BACKENDS = ("reference", "cpu", "triton", "cuda")
+BACKENDS = ("reference", "cpu", "triton")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 # rows, width, further keys; more rows than a block of any backend in the last two
 SHAPES = ((1, 7, 0), (1, 1, 2), (5, 63, 0), (33, 301, 17), (70, 300, 1), (300, 40, 5), (1100, 24, 130))
@@ -26,8 +26,6 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     _skip_unless_served(name, torch.float32)
     if name == "triton":
         monkeypatch.setattr("loginmea_fast.kernels.contrastive_loss.PANEL_BYTES", 1)
-    if name == "cuda":
-        monkeypatch.setattr("loginmea_fast.ops._contrastive_cuda.PANEL_BYTES", 1)
     return name
 
 
@@ -43,7 +41,7 @@ def _skip_unless_served(backend: str, dtype: torch.dtype) -> None:
 
 
 def _device(backend: str) -> str:
-    return "cuda" if backend in ("cuda", "triton") and torch.cuda.is_available() else "cpu"
+    return "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
 
 
 def _rows(batch: int, width: int, extra: int, dtype: torch.dtype, device: str = "cpu") -> list[Tensor | None]:
@@ -58,7 +56,7 @@ def _rows(batch: int, width: int, extra: int, dtype: torch.dtype, device: str = 
 
 def _loss_and_gradients(function, rows: list[Tensor | None], *options, upstream: float = 1.0, **named):
     leaves = [None if t is None else t.detach().requires_grad_() for t in rows]
-    loss = function(leaves[0], leaves[1], *options, extra_keys=leaves[2], **named)
+    loss = function(leaves[0], leaves[1], *options, right_keys=leaves[2], **named)
     loss.backward(torch.full_like(loss, upstream))
     return loss.detach(), [None if t is None else t.grad for t in leaves]
 
@@ -80,7 +78,7 @@ def _assert_gradients(
     rows: list[Tensor | None], actual: list[Tensor | None], expected: list[Tensor | None], dtype: torch.dtype
 ) -> None:
     """Compare gradients with respect to directions: times its row's length, one no longer depends on it."""
-    for name, row, a, e in zip(("left", "right", "extra_keys"), rows, actual, expected, strict=True):
+    for name, row, a, e in zip(("left", "right", "right_keys"), rows, actual, expected, strict=True):
         assert (a is None) == (e is None)
         if row is None or a is None or e is None:
             continue
@@ -118,10 +116,13 @@ def test_the_two_derivations_agree() -> None:
         for extra in (0, 6):
             rows = _rows(9, 5, extra, torch.float64)
             loss, gradients = _truth(rows, 0.07, bidirectional)
-            by_hand = reference.contrastive_loss_gradient(rows[0], rows[1], 0.07, bidirectional, rows[2])
-            assert_close(by_hand[0], loss, "loss")
-            for a, e in zip(by_hand[1:], gradients, strict=True):
-                assert_close(a, torch.zeros_like(a) if e is None else e, "gradient")
+            keys = rows[1] if rows[2] is None else torch.cat([rows[1], rows[2]])
+            by_hand = reference.contrastive_loss_gradient(
+                rows[0], keys, torch.arange(9), 0.07, both_ways=bidirectional
+            )
+            assert_close(by_hand.loss, loss, "loss")
+            assert_close(by_hand.queries, gradients[0], "gradient")
+            assert_close(by_hand.keys, torch.cat([g for g in gradients[1:] if g is not None]), "gradient")
 
 
 def test_the_formula_is_cross_entropy() -> None:
@@ -129,9 +130,9 @@ def test_the_formula_is_cross_entropy() -> None:
     scores = F.normalize(left) @ F.normalize(torch.cat([right, extra])).T / 0.1
     target = torch.arange(12)
     one_way = F.cross_entropy(scores, target)
-    assert_close(reference.contrastive_loss(left, right, 0.1, extra_keys=extra), one_way, "loss")
+    assert_close(reference.contrastive_loss(left, right, 0.1, right_keys=extra), one_way, "loss")
     both = (one_way + F.cross_entropy(scores[:, :12].T, target)) / 2
-    assert_close(reference.contrastive_loss(left, right, 0.1, True, extra), both, "loss both ways")
+    assert_close(reference.contrastive_loss(left, right, 0.1, True, right_keys=extra), both, "loss both ways")
 
 
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one way", "both ways"])
@@ -175,7 +176,7 @@ def test_a_gradient_from_an_expanded_scalar(backend) -> None:
 def test_only_the_gradients_asked_for(backend) -> None:
     left, right, extra = _rows(9, 6, 4, torch.float32, _device(backend))
     left.requires_grad_()
-    contrastive_loss(left, right, 0.1, extra_keys=extra, backend=backend).backward()
+    contrastive_loss(left, right, 0.1, right_keys=extra, backend=backend).backward()
     assert left.grad is not None
     assert right.grad is None
     assert extra.grad is None
@@ -222,18 +223,32 @@ def test_gradcheck(backend) -> None:
     left, right, extra = (t.requires_grad_() for t in _rows(6, 4, 3, torch.float64, _device(backend)))
     for bidirectional in (False, True):
         assert torch.autograd.gradcheck(
-            lambda *t, both=bidirectional: contrastive_loss(t[0], t[1], 0.3, both, t[2], backend),
+            lambda *t, both=bidirectional: contrastive_loss(t[0], t[1], 0.3, both, backend, right_keys=t[2]),
             (left, right, extra),
         )
 
 
 @pytest.mark.parametrize("with_gradient", [False, True])
-@pytest.mark.parametrize("extra", [0, 3])
-def test_opcheck(backend, extra, with_gradient) -> None:
-    rows = _rows(6, 4, extra, torch.float32, _device(backend))
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_opcheck(backend, both_ways, with_gradient) -> None:
+    device = _device(backend)
+    left, right, extra = _rows(6, 4, 3, torch.float32, device)
+    small = [
+        torch.full((6,), 0.1, device=device),
+        torch.zeros(9, device=device),
+        torch.ones(6, device=device),
+    ]
     if with_gradient:
-        rows = [None if t is None else t.requires_grad_() for t in rows]
-    torch.library.opcheck(_contrastive_loss, (*rows, 0.1, True, "ieee", with_gradient, backend))
+        for tensor in (left, right, extra, *small):
+            tensor.requires_grad_()
+    tau, bias, weights = small
+    if both_ways:
+        arguments = (left, right, extra, None, 0.1, None, None, None, None, True, True, True)
+    else:
+        positives = torch.arange(6, device=device).flip(0)
+        pairs = torch.tensor([[0, 8], [3, 1]], device=device)
+        arguments = (left, right, extra, positives, 1.0, tau, bias, pairs, weights, False, False, False)
+    torch.library.opcheck(_contrastive_loss, (*arguments, "ieee", with_gradient, backend))
 
 
 def test_torch_compile_sees_one_operator() -> None:
@@ -289,10 +304,22 @@ GOOD = torch.ones(3, 4)
     [
         ({"left": torch.ones(0, 4), "right": torch.ones(0, 4)}, "at least one row"),
         ({"left": torch.ones(3, 0), "right": torch.ones(3, 0)}, "at least one row and one column"),
-        ({"right": torch.ones(3, 5)}, r"right must have shape \[3, 4\]"),
+        ({"right": torch.ones(3, 5)}, r"right must have shape \[any, 4\].*as wide as left"),
         ({"right": torch.ones(2, 4)}, r"right must have shape \[3, 4\]"),
         ({"left": torch.ones(3)}, "left must have shape"),
-        ({"extra_keys": torch.ones(2, 5)}, "extra_keys must have shape"),
+        ({"right_keys": torch.ones(2, 5)}, "right_keys must have shape"),
+        ({"left_keys": torch.ones(2, 5), "bidirectional": True}, "left_keys must have shape"),
+        ({"left_keys": torch.ones(2, 4)}, "left_keys are negatives of right rows"),
+        ({"excluded": torch.ones(2, 2)}, "excluded must be a tensor of int64; got float32"),
+        ({"excluded": torch.tensor([[0, 3]])}, r"excluded\[:, 1\] must be from 0 to 2; got 3"),
+        ({"excluded": torch.tensor([[-1, 0]])}, r"excluded\[:, 0\] must be from 0 to 2; got -1"),
+        ({"row_weights": torch.zeros(3)}, "row_weights must be finite, not negative and not all zero"),
+        (
+            {"row_weights": torch.tensor([1.0, -1.0, 1.0])},
+            "row_weights must be finite, not negative.*got -1 to 1",
+        ),
+        ({"row_weights": torch.ones(2)}, "row_weights must have shape"),
+        ({"reduction": "all"}, "reduction must be one of mean, sum, none"),
         ({"right": torch.ones(3, 4, dtype=torch.float64)}, "one dtype"),
         ({"left": torch.ones(3, 4, dtype=torch.int64)}, "dtype"),
         ({"left": [[1.0]]}, "must be a tensor"),
@@ -300,8 +327,10 @@ GOOD = torch.ones(3, 4)
         ({"temperature": -1.0}, "temperature must be positive"),
         ({"temperature": math.nan}, "temperature must be positive"),
         ({"temperature": math.inf}, "temperature must be positive"),
-        ({"temperature": torch.tensor(0.1)}, "temperature must be a Python number.*got Tensor"),
-        ({"temperature": "0.1"}, "temperature must be a Python number.*got str"),
+        ({"temperature": torch.tensor(-0.1)}, "temperature must be positive and finite; got -0.1"),
+        ({"temperature": torch.tensor([0.1, 0.0, 0.1])}, "temperature must be positive and finite; got 0"),
+        ({"temperature": torch.ones(2)}, "temperature must have shape"),
+        ({"temperature": "0.1"}, "temperature must be a number or a tensor; got str"),
         ({"backend": "gpu"}, "backend must be one of"),
         ({"precision": "half"}, "precision must be None or one of"),
     ],
