@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from loginmea_fast.cli import app
+from loginmea_fast.cli.options import keys_given
 from loginmea_fast.data import format_names
 from loginmea_fast.training import Config
-from loginmea_fast.training.config import parse_overrides
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -37,10 +37,9 @@ def test_commands_in_documents_are_understood(document: Path) -> None:
         for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("loginmea-fast "):
                 words = shlex.split(line, comments=True)
-                args = app._parse(words[1 : words.index("|") if "|" in words else None])
-                Config.build(parse_overrides(getattr(args, "overrides", None) or []))
-                assert args.command in words
-                assert getattr(args, "format", None) in (None, "auto", *format_names())
+                _, bound = app.parse(words[1 : words.index("|") if "|" in words else None])
+                config = Config.build(keys_given(bound.arguments.get("keys")))
+                assert config.format in ("auto", *format_names())
 
 
 def test_the_table_of_keys_is_that_of_the_class(scripts: None) -> None:

@@ -1,26 +1,31 @@
 """Parses the command line, runs one command, and turns whatever goes wrong into one line on stderr.
 
-A command is a module with `add_parser`, which must not import torch so that `--help` is quick, and `run`, which returns
-the exit status. Standard output carries the answer alone; progress, notes and errors go to standard error.
+A command is a module with `run`, whose parameters are what it takes and whose result is the exit status; importing it
+must not import torch, so that `--help` is quick. Standard output carries the answer alone; progress, notes and errors
+go to standard error.
 """
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import NoReturn, TextIO
+from collections.abc import Callable, Sequence
+from inspect import BoundArguments
+from typing import Any, TextIO
+
+from cyclopts import App, CycloptsError
+from cyclopts.exceptions import UnusedCliTokensError
+from rich.console import Console
 
 from loginmea_fast.cli import demo, doctor, evaluate, train
-from loginmea_fast.cli.options import flag_of
+from loginmea_fast.cli.options import flag_of, rewrite_set
 from loginmea_fast.errors import ConfigError, LoginMEAError
 from loginmea_fast.version import __version__
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "parse"]
 
+_WIDTH = 120  # of what is not a terminal
 COMMANDS = (demo, train, evaluate, doctor)
 
 _DESCRIPTION = """\
@@ -40,14 +45,6 @@ class UsageError(LoginMEAError):
     """The command line cannot be understood."""
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are LoginMEAErrors, so that they are printed like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise `UsageError` instead of printing the usage and exiting."""
-        raise UsageError(f"{message}; see {self.prog} --help")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `loginmea-fast` with `argv` (by default the process's arguments).
 
@@ -58,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     show = warnings.showwarning
     warnings.showwarning = _show_warning
     try:
-        args = _parse(sys.argv[1:] if argv is None else argv)
-        status: int = args.run(args)
+        command, bound = parse(sys.argv[1:] if argv is None else argv)
+        status: int | None = command(*bound.args, **bound.kwargs)
         sys.stdout.flush()
-        return status
+        return status or 0  # help and version return nothing
     except ConfigError as error:
         return _fail(f"{error} ({flag_of(error.key)})" if error.key else error, 2)
     except LoginMEAError as error:
@@ -81,41 +78,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = show
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = Parser(
-        prog="loginmea-fast",
-        description=_DESCRIPTION,
-        epilog=_EXIT_CODES,
-        formatter_class=layout,
-        allow_abbrev=False,
+def parse(argv: Sequence[str]) -> tuple[Callable[..., Any], BoundArguments]:
+    """The function that `argv` asks for, and its arguments.
+
+    Raises:
+        ConfigError: an unknown key behind `--set`.
+        UsageError: what was not understood, and the near option or command.
+    """
+    if not argv:
+        raise UsageError(f"name a COMMAND: {', '.join(map(_name, COMMANDS))}; see loginmea-fast --help")
+    app = App(
+        name="loginmea-fast",
+        help=_DESCRIPTION,
+        help_format="plaintext",
+        help_epilogue=_EXIT_CODES,
+        help_formatter="default" if sys.stdout.isatty() else "plain",
+        console=Console(width=None if sys.stdout.isatty() else _WIDTH),
+        version=f"loginmea-fast {__version__}",
     )
-    parser.add_argument("--version", action="version", version=f"loginmea-fast {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
-    for command in COMMANDS:
-        name = command.__name__.rpartition(".")[2]
-        own = commands.add_parser(
-            name,
-            help=command.SUMMARY,
-            description=command.SUMMARY[0].upper() + command.SUMMARY[1:] + ".",
-            epilog=command.EXAMPLES,
-            formatter_class=layout,
-            allow_abbrev=False,
-        )
-        command.add_arguments(own)
-        own.set_defaults(run=command.run, parser=own)
-    args, rest = parser.parse_known_args(argv)
-    if rest:
-        args.parser.error(_unknown(rest[0], args.parser))
-    return args
+    for module in COMMANDS:
+        summary = f"{module.SUMMARY[0].upper()}{module.SUMMARY[1:]}."
+        app.command(module.run, name=_name(module), help=summary, help_epilogue=module.EXAMPLES)
+    try:
+        command, bound, _ = app.parse_args(rewrite_set(argv), print_error=False, exit_on_error=False)
+    except CycloptsError as error:
+        named = argv[0] in map(_name, COMMANDS)
+        prog = f"loginmea-fast {argv[0]}" if named else "loginmea-fast"
+        raise UsageError(f"{_told(error)}; see {prog} --help") from None
+    return command, bound
 
 
-def _unknown(argument: str, parser: argparse.ArgumentParser) -> str:
-    if not argument.startswith("-"):
-        return f"unexpected argument {argument!r}"
-    known = [option for action in parser._actions for option in action.option_strings]
-    near = difflib.get_close_matches(argument.partition("=")[0], known, 1)
-    return f"unknown option {argument!r}" + (f", did you mean {near[0]}?" if near else "")
+def _name(module: Any) -> str:
+    return module.__name__.rpartition(".")[2]
+
+
+def _told(error: CycloptsError) -> str:
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"unexpected argument {error.unused_tokens[0]!r}"
+    text = str(error).rstrip(".")
+    return text[0].lower() + text[1:]
 
 
 def _show_warning(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
+import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from loginmea_fast.cli.options import add_json, add_keys
+from cyclopts import Parameter
+
+from loginmea_fast.cli.options import Json, key_flags, keys_given
 from loginmea_fast.cli.runs import fresh_run_directory
 from loginmea_fast.cli.tables import COLUMNS, metrics_row, table
 
@@ -34,24 +36,31 @@ _SHOWN = ("hits@1", "hits@10", "mrr")
 _RIGHT, _WRONG = 10, 5
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what `demo` takes."""
-    parser.add_argument(
-        "--out", metavar="DIR", help="new directory for its two runs; default: one under runs/"
-    )
-    add_keys(parser, "epochs", "seed", "device", "dtype", "backend", "threads")
-    add_json(parser)
+if TYPE_CHECKING:
+    Flags = dict[str, Any]
+else:
+    Flags = key_flags(("epochs", "seed", "device", "dtype", "backend", "threads"))
 
 
-def run(args: argparse.Namespace) -> int:
+def run(
+    *,
+    directory: Annotated[
+        str | None,
+        Parameter(
+            name="--out", metavar="DIR", help="new directory for its two runs; default: one under runs/"
+        ),
+    ] = None,
+    as_json: Json = False,
+    keys: Annotated[Flags | None, Parameter(name="*")] = None,
+) -> int:
     """Train with and without names, print metrics and example pairs."""
     from loginmea_fast.evaluation import decode
     from loginmea_fast.training import RunDirectory, fit, load_pair
-    from loginmea_fast.training.config import Config, parse_overrides
+    from loginmea_fast.training.config import Config
 
     started = time.perf_counter()
-    overrides = parse_overrides(args.overrides or [])
-    out = Path(args.out or fresh_run_directory("demo"))
+    overrides = keys_given(keys)
+    out = Path(directory or fresh_run_directory("demo"))
     for name in _RUNS:
         RunDirectory.check_new(out / name)
     results: dict[str, FitResult] = {}
@@ -75,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - started
     right = _sample([d for d in decoded if d.correct], _RIGHT, config.seed)
     wrong = _sample([d for d in decoded if not d.correct], _WRONG, config.seed)
-    if args.json:
+    if as_json:
         print(json.dumps(_answer(results, right, wrong, problem.pair.names, out, seconds), indent=2))
     else:
         print(_describe(results, right, wrong, problem.pair.names, out, seconds))
@@ -132,7 +141,7 @@ def _describe(
         f"\n{len(wrong)} that are wrong",
         *(f"  {d.name:{width}}  is not  {d.matches[0].name}, but  {names[d.partners[0]]}" for d in wrong),
         f"\n{seconds:.0f} s in all; run directories: {', '.join(str(out / name) for name in results)}",
-        f"look closer: loginmea-fast evaluate {out / 'without-names'}",
+        f"look closer: loginmea-fast evaluate {shlex.quote(str(out / 'without-names'))}",
         "your own data: loginmea-fast train --help",
     ]
     return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -12,9 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from loginmea_fast.cli.options import add_json
+from cyclopts import Parameter
+
+from loginmea_fast.cli.options import Json
 from loginmea_fast.cli.tables import duration, table
 from loginmea_fast.errors import LoginMEAError
 
@@ -30,7 +31,19 @@ examples:
 
 Exit status 1 if a check fails. The first run on a machine compiles the native library."""
 
-_PACKAGES = ("torch", "numpy", "safetensors", "tqdm", "pybind11", "cmake", "ninja", "triton", "h5py")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "safetensors",
+    "pydantic",
+    "cyclopts",
+    "tqdm",
+    "pybind11",
+    "cmake",
+    "ninja",
+    "triton",
+    "h5py",
+)
 _VARIABLES = (
     "LOGINMEA_BACKEND",
     "LOGINMEA_CACHE",
@@ -46,21 +59,22 @@ _VARIABLES = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what `doctor` takes."""
-    parser.add_argument("--no-measure", action="store_true", help="leave the machine's ceilings out")
-    add_json(parser)
-
-
-def run(args: argparse.Namespace) -> int:
+def run(
+    *,
+    measure: Annotated[
+        bool,
+        Parameter(show_default=False, help="measure the machine's ceilings, too; on unless --no-measure"),
+    ] = True,
+    as_json: Json = False,
+) -> int:
     """Look, ask, measure, check; 1 if a check failed."""
     from loginmea_fast import native
     from loginmea_fast.cli import selfcheck
 
-    say = (lambda text: print(text, file=sys.stderr, flush=True)) if args.json else _say
+    say = (lambda text: print(text, file=sys.stderr, flush=True)) if as_json else _say
     report: dict[str, Any] = {"versions": _versions(), "machine": _machine(), "environment": _environment()}
     say(_describe_machine(report))
-    report["ceilings"] = None if args.no_measure else _ceilings()
+    report["ceilings"] = _ceilings() if measure else None
     if report["ceilings"] is not None:
         say(_describe_ceilings(report["ceilings"]))
     devices = ["cpu", *(["cuda"] if report["machine"]["gpus"] else [])]
@@ -83,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     failed = sum(not check.passed for check in checks)
     took = duration(report["check_seconds"])
     say(f"\n{len(checks) - failed} of {len(checks)} checks passed in {took}")
-    if args.json:
+    if as_json:
         print(json.dumps(report, indent=2))
     return 0 if report["passed"] else 1
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from loginmea_fast.cli.options import add_json, add_keys
+from cyclopts import Parameter
+
+from loginmea_fast.cli.options import Json, key_flags, keys_given
 from loginmea_fast.cli.tables import describe_metrics
+from loginmea_fast.training.config import KEYS
 
 SUMMARY = "measure a trained run on its test links"
 EXAMPLES = """\
@@ -18,35 +21,35 @@ examples:
   loginmea-fast evaluate runs/zh_en --json | jq .csls.left_to_right.mrr"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what `evaluate` takes."""
-    parser.add_argument("path", metavar="RUN", help="run directory that train made")
-    parser.add_argument(
-        "--data",
-        dest="overrides",
-        action="append",
-        type="path={}".format,
-        metavar="DIR",
-        help="where the data set is now, if it has moved",
-    )
-    parser.add_argument(
-        "--checkpoint",
-        choices=("best", "last"),
-        help="which parameters; default: best, or last where no epoch was validated yet",
-    )
-    add_keys(parser, "candidates", "csls_k", "decoder", "device", "backend")
-    add_json(parser)
+if TYPE_CHECKING:
+    Flags = dict[str, Any]
+else:
+    _DECODING = (key.name for key in KEYS.values() if key.section == "evaluation")
+    Flags = key_flags(("vectors", *_DECODING, "device", "backend"))
 
 
-def run(args: argparse.Namespace) -> int:
+def run(
+    path: Annotated[str, Parameter(name="RUN", metavar="RUN", help="run directory that train made")],
+    /,
+    *,
+    data: Annotated[
+        str | None, Parameter(metavar="DIR", help="where the data set is now, if it has moved")
+    ] = None,
+    checkpoint: Annotated[
+        Literal["best", "last"] | None,
+        Parameter(help="which parameters; default: best, or last where no epoch was validated yet"),
+    ] = None,
+    as_json: Json = False,
+    keys: Annotated[Flags | None, Parameter(name="*")] = None,
+) -> int:
     """Print the metrics of one of the run's checkpoints."""
     from loginmea_fast.evaluation import evaluate
-    from loginmea_fast.training.config import parse_overrides
 
-    result = evaluate(args.path, checkpoint=args.checkpoint, **parse_overrides(args.overrides or []))
-    if args.json:
-        print(json.dumps({"run": args.path, **result}, indent=2))
+    changes = keys_given(keys) | ({} if data is None else {"path": data})
+    result = evaluate(path, checkpoint=checkpoint, **changes)
+    if as_json:
+        print(json.dumps({"run": path, **result}, indent=2))
     else:
-        print(f"{args.path}: epoch {result['epoch']}; {', '.join(result['modalities']) or 'structure only'}")
+        print(f"{path}: epoch {result['epoch']}; {', '.join(result['modalities']) or 'structure only'}")
         print(describe_metrics(result))
     return 0

@@ -1,101 +1,115 @@
-"""Options that several commands share. Each configuration flag is short for a `--set key=value`."""
+"""Flags that several commands share. Those of configuration keys are made from the keys; each is short for `--set`."""
 
 from __future__ import annotations
 
-import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, TypedDict
 
-if TYPE_CHECKING:
-    from loginmea_fast.training import Config
+from cyclopts import Group, Parameter, Token
 
-__all__ = ["add_json", "add_keys", "add_set", "build_config", "flag_of"]
+from loginmea_fast.training.config import KEYS, Key, parse_overrides
 
-_FLAGS = {
-    "modalities": ("LIST", "modalities to use, by commas, for example relation,attribute,image"),
-    "format": ("NAME", "layout of DIR: dbp15k or openea; recognised by its files if not given"),
-    "vectors": ("LIST", "files of vectors, by commas, for example image=pictures.npz"),
-    "fold": ("N", "which of OpenEA's prepared splits to use"),
-    "seed_ratio": ("SHARE", "share of the links that is known; default: the official split, else 0.3"),
-    "epochs": ("N", "epochs to train"),
-    "batch_size": ("N", "links that are told apart from each other in the loss"),
-    "lr": ("RATE", "highest learning rate"),
-    "hidden_dim": ("N", "width of every embedding"),
-    "rank": ("N", "rank of the low-rank interaction of modalities"),
-    "depth": ("N", "attention layers"),
-    "patience": ("N", "validations without progress before training stops; 0: never"),
-    "compat": ("NAME", "authors: the training procedure of the authors' code"),
-    "csls_k": ("K", "neighbours of CSLS; 0: rank by cosine alone"),
-    "candidates": ("SET", "rank among the test targets (test) or among all entities (all)"),
-    "decoder": ("NAME", "report this decoder beside cosine and CSLS: mutual, one_to_one, sinkhorn, or all"),
-    "seed": ("N", "seed of the split, the parameters and the order of links"),
-    "device": ("NAME", "auto, cpu, cuda or cuda:N"),
-    "dtype": ("NAME", "float32 or bfloat16; parameters stay float32"),
-    "backend": ("NAME", "backend of the operators: auto, reference, cpu, triton or cuda"),
-    "threads": ("N", "CPU threads"),
-}
-_SWITCHES = {
-    "bootstrap": "mutual nearest neighbours become training links as training goes on",
-    "compile": "torch.compile the model",
+__all__ = ["Json", "flag_of", "key_flags", "key_help", "keys_given", "rewrite_set"]
+
+Json = Annotated[
+    bool,
+    Parameter(
+        name="--json",
+        negative="",
+        show_default=False,
+        help="print the answer as JSON, and nothing else, on stdout",
+    ),
+]
+
+_METAVARS = {int: "N", float: "X", tuple: "LIST", dict: "MODALITY=FILE"}
+_GROUPS = {
+    section: Group(f"Configuration, {section}", sort_key=place)
+    for place, section in enumerate(dict.fromkeys(key.section for key in KEYS.values()), 1)
 }
 
 
-def flag_of(key: str) -> str:
+def flag_of(name: str) -> str:
     """How the command line spells a configuration key."""
-    return "--" + key.replace("_", "-") if key in _FLAGS or key in _SWITCHES else f"--set {key}=..."
+    return "--" + name.replace("_", "-")
 
 
-def add_keys(parser: argparse.ArgumentParser, *keys: str) -> None:
-    """Give `parser` a flag for each configuration key; all collect `key=value` in `args.overrides`, in order."""
-    for key in keys:
-        flag = flag_of(key)
-        if key in _SWITCHES:
-            parser.add_argument(
-                flag,
-                dest="overrides",
-                action="append_const",
-                const=f"{key}=true",
-                help=_SWITCHES[key],
-            )
-            continue
-        metavar, meaning = _FLAGS[key]
-        parser.add_argument(
-            flag,
-            dest="overrides",
-            action="append",
-            type=(key + "={}").format,
-            metavar=metavar,
-            help=meaning,
-        )
+def key_help(key: Key) -> str:
+    """Meaning, values and default of a key, for `--help`."""
+    told = [key.meaning]
+    if key.kind in (int, float):
+        told.append(key.expected.removeprefix("a "))
+    if key.kind is dict:
+        told.append("may be repeated")
+    if key.kind is tuple:
+        told.append("by commas")
+    if key.default is not None:
+        told.append(f"default: {str(key.default).lower() if key.kind is bool else key.default}")
+    return "; ".join(told)
 
 
-def add_set(parser: argparse.ArgumentParser) -> None:
-    """`--config FILE` and `--set key=value`."""
-    parser.add_argument(
-        "--config", metavar="FILE", help="TOML file with configuration keys; flags and --set win"
-    )
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        metavar="KEY=VALUE",
-        help="any configuration key, for example --set weight_decay=0; repeatable, the last one wins",
-    )
+def key_flags(names: Iterable[str]) -> Any:
+    """A parameter type with a flag for each configuration key, in the group of its section.
+
+    Values stay text, for `keys_given` to read: a flag, `--set` and the file then mean the same and fail alike.
+    """
+    flags = {}
+    for name in names:
+        key = KEYS[name]
+        shared: dict[str, Any] = {
+            "help": key_help(key),
+            "group": _GROUPS[key.section],
+            "allow_repeating": True,
+        }
+        if key.kind is bool:
+            negative = flag_of(f"no_{name}")
+            flags[name] = Annotated[bool, Parameter(negative=negative, show_default=False, **shared)]
+        else:
+            metavar = "|".join(key.choices) or _METAVARS.get(key.kind, "NAME")
+            flags[name] = Annotated[Any, Parameter(converter=_texts, n_tokens=1, metavar=metavar, **shared)]
+    make: Any = TypedDict  # type checkers want one that is written out
+    return make("Flags", flags, total=False)
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """`--json`."""
-    parser.add_argument(
-        "--json", action="store_true", help="print the answer as JSON, and nothing else, on stdout"
-    )
+def _texts(_: Any, tokens: Sequence[Token]) -> list[str]:
+    return [token.value for token in tokens]
 
 
-def build_config(args: argparse.Namespace, **given: object) -> Config:
-    """The configuration of `--config`, then `given`, then flags and `--set` in their order.
+def keys_given(flags: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Keys and values of the flags that were given; of a repeated one the last, of `--vectors` all.
 
     Raises:
-        ConfigError: an unknown key or a wrong value.
+        ConfigError: a value of another type.
     """
-    from loginmea_fast.training.config import Config, parse_overrides, read_toml
+    values: dict[str, Any] = {}
+    for name, given in (flags or {}).items():
+        if isinstance(given, bool):
+            values[name] = given
+        else:
+            text = ",".join(given) if KEYS[name].kind is dict else given[-1]
+            values.update(parse_overrides([f"{name}={text}"]))
+    return values
 
-    values = read_toml(args.config) if args.config else {}
-    return Config.build({**values, **given, **parse_overrides(args.overrides or [])})
+
+def rewrite_set(argv: Iterable[str]) -> list[str]:
+    """`--set lr=1` as `--lr=1`: flags and `--set` then follow one order, in which the last one wins.
+
+    Raises:
+        ConfigError: no `key=value`, or an unknown key.
+    """
+    rewritten: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--set":
+            text = next(words, None)
+        elif word.startswith("--set="):
+            text = word.removeprefix("--set=")
+        else:
+            rewritten.append(word)
+            continue
+        if text is None:
+            return [*rewritten, "--set"]  # for the parser to complain of
+        parse_overrides([text])
+        name, _, value = text.partition("=")
+        name = name.strip().rpartition(".")[2]
+        rewritten.append(f"{flag_of(name)}={value.strip()}")
+    return rewritten

@@ -236,6 +236,13 @@ def _cases_of(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
         lambda t, backend: ops.alignment_topk(t[0], t[1], 5, csls_k=5, backend=backend),
     )
     yield Case(
+        "alignment_topk_both",
+        sides,
+        lambda t, backend: [
+            part for way in ops.alignment_topk_both(t[0], t[1], 5, csls_k=5, backend=backend) for part in way
+        ],
+    )
+    yield Case(
         "mutual_nearest",
         sides,
         lambda t, backend: [ops.mutual_nearest(t[0], t[1], csls_k=5, backend=backend)],

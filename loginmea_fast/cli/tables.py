@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 __all__ = ["COLUMNS", "describe_metrics", "duration", "metrics_row", "table"]
 
@@ -19,15 +26,20 @@ _DIRECTIONS = {"left_to_right": "left to right", "right_to_left": "right to left
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lines with aligned columns: the first to the left, the others to the right."""
-    lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for line in lines
-    )
+    """Lines with aligned columns, the first to the left, the others to the right.
+
+    On a terminal a rule stands under the header; colours follow it and NO_COLOR. What is no terminal gets plain text.
+    """
+    terminal = sys.stdout.isatty()
+    drawn = Table(box=SIMPLE_HEAD if terminal else None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column, title in enumerate(header):
+        drawn.add_column(title, justify="right" if column else "left", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*map(escape, row))
+    text = io.StringIO()
+    # Wide enough for any row: a figure that is cut off is worse than a line that the terminal wraps.
+    Console(file=text, force_terminal=terminal, width=1000).print(drawn)
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip("\n").splitlines())
 
 
 def metrics_row(

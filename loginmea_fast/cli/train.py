@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import shlex
 import sys
 import time
+from typing import TYPE_CHECKING, Annotated, Any
 
-from loginmea_fast.cli.options import add_json, add_keys, add_set, build_config
+from cyclopts import Parameter
+
+from loginmea_fast.cli.options import Json, key_flags, key_help, keys_given
 from loginmea_fast.cli.runs import fresh_run_directory
 from loginmea_fast.cli.tables import describe_metrics
 from loginmea_fast.errors import ConfigError
+from loginmea_fast.training.config import KEYS, Config
 
 SUMMARY = "train on a data set and measure the test links"
 EXAMPLES = """\
@@ -25,57 +29,86 @@ examples:
 A run directory holds config.toml, metrics.jsonl, the links used, and the last and the best checkpoint."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what `train` takes."""
-    parser.add_argument("data", metavar="DIR", nargs="?", help="directory of the data set, or: embedded")
-    parser.add_argument(
-        "--out", metavar="RUN", help="new run directory; default: one under runs/ with the time"
-    )
-    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this directory")
-    add_set(parser)
-    add_keys(parser, "modalities", "vectors", "format", "fold", "seed_ratio", "epochs", "batch_size", "lr")
-    add_keys(parser, "hidden_dim", "rank", "depth", "bootstrap", "patience", "compat", "csls_k", "candidates")
-    add_keys(parser, "seed", "device", "dtype", "backend", "threads", "compile")
-    parser.add_argument(
-        "--print-config", action="store_true", help="print the configuration as TOML and stop"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    add_json(parser)
+if TYPE_CHECKING:
+    Flags = dict[str, Any]
+else:
+    Flags = key_flags(name for name in KEYS if name != "path")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(
+    path: Annotated[
+        str | None, Parameter(name=("--data", "--path"), metavar="DIR", help=key_help(KEYS["path"]))
+    ] = None,
+    *,
+    out: Annotated[
+        str | None, Parameter(metavar="RUN", help="new run directory; default: one under runs/ with the time")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        Parameter(
+            metavar="RUN", help="go on with the run in this directory; DIR and --vectors: where they are now"
+        ),
+    ] = None,
+    config: Annotated[
+        str | None, Parameter(metavar="FILE", help="TOML file with configuration keys; flags and --set win")
+    ] = None,
+    set_: Annotated[
+        str | None,
+        Parameter(
+            name="--set",
+            metavar="KEY=VALUE",
+            help="any configuration key, for example --set weight_decay=0; repeatable, the last one wins",
+        ),
+    ] = None,
+    print_config: Annotated[
+        bool, Parameter(negative="", show_default=False, help="print the configuration as TOML and stop")
+    ] = False,
+    quiet: Annotated[bool, Parameter(negative="", show_default=False, help="no progress on stderr")] = False,
+    as_json: Json = False,
+    keys: Annotated[Flags | None, Parameter(name="*")] = None,
+) -> int:
     """Train, then print the metrics of the test links."""
     from loginmea_fast.training import RunDirectory, choose_device, fit, load_pair, prepare_kernels
 
-    if args.resume:
-        _check_resume(args)
-        run = RunDirectory.open(args.resume)
-        config, out = run.config, args.resume
-        run.check_resumable(config.override(args.overrides or []))
+    given = keys_given(keys) | ({} if path is None else {"path": path})
+    if resume is not None:
+        for name, value in (("--out", out), ("--config", config)):
+            if value is not None:
+                raise ConfigError(f"--resume takes the configuration of the run; leave {name} out")
+        run = RunDirectory.open(resume)
+        changes = run.moved(given)
+        configuration = run.config.override(**changes)
+        run.check_resumable(configuration)
     else:
-        config = build_config(args, **({"path": args.data} if args.data else {}))
-        out = args.out
-    if args.print_config:
-        print(config.to_toml(), end="")
+        changes, configuration = {}, Config.load(config, given) if config is not None else Config(**given)
+    if print_config:
+        print(configuration.to_toml(), end="")
         return 0
-    if config.path is None:
+    if configuration.path is None:
         raise ConfigError(
             "train needs a data set; name its directory, or 'embedded' for the pair inside the package"
         )
-    choose_device(config.device, config.backend)
-    if out and not args.resume:
+    choose_device(configuration.device, configuration.backend)
+    if out is not None:
         RunDirectory.check_new(out)
-    pair = load_pair(config)
-    if not args.quiet:
+    pair = load_pair(configuration)
+    if not quiet:
         print(pair.describe(), file=sys.stderr)
-    prepare_kernels(config)
+    prepare_kernels(configuration)
     started = time.perf_counter()
-    out = out or fresh_run_directory(pair.name)
-    result = fit(pair, config, out, resume=bool(args.resume), progress=not args.quiet)
+    where = resume or out or fresh_run_directory(pair.name)
+    result = fit(
+        pair,
+        None if resume else configuration,
+        where,
+        resume=resume is not None,
+        progress=not quiet,
+        **changes,
+    )
     seconds = time.perf_counter() - started
     epochs = [record for record in result.history if record["event"] == "epoch"]
     answer = {
-        "run": str(out),
+        "run": str(where),
         "epochs": len(epochs),
         "best_epoch": result.best_epoch,
         "seconds": round(seconds, 2),
@@ -83,14 +116,8 @@ def run(args: argparse.Namespace) -> int:
         "step_memory": max((record["step_memory"] for record in epochs), default=0),
         "metrics": result.metrics,
     }
-    print(json.dumps(answer, indent=2) if args.json else _describe(answer))
+    print(json.dumps(answer, indent=2) if as_json else _describe(answer))
     return 0
-
-
-def _check_resume(args: argparse.Namespace) -> None:
-    for name, value in (("DIR", args.data), ("--out", args.out), ("--config", args.config)):
-        if value:
-            raise ConfigError(f"--resume takes the data and the configuration of the run; leave {name} out")
 
 
 def _describe(answer: dict) -> str:
@@ -101,5 +128,5 @@ def _describe(answer: dict) -> str:
         f"{answer['peak_memory'] / mebibytes:,.0f} MiB, of which a training step took "
         f"{answer['step_memory'] / mebibytes:,.0f} MiB\n"
         f"run directory: {answer['run']}\n"
-        f"again at any time: loginmea-fast evaluate {answer['run']}"
+        f"again at any time: loginmea-fast evaluate {shlex.quote(answer['run'])}"
     )

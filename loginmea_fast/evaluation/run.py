@@ -50,7 +50,7 @@ def load_run(
         pair: the data it was trained on; read from where its configuration says unless given.
         checkpoint: "best" or "last"; by default the best, or the last where no epoch was validated yet.
         overrides: configuration that does not change the model: device, backend, csls_k, candidates, decoder,
-            decoder_k, and `path` where the data has moved.
+            decoder_k, and `path` and `vectors` where the data has moved.
 
     Raises:
         ConfigError: no run directory, or an unknown key.
@@ -58,7 +58,7 @@ def load_run(
         DataError: the data is missing or malformed.
     """
     run = RunDirectory.open(path)
-    config = run.config.override(**overrides)
+    config = run.config.override(**run.moved(overrides))
     choose_device(config.device, config.backend)
     loaded, file = run.load(checkpoint)
     if pair is None and config.path not in (None, "embedded") and not os.path.isdir(config.path):

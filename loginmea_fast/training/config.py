@@ -204,13 +204,14 @@ class Config(BaseModel):
         return cls(**{**_flatten(values or {}), **_flatten(more)})
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Config:
-        """Read a TOML file, then apply `key=value` overrides.
+    def load(cls, path: str | os.PathLike[str], overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
+        """Read a TOML file, then apply overrides: `key=value` strings, or keys and values.
 
         Raises:
             ConfigError: the file is missing or no TOML, or holds an unknown key or a wrong value; names file and key.
         """
-        values, changes = read_toml(path), parse_overrides(overrides)
+        changes = _flatten(overrides) if isinstance(overrides, Mapping) else parse_overrides(overrides)
+        values = read_toml(path)
         try:
             return cls(**{**values, **changes})
         except ConfigError as error:

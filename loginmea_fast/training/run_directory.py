@@ -88,18 +88,28 @@ class RunDirectory:
             )
         return cls(directory, Config.load(directory / "config.toml"))
 
+    def moved(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """`changes` of the configuration, files of vectors beside those of the run that they do not name."""
+        changes = dict(changes)
+        if changes.get("vectors") is not None:
+            changes["vectors"] = {**(self.config.vectors or {}), **changes["vectors"]}
+        return changes
+
     def check_resumable(self, wanted: Config) -> None:
         """Check all of going on with the run that can be checked without its data.
 
         Args:
-            wanted: the configuration that the caller asks for; it must be that of the run.
+            wanted: the configuration that the caller asks for; it must be that of the run, but for where the data is.
 
         Raises:
             ConfigError: the configuration would change, or another process is training here.
             CheckpointError: the last checkpoint is cut short, of a newer version, or of another model.
         """
         stored = self.config.as_dict()
-        changed = [key for key, value in wanted.as_dict().items() if stored[key] != value]
+        where = {"path", "vectors"}  # that the data is the same, the checkpoint can tell
+        changed = [
+            key for key, value in wanted.as_dict().items() if stored[key] != value and key not in where
+        ]
         if changed:
             raise ConfigError(
                 f"a resumed run keeps its configuration, but {', '.join(changed)} would change; "

@@ -15,7 +15,7 @@ from loginmea_fast.training import TrainingInterrupted
 
 
 def raising(error: BaseException):
-    def run(args):
+    def run(path: str | None = None):
         raise error
 
     return run
@@ -30,11 +30,11 @@ def test_an_unknown_command_lists_the_known_ones(call) -> None:
 
 
 def test_an_unknown_option_is_answered_with_the_near_one(call) -> None:
-    call("train", "x", "--epohcs", "3").check_error("'--epohcs'", "did you mean --epochs?", "train --help")
+    call("train", "x", "--epohcs", "3").check_error("--epohcs", "Did you mean --epochs?", "train --help")
 
 
 def test_options_are_not_abbreviated(call) -> None:
-    call("train", "x", "--epoch", "3").check_error("'--epoch'", "did you mean --epochs?")
+    call("train", "x", "--epoch", "3").check_error("--epoch.", "Did you mean --epochs?")
 
 
 def test_a_superfluous_argument_is_named(call) -> None:
@@ -42,14 +42,12 @@ def test_a_superfluous_argument_is_named(call) -> None:
 
 
 def test_an_option_without_its_value_is_named(call) -> None:
-    call("train", "x", "--epochs").check_error("--epochs", "expected one argument")
+    call("train", "x", "--epochs").check_error("--epochs", "requires an argument")
 
 
 @pytest.mark.parametrize("name", ["", *(command.__name__.rpartition(".")[2] for command in app.COMMANDS)])
 def test_help_shows_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        app.main([*name.split(), "--help"])
-    assert stop.value.code == 0
+    assert app.main([*name.split(), "--help"]) == 0
     assert f"loginmea-fast {name}" in capsys.readouterr().out
 
 
@@ -59,14 +57,13 @@ def test_examples_of_the_help_are_understood(command) -> None:
     assert lines
     for line in lines:
         spelled = re.split(r"\s{2,}|[|>]", line)[0]
-        args = app._parse(shlex.split(spelled)[1:])
-        assert args.run is command.run
+        assert app.parse(shlex.split(spelled)[1:])[0] is command.run
 
 
 def test_help_is_quick_because_torch_is_not_imported() -> None:
     code = (
         "import sys\nfrom loginmea_fast.cli import main\n"
-        "try: main(['train', '--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+        "assert main(['train', '--help']) == 0\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
@@ -110,7 +107,7 @@ def test_a_developer_gets_the_stack_trace(call, monkeypatch) -> None:
 
 
 def test_a_warning_is_one_line_without_the_path_of_the_code(call, monkeypatch) -> None:
-    def run(args) -> int:
+    def run(path: str | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.showwarning = app._show_warning
@@ -124,7 +121,7 @@ def test_a_warning_is_one_line_without_the_path_of_the_code(call, monkeypatch) -
 def test_a_reader_that_goes_away_is_no_error() -> None:
     code = (
         "import sys\nfrom loginmea_fast.cli import main, train\n"
-        "train.run = lambda args: print('x' * 10**6) or 0\nsys.exit(main(['train', 'x']))"
+        "train.run = lambda path: print('x' * 10**6) or 0\nsys.exit(main(['train', 'x']))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None

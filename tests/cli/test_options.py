@@ -1,15 +1,43 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from loginmea_fast.cli import options
 from loginmea_fast.training.config import KEYS, Config
+from tests.training.test_config import OTHER
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 
 
-def test_every_flag_is_a_configuration_key() -> None:
-    assert set(options._FLAGS) | set(options._SWITCHES) <= KEYS.keys()
+def test_the_help_of_train_lists_every_key_once(call) -> None:
+    shown = call("train", "--help").out
+    for key in KEYS.values():
+        flag = options.flag_of(key.name)
+        assert len(re.findall(rf"^  (?:DATA, --data, )?{flag}[ ,:]", shown, re.MULTILINE)) == 1, flag
+        assert key.meaning in " ".join(shown.split())
+        if key.kind is bool:
+            assert f"{flag}, {options.flag_of('no_' + key.name)}: " in shown
+    headings = [line for line in shown.splitlines() if line.startswith("Configuration, ")]
+    sections = dict.fromkeys(key.section for key in KEYS.values())
+    assert headings == [f"Configuration, {section}:" for section in sections]
+
+
+@pytest.mark.parametrize("name", [name for name in KEYS if name not in ("path", "compat", "valid_ratio")])
+def test_every_key_is_a_flag_that_reads_back(call, tmp_path, name: str) -> None:
+    value = getattr(OTHER, name)
+    flag = options.flag_of(name)
+    if isinstance(value, bool):
+        argv = [flag if value else options.flag_of(f"no_{name}")]
+    elif isinstance(value, dict):
+        files = [(m, f) for m, given in value.items() for f in ([given] if isinstance(given, str) else given)]
+        argv = [word for modality, file in files for word in (flag, f"{modality}={file}")]
+    else:
+        argv = [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
+    written = tmp_path / "printed.toml"
+    written.write_text(call("train", "somewhere", *argv, "--print-config").out)
+    assert Config.load(written) == Config(path="somewhere", **{name: value})
 
 
 @pytest.mark.parametrize(
@@ -27,7 +55,7 @@ def test_every_flag_is_a_configuration_key() -> None:
         ),
         (
             ["--set", "grad_clip=-1"],
-            ["'grad_clip' must be a number of at least 0; got -1", "(--set grad_clip=...)"],
+            ["'grad_clip' must be a number of at least 0; got -1", "(--grad-clip)"],
         ),
         (["--seed-ratio", "0.01"], ["no link to train on", "--seed-ratio"]),
         (["--modalities", "relations"], ["'relations' is none of", "did you mean 'relation'?"]),

@@ -174,7 +174,7 @@ def test_evaluate_measures_the_checkpoint_that_is_asked_for(
     damaged.write_bytes(damaged.read_bytes()[:100])
     call("evaluate", run, "--checkpoint", other).check_error(damaged.name, "damaged", f"--checkpoint {which}")
     assert call("evaluate", run, "--checkpoint", which, "--json").json["pairs"] == 28
-    call("evaluate", run, "--checkpoint", "first").check_error("--checkpoint", "'first'", "best", "last")
+    call("evaluate", run, "--checkpoint", "first").check_error("--checkpoint", "first", "best", "last")
 
 
 def test_compiling_is_not_counted_as_training(call, data_dir: Path, tmp_path: Path, monkeypatch) -> None:
@@ -201,9 +201,9 @@ def test_a_missing_data_set_is_named(call, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("argv", [["DIR"], ["--out", "RUN"], ["--config", "run.toml"]])
+@pytest.mark.parametrize("argv", [["--out", "RUN"], ["--config", "run.toml"]])
 def test_resume_takes_everything_from_the_run(call, trained_run: Path, argv: list[str]) -> None:
-    call("train", *argv, "--resume", trained_run).check_error("--resume takes the data and the configuration")
+    call("train", *argv, "--resume", trained_run).check_error("--resume takes the configuration of the run")
 
 
 def test_resume_refuses_another_configuration(call, trained_run: Path) -> None:

@@ -13,7 +13,7 @@ OTHER = Config(
     path='data "zh"\t\\en\x7f é',
     format="dbp15k",
     modalities=("relation", "image"),
-    vectors={"image": "a=b,c.npy", "voice": ("../c.npz", "d.npz"), "a b": "e"},
+    vectors={"image": "a=b,c.npy", "voice": ("../c.npz", "d.npz"), "a_b": "e"},
     bag_size=5,
     fold=3,
     seed_ratio=0.123456789012345,
