@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypedDict
 
-from cyclopts import Group, Parameter, Token
+from cyclopts import Group, Parameter
 
 from loginmea_fast.training.config import KEYS, Key, parse_overrides
 
@@ -65,13 +65,11 @@ def key_flags(names: Iterable[str]) -> Any:
             flags[name] = Annotated[bool, Parameter(negative=negative, show_default=False, **shared)]
         else:
             metavar = "|".join(key.choices) or _METAVARS.get(key.kind, "NAME")
-            flags[name] = Annotated[Any, Parameter(converter=_texts, n_tokens=1, metavar=metavar, **shared)]
+            # Text, whatever the key's type; a list where repeating adds, else the last one wins.
+            kind: Any = list[str] if key.kind is dict else str
+            flags[name] = Annotated[kind, Parameter(negative="", metavar=metavar, **shared)]
     make: Any = TypedDict  # type checkers want one that is written out
     return make("Flags", flags, total=False)
-
-
-def _texts(_: Any, tokens: Sequence[Token]) -> list[str]:
-    return [token.value for token in tokens]
 
 
 def keys_given(flags: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -85,7 +83,7 @@ def keys_given(flags: Mapping[str, Any] | None) -> dict[str, Any]:
         if isinstance(given, bool):
             values[name] = given
         else:
-            text = ",".join(given) if KEYS[name].kind is dict else given[-1]
+            text = ",".join(given) if isinstance(given, list) else given
             values.update(parse_overrides([f"{name}={text}"]))
     return values
 
