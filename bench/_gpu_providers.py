@@ -22,7 +22,7 @@ from bench._authors import AuthorsAttention, AuthorsEdges, AuthorsFusion
 from bench._gpu_graphs import generated, problem
 from bench._gpu_run import Run
 from loginmea_fast import AlignmentGraph, ops
-from loginmea_fast.ops.low_rank_fusion import modality_scale
+from loginmea_fast.ops.modality_scale import modality_scale
 from loginmea_fast.reference import alignment_search as search_reference
 from loginmea_fast.reference import contrastive_loss as loss_reference
 from loginmea_fast.reference import low_rank_fusion as fusion_reference

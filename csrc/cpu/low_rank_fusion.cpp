@@ -19,16 +19,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
-#include "cpu/elementwise.h"
 #include "cpu/gemm_tile.h"
+#include "cpu/low_rank_fusion_blocks.h"
 #include "cpu/memory.h"
 
 namespace loginmea {
 namespace {
 
+using fusion::pointers;
 using gemm::aligned_buffer;
 using gemm::kColumns;
 using gemm::kLanes;
@@ -45,19 +45,9 @@ using gemm::vector_t;
 using std::int64_t;
 using std::uintptr_t;
 
-// Between these lengths the squares of float32 elements neither vanish nor overflow.
-constexpr double kShortestRow = 1e-12, kLongestRow = 1e18;
 constexpr int64_t kForwardBytes = 192 << 10;  // of packed rows beside which the panels of one rank fit in L2
 constexpr int64_t kBackwardRows = 192;        // depth of one product t^T dP: long enough to hide the update of dW
 constexpr int64_t kGroupRows = 96;            // rows that share a factor while it passes through L2
-constexpr int64_t kMostTasks = 64;            // fixed number of partial sums of dq, whatever the threads
-
-template <class P>
-std::vector<P*> pointers(const std::vector<uintptr_t>& addresses) {
-  std::vector<P*> result;
-  for (const uintptr_t address : addresses) result.push_back(reinterpret_cast<P*>(address));
-  return result;
-}
 
 int64_t chunks(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
@@ -68,6 +58,9 @@ class Fusion {
   using Vector = vector_t<A>;
   static constexpr int kPanel = kColumns<T>;
   static constexpr int64_t kTile = kRows * kPanel;
+  using Rows = fusion::Rows<T>;
+  using Gradients = fusion::Gradients<T>;
+  using Sums = fusion::Sums<A>;
 
  public:
   std::vector<const S*> inputs, factors;
@@ -86,7 +79,7 @@ class Fusion {
     const int64_t share = std::min(most, std::max<int64_t>(chunks(rows, num_threads), 1));
     const int64_t block = round_up(share, kRows);
     std::vector<Rows> thread_rows;
-    for (int thread = 0; thread < num_threads; ++thread) thread_rows.emplace_back(*this, block);
+    for (int thread = 0; thread < num_threads; ++thread) thread_rows.emplace_back(widths, block);
     const PerThread<A> thread_projections(num_threads, count() * kTile), totals(num_threads, block * kPanel);
 #pragma omp parallel num_threads(num_threads)
     {
@@ -130,10 +123,10 @@ class Fusion {
     if (want_inputs) pack_transposed();
     const int64_t block = std::min(kBackwardRows, std::max<int64_t>(round_up(rows, kRows), kRows));
     const int64_t group = std::min(kGroupRows, round_up(chunks(block, num_threads), kRows));
-    const Rows t(*this, block);
+    const Rows t(widths, block);
     t.clear();
-    const Gradients d(*this, block);
-    const Sums sums(*this, want_factors);
+    const Gradients d(widths, padded_width(), block);
+    const Sums sums(widths, padded_width(), rank, want_factors);
     std::fill_n(bias_grad, width, A(0));
     for (std::size_t m = 0; m < input_grads.size(); ++m) {
       prefer_huge_pages(input_grads[m], rows * widths[m] * static_cast<int64_t>(sizeof(S)));
@@ -227,85 +220,6 @@ class Fusion {
   Panel transposed_panel(Position at, int64_t m) const {
     return panel_of(transposed_panels_.get() + transposed_offset_[at.k * count() + m], width, widths[m], at.column);
   }
-
-  // t of one block: row-major and, for bf16, rows 2p and 2p + 1 interleaved, the left operand of t^T dP.
-  struct Rows {
-    Rows(const Fusion& f, int64_t block) : block(block) {
-      for (const int64_t d : f.widths) {
-        stride.push_back(left_stride<T>(d));
-        // A tile of t^T may reach past the last row by less than a tile; what it reads there is not used.
-        storage.emplace_back(block * stride.back() + kRows);
-        data.push_back(storage.back().get());
-        if (kStep<T> == 2) {
-          pair_storage.emplace_back(block * stride.back() + 2 * kRows);
-          pairs.push_back(pair_storage.back().get());
-        }
-      }
-    }
-    // By the thread that fills the rows, so that their pages lie next to it.
-    void clear() const {
-      for (std::size_t m = 0; m < data.size(); ++m) {
-        std::fill_n(data[m], block * stride[m] + kRows, T(0));
-        if (kStep<T> == 2) std::fill_n(pairs[m], block * stride[m] + 2 * kRows, T(0));
-      }
-    }
-    int64_t block;
-    std::vector<int64_t> stride;
-    std::vector<aligned_buffer<T>> storage, pair_storage;
-    std::vector<T*> data, pairs;
-  };
-
-  // Of one block: g, dt, and dP of the present and the last rank.
-  struct Gradients {
-    Gradients(const Fusion& f, int64_t block)
-        : block(block), g_stride(f.padded_width()), dp_stride(left_stride<T>(f.padded_width())) {
-      g = aligned_buffer<A>(block * g_stride);
-      for (const int64_t width : f.widths) {
-        dt_stride.push_back(round_up(width, kLanes<T>));
-        dt.emplace_back(block * dt_stride.back());
-        for (auto& side : dp) {
-          side.rows.emplace_back(block * dp_stride);
-          std::fill_n(side.rows.back().get(), block * dp_stride, T(0));
-          if (kStep<T> == 2) side.pairs.emplace_back(block * g_stride);
-          side.sums.emplace_back(block / kRows * g_stride);
-        }
-      }
-    }
-    struct Side {
-      std::vector<aligned_buffer<T>> rows;   // [block, dp_stride]
-      std::vector<aligned_buffer<T>> pairs;  // bf16 only: panels of [block / 2, width of the panel, 2]
-      std::vector<aligned_buffer<A>> sums;   // over the rows of each tile, [tiles of block, g_stride]
-    };
-    int64_t block, g_stride, dp_stride;
-    aligned_buffer<A> g;
-    std::vector<int64_t> dt_stride;
-    std::vector<aligned_buffer<A>> dt;
-    Side dp[2];
-  };
-
-  // dW' of all rows so far: for each k and m a row of constants and the tiles of the matrix, each [kRows, its width].
-  struct Sums {
-    Sums(const Fusion& f, bool wanted) : stride(f.padded_width()), count(f.count()) {
-      if (!wanted) return;
-      int64_t size = 0;
-      for (int64_t k = 0; k < f.rank; ++k) {
-        for (const int64_t d : f.widths) {
-          offset.push_back(size);
-          size += (1 + round_up(d, kRows)) * stride;
-        }
-      }
-      data = aligned_buffer<A>(size);
-      std::fill_n(data.get(), size, A(0));
-    }
-    A* constants(int64_t k, int64_t m) const { return data.get() + offset[k * count + m]; }
-    // The tile of rows [row, row + kRows) and the columns of the panel that begins at `column`.
-    A* tile(int64_t k, int64_t m, int64_t row, int64_t column) const {
-      return constants(k, m) + (1 + row) * stride + kRows * column;
-    }
-    int64_t stride, count;
-    std::vector<int64_t> offset;
-    aligned_buffer<A> data;
-  };
 
   A folded(int64_t k, int64_t m) const { return m == 0 ? rank_weights[k] : A{1}; }
   const S* factor(int64_t k, int64_t m) const { return factors[m] + k * (widths[m] + 1) * width; }
@@ -633,90 +547,6 @@ void describe(F& fusion, const std::vector<uintptr_t>& inputs, const std::vector
   fusion.num_threads = num_threads;
 }
 
-// r_m = a_m / n_m of one row, with the lengths and weights that backward needs as well.
-template <class S>
-struct Scale {
-  using A = accumulator_t<S>;
-  static constexpr int64_t kNumbers = 3;  // of each modality
-
-  const std::vector<const S*>& inputs;
-  const std::vector<int64_t>&strides, &widths;
-  const A* query;
-  const bool* present;
-  A *weight, *length;
-  // 1, or what a row is multiplied by first because its length has no cube; 0 where it has no direction.
-  A* shrink;
-
-  // storage: of kNumbers for each modality.
-  Scale(const std::vector<const S*>& inputs, const std::vector<int64_t>& strides, const std::vector<int64_t>& widths,
-        const A* query, const bool* present, A* storage)
-      : inputs(inputs),
-        strides(strides),
-        widths(widths),
-        query(query),
-        present(present),
-        weight(storage),
-        length(storage + inputs.size()),
-        shrink(storage + 2 * inputs.size()) {}
-
-  void compute(int64_t row) const {
-    A greatest = -std::numeric_limits<A>::infinity();
-    for (std::size_t m = 0; m < inputs.size(); ++m) {
-      if (!is_present(row, m)) {  // no weight, whatever its elements: they are not even read
-        length[m] = 1, shrink[m] = 0;
-        continue;
-      }
-      const S* x = inputs[m] + row * strides[m];
-      A square = 0, score = 0;
-#pragma omp simd reduction(+ : square)
-      for (int64_t c = 0; c < widths[m]; ++c) square += static_cast<A>(x[c]) * static_cast<A>(x[c]);
-      if (query) {
-#pragma omp simd reduction(+ : score)
-        for (int64_t c = 0; c < widths[m]; ++c) score += query[c] * hyperbolic_tangent(static_cast<A>(x[c]));
-      }
-      length[m] = std::sqrt(square);
-      shrink[m] = 1;
-      if (length[m] <= static_cast<A>(kShortestRow) || length[m] >= static_cast<A>(kLongestRow)) measure(x, m);
-      weight[m] = score;
-      greatest = std::max(greatest, score);
-    }
-    A total = 0;
-    for (std::size_t m = 0; m < inputs.size(); ++m) {
-      weight[m] = !is_present(row, m) ? A(0) : query ? std::exp(weight[m] - greatest) : A(1);
-      total += weight[m];
-    }
-    if (!query || total == 0) return;
-    for (std::size_t m = 0; m < inputs.size(); ++m) weight[m] /= total;
-  }
-
-  bool is_present(int64_t row, std::size_t m) const { return !present || present[row * inputs.size() + m]; }
-
-  // The factor of x in dr_m x / n_m^3, x multiplied by `shrink` first.
-  A along(std::size_t m, A dr) const {
-    if (shrink[m] == 0) return 0;
-    const A once = -dr * weight[m] / length[m] / length[m];
-    return shrink[m] == 1 ? once / length[m] : once;
-  }
-
- private:
-  // A row whose squares may have left the range of A: its length by way of its largest element.
-  [[gnu::noinline]] void measure(const S* x, std::size_t m) const {
-    A largest = 0, square = 0;
-    for (int64_t c = 0; c < widths[m]; ++c) largest = std::max(largest, std::fabs(static_cast<A>(x[c])));
-    if (largest < std::numeric_limits<A>::min()) {
-      length[m] = static_cast<A>(kShortestRow);
-      shrink[m] = 0;
-      return;
-    }
-    for (int64_t c = 0; c < widths[m]; ++c) {
-      const A part = static_cast<A>(x[c]) / largest;
-      square += part * part;
-    }
-    length[m] = largest * std::sqrt(square);
-    shrink[m] = 1 / length[m];
-  }
-};
-
 }  // namespace
 
 void low_rank_fusion_forward(const std::vector<uintptr_t>& inputs, const std::vector<int64_t>& input_strides,
@@ -744,91 +574,6 @@ void low_rank_fusion_backward(const void* g, const std::vector<uintptr_t>& input
     fusion.backward(static_cast<const S*>(g), static_cast<const S*>(products), pointers<S>(input_grads),
                     pointers<S>(factor_grads), static_cast<A*>(rank_grad), static_cast<A*>(bias_grad),
                     static_cast<A*>(row_scale_grad));
-  });
-}
-
-void modality_scale_forward(const std::vector<uintptr_t>& inputs, const std::vector<int64_t>& input_strides,
-                            const std::vector<int64_t>& widths, const void* query, const bool* present, void* row_scale,
-                            int64_t rows, DType dtype, int num_threads) {
-  dispatch(dtype, "modality_scale", [&](auto s) {
-    using S = decltype(s);
-    using A = accumulator_t<S>;
-    const auto x = pointers<const S>(inputs);
-    const int64_t count = static_cast<int64_t>(x.size());
-    const PerThread<A> numbers(num_threads, Scale<S>::kNumbers * count);
-#pragma omp parallel num_threads(num_threads)
-    {
-      const Scale<S> scale(x, input_strides, widths, static_cast<const A*>(query), present,
-                           numbers.of(omp_get_thread_num()));
-#pragma omp for schedule(static)
-      for (int64_t row = 0; row < rows; ++row) {
-        scale.compute(row);
-        A* to = static_cast<A*>(row_scale) + row * count;
-        for (int64_t m = 0; m < count; ++m) to[m] = scale.weight[m] / scale.length[m];
-      }
-    }
-  });
-}
-
-void modality_scale_backward(const void* g, const std::vector<uintptr_t>& inputs,
-                             const std::vector<int64_t>& input_strides, const std::vector<int64_t>& widths,
-                             const void* query, const bool* present, const std::vector<uintptr_t>& input_grads,
-                             void* query_grad, int64_t rows, bool add, DType dtype, int num_threads) {
-  dispatch(dtype, "modality_scale", [&](auto s) {
-    using S = decltype(s);
-    using A = accumulator_t<S>;
-    const auto x = pointers<const S>(inputs);
-    const auto dx = pointers<S>(input_grads);
-    const int64_t count = static_cast<int64_t>(x.size()), width = widths[0];
-    const A* q = static_cast<const A*>(query);
-    const aligned_buffer<A> partial(q ? kMostTasks * width : 0);
-    if (q) std::fill_n(partial.get(), kMostTasks * width, A(0));
-    const PerThread<A> numbers(num_threads, Scale<S>::kNumbers * count);
-#pragma omp parallel num_threads(num_threads)
-    {
-      const Scale<S> scale(x, input_strides, widths, q, present, numbers.of(omp_get_thread_num()));
-#pragma omp for schedule(static)
-      for (int64_t task = 0; task < kMostTasks; ++task) {
-        A* dq = partial.get() + task * width;
-        for (int64_t row = rows * task / kMostTasks; row < rows * (task + 1) / kMostTasks; ++row) {
-          scale.compute(row);
-          const A* dr = static_cast<const A*>(g) + row * count;
-          A mean = 0;
-          for (int64_t m = 0; m < count; ++m) mean += scale.weight[m] * dr[m] / scale.length[m];
-          for (int64_t m = 0; m < count; ++m) {
-            if (!scale.is_present(row, m)) {
-              if (!add) std::fill_n(dx[m] + row * widths[m], widths[m], S(0));
-              continue;
-            }
-            const A along = scale.along(m, dr[m]), shrink = scale.shrink[m];
-            const A ds = scale.weight[m] * (dr[m] / scale.length[m] - mean);
-            const S* from = x[m] + row * input_strides[m];
-            S* to = dx[m] + row * widths[m];
-            if (!q) {
-#pragma omp simd
-              for (int64_t c = 0; c < widths[m]; ++c) {
-                const A before = add ? static_cast<A>(to[c]) : A(0);
-                to[c] = static_cast<S>(before + along * (shrink * static_cast<A>(from[c])));
-              }
-              continue;
-            }
-#pragma omp simd
-            for (int64_t c = 0; c < width; ++c) {
-              const A value = static_cast<A>(from[c]), bent = hyperbolic_tangent(value);
-              const A before = add ? static_cast<A>(to[c]) : A(0);
-              dq[c] += ds * bent;
-              to[c] = static_cast<S>(before + along * (shrink * value) + ds * q[c] * (A{1} - bent * bent));
-            }
-          }
-        }
-      }
-    }
-    if (!q) return;
-    A* dq = static_cast<A*>(query_grad);
-    std::fill_n(dq, width, A(0));
-    for (int64_t task = 0; task < kMostTasks; ++task) {
-      for (int64_t c = 0; c < width; ++c) dq[c] += partial.get()[task * width + c];
-    }
   });
 }
 

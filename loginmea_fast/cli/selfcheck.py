@@ -15,7 +15,7 @@ from loginmea_fast import ops
 from loginmea_fast.errors import BackendError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.ops import _dispatch
-from loginmea_fast.ops.low_rank_fusion import modality_scale
+from loginmea_fast.ops.modality_scale import modality_scale
 
 __all__ = ["Check", "Serving", "self_check", "serving"]
 

@@ -11,7 +11,7 @@ from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.nn.graph_encoder import ReflectionLayers
 from loginmea_fast.nn.low_rank_fusion import LowRankFusion
-from loginmea_fast.ops.low_rank_fusion import masked_softmax, unit_rows
+from loginmea_fast.ops.modality_scale import masked_softmax, unit_rows
 
 __all__ = ["LocalToGlobalEncoder", "WeightedSum"]
 

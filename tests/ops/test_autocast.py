@@ -11,7 +11,8 @@ from torch import Tensor
 from loginmea_fast import AlignmentGraph, LoginMEA, ops
 from loginmea_fast.errors import BackendError
 from loginmea_fast.nn import LowRankFusion, RelationReflectionAttention
-from loginmea_fast.ops.low_rank_fusion import adaptive_low_rank_fusion, low_rank_fusion, modality_scale
+from loginmea_fast.ops.low_rank_fusion import adaptive_low_rank_fusion, low_rank_fusion
+from loginmea_fast.ops.modality_scale import modality_scale
 from tests.helpers.compare import assert_close
 from tests.helpers.graphs import triples_of
 

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.errors import BackendError, InputError
-from loginmea_fast.ops.low_rank_fusion import adaptive_low_rank_fusion, low_rank_fusion, modality_scale
+from loginmea_fast.ops.low_rank_fusion import adaptive_low_rank_fusion, low_rank_fusion
+from loginmea_fast.ops.modality_scale import modality_scale
 from loginmea_fast.reference import low_rank_fusion as reference
 from tests.helpers.compare import TOLERANCE, assert_close
 
 ops = importlib.import_module("loginmea_fast.ops.low_rank_fusion")
+scale_ops = importlib.import_module("loginmea_fast.ops.modality_scale")
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -393,8 +395,8 @@ def test_modality_scale_gradcheck_and_opcheck() -> None:
         _skip_unless_served(backend, torch.float64)
         assert torch.autograd.gradcheck(lambda q, *v, b=backend: modality_scale(v, q, b), (query, *x))
         assert torch.autograd.gradcheck(lambda *v, b=backend: modality_scale(v, None, b), x)
-        torch.library.opcheck(ops._modality_scale, (x, query, None, backend))
-        torch.library.opcheck(ops._modality_scale, (x, None, torch.rand(5, 3) > 0.4, backend))
+        torch.library.opcheck(scale_ops._modality_scale, (x, query, None, backend))
+        torch.library.opcheck(scale_ops._modality_scale, (x, None, torch.rand(5, 3) > 0.4, backend))
 
 
 def test_the_two_derivations_of_the_scale_agree() -> None:

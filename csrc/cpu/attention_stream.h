@@ -1,0 +1,175 @@
+// The edges of relation-reflection attention in the order in which the CPU walks them.
+//
+// Edges are walked as a *stream*: one entity after another in breadth-first order, an entity's edges sorted by relation
+// set. Edges of one entity with one set share the reflection, which is linear, so their rows are summed first and
+// reflected once: that saves two reflector rows of five on DBP15K. The stream is cut into parts of equal size, whatever
+// entities it cuts through, so that an entity with most of the edges is no bottleneck; the pieces of a cut entity are
+// added in order. Parts depend on the graph alone and each is walked by one thread, so results do not depend on the
+// number of threads.
+#pragma once
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+#include <vector>
+
+#include "memory.h"
+#include "relation_reflection_attention.h"
+#include "rows.h"
+
+namespace loginmea::attention {
+
+using std::int32_t;
+using std::int64_t;
+
+// Edges between asking for a row and using it.
+constexpr int64_t kAhead = 12;
+
+template <class T>
+struct Rows {
+  T* data;
+  int64_t stride;
+  T* operator[](int64_t row) const { return data + row * stride; }
+};
+
+struct Graph {
+  int64_t entities, edges, sets;
+  const int64_t* dst_ptr;
+  const int32_t *dst_source, *dst_set;
+  const int64_t* src_ptr;
+  const int32_t *src_destination, *src_set, *src_edge, *visit_order;
+};
+
+inline Graph graph_of(int64_t entities, int64_t edges, int64_t sets, const Addresses& index) {
+  if (index.size() != 8) throw std::invalid_argument("relation_reflection_attention: expected 8 graph tensors");
+  const auto i32 = [&](int k) { return reinterpret_cast<const int32_t*>(index[k]); };
+  const auto i64 = [&](int k) { return reinterpret_cast<const int64_t*>(index[k]); };
+  return {entities, edges, sets, i64(0), i32(1), i32(2), i64(3), i32(4), i32(5), i32(6), i32(7)};
+}
+
+// The edges of one entity after another: entity `visit[r]` has places [start[r], start[r + 1]).
+struct Stream {
+  int64_t rows;
+  const int32_t* visit;
+  Scratch<int64_t> start;
+  Scratch<int32_t> other;  // the entity at the far end
+  Scratch<int32_t> set;
+  Scratch<int32_t> edge;  // position in destination order; only where asked for
+};
+
+inline Stream empty_stream(const Graph& g, const int64_t* ptr) {
+  Stream s{
+      g.entities, g.visit_order, scratch<int64_t>(g.entities + 1), scratch<int32_t>(g.edges), scratch<int32_t>(g.edges),
+      nullptr};
+  int64_t place = 0;
+  for (int64_t r = 0; r < s.rows; ++r) {
+    s.start[r] = place;
+    place += ptr[s.visit[r] + 1] - ptr[s.visit[r]];
+  }
+  s.start[s.rows] = place;
+  return s;
+}
+
+// Edges into each entity, sorted by (set, source).
+inline Stream destination_stream(const Graph& g, bool with_edge, int num_threads) {
+  Stream s = empty_stream(g, g.dst_ptr);
+  if (with_edge) s.edge = scratch<int32_t>(g.edges);
+  int64_t longest = 0;
+  for (int64_t i = 0; i < g.entities; ++i) longest = std::max(longest, g.dst_ptr[i + 1] - g.dst_ptr[i]);
+  const PerThread<std::uint64_t> orders(num_threads, longest);
+#pragma omp parallel num_threads(num_threads)
+  {
+    // Set, position in the row; the graph has the row sorted by source.
+    std::uint64_t* order = orders.of(omp_get_thread_num());
+#pragma omp for schedule(dynamic, 256)
+    for (int64_t r = 0; r < s.rows; ++r) {
+      const int64_t begin = g.dst_ptr[s.visit[r]], count = s.start[r + 1] - s.start[r];
+      for (int64_t k = 0; k < count; ++k) order[k] = static_cast<std::uint64_t>(g.dst_set[begin + k]) << 32 | k;
+      std::sort(order, order + count);
+      for (int64_t k = 0; k < count; ++k) {
+        const int64_t place = s.start[r] + k, e = begin + static_cast<int64_t>(order[k] & 0xffffffffu);
+        s.set[place] = static_cast<int32_t>(order[k] >> 32);
+        s.other[place] = g.dst_source[e];
+        if (with_edge) s.edge[place] = static_cast<int32_t>(e);
+      }
+    }
+  }
+  return s;
+}
+
+// Edges out of each entity; the graph has them sorted by set.
+inline Stream source_stream(const Graph& g, int num_threads) {
+  Stream s = empty_stream(g, g.src_ptr);
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+  for (int64_t r = 0; r < s.rows; ++r) {
+    const int64_t begin = g.src_ptr[s.visit[r]], count = s.start[r + 1] - s.start[r];
+    std::copy_n(g.src_destination + begin, count, s.other.get() + s.start[r]);
+    std::copy_n(g.src_set + begin, count, s.set.get() + s.start[r]);
+  }
+  return s;
+}
+
+// A place in a stream: in front of edge `edge`, which belongs to row `row` (or to none, at the row's end).
+struct Cut {
+  int64_t row, edge;
+};
+
+// `parts + 1` cuts that share rows plus edges out evenly.
+inline std::vector<Cut> cuts_of(const Stream& s, int64_t parts) {
+  std::vector<Cut> cuts(parts + 1);
+  const int64_t total = s.rows + s.start[s.rows];
+  int64_t row = 0;
+  for (int64_t k = 0; k <= parts; ++k) {
+    const int64_t target = total * k / parts;
+    while (row < s.rows && s.start[row + 1] + row + 1 <= target) ++row;
+    cuts[k] = {row, row < s.rows ? s.start[row] + std::max<int64_t>(target - s.start[row] - row, 0) : s.start[row]};
+    if (row < s.rows) cuts[k].edge = std::min(cuts[k].edge, s.start[row + 1]);
+  }
+  return cuts;
+}
+
+// Walks a stream: accumulate(part, row, begin, end, sum, spare) adds what the edges [begin, end) of a row give to sum
+// [width], with a row to spare for its own use, and finish(row, sum) ends a row. Rows that a cut goes through are
+// finished last, from their pieces in order.
+template <class A, class Accumulate, class Finish>
+void walk(const Stream& s, const std::vector<Cut>& cuts, int64_t width, int num_threads, Accumulate&& accumulate,
+          Finish&& finish) {
+  const int64_t parts = static_cast<int64_t>(cuts.size()) - 1;
+  // A part leaves at most two pieces: of the row that it enters in the middle, and of the one that it leaves so.
+  const int64_t pitch = padded<A>(width);
+  const auto pieces = scratch<A>(2 * parts * pitch);
+  const auto is_cut = [&](const Cut& c) { return c.row < s.rows && c.edge > s.start[c.row]; };
+  const PerThread<A> sums(num_threads, 2 * pitch);
+#pragma omp parallel num_threads(num_threads)
+  {
+    A* sum = sums.of(omp_get_thread_num());
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t part = 0; part < parts; ++part) {
+      const Cut from = cuts[part], to = cuts[part + 1];
+      const int64_t last = is_cut(to) ? to.row : to.row - 1;
+      for (int64_t row = from.row; row <= last; ++row) {
+        const int64_t begin = std::max(from.edge, s.start[row]), end = std::min(to.edge, s.start[row + 1]);
+        const bool enters = begin > s.start[row], leaves = row == to.row;
+        A* target = enters ? &pieces[2 * part * pitch] : leaves ? &pieces[(2 * part + 1) * pitch] : sum;
+        std::fill_n(target, width, A(0));
+        accumulate(part, row, begin, end, target, sum + pitch);
+        if (!enters && !leaves) finish(row, target);
+      }
+    }
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t part = 0; part < parts; ++part) {
+      // The part in which a cut row begins gathers its pieces.
+      const Cut end = cuts[part + 1];
+      if (!is_cut(end) || (cuts[part].row == end.row && is_cut(cuts[part]))) continue;
+      A* whole = &pieces[(2 * part + 1) * pitch];
+      for (int64_t next = part + 1; next < parts && cuts[next].row == end.row && is_cut(cuts[next]); ++next) {
+        add_row(A(1), &pieces[2 * next * pitch], whole, width);
+      }
+      finish(end.row, whole);
+    }
+  }
+}
+
+}  // namespace loginmea::attention
