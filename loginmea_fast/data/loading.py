@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from loginmea_fast.data import dbp15k, openea  # noqa: F401  (importing registers their layouts)
 from loginmea_fast.data.bags import attribute_bag, relation_bag
@@ -34,7 +34,7 @@ def load(
     format: str = "auto",
     modalities: Sequence[str] | str | None = None,
     *,
-    vectors: Mapping[str, str | os.PathLike[str]] | None = None,
+    vectors: Mapping[str, str | os.PathLike[str] | Sequence[str | os.PathLike[str]]] | None = None,
     compat: Literal["authors"] | None = None,
     bag_size: int = 1000,
     name_ngrams: tuple[int, ...] = (2, 3),
@@ -83,8 +83,14 @@ def load(
     directory = Path(directory)
     names = (name_attributes,) if isinstance(name_attributes, str) else tuple(name_attributes)
     options = ReadOptions(fold=fold, max_repeated_links=max_repeated_links, name_attributes=names)
-    pair = find_format(directory, format).read(directory, options)
-    given = {name: Path(path) for name, path in (vectors or {}).items()}
+    layout = find_format(directory, format)
+    if fold != 1 and layout.name != "openea":
+        raise DataError(
+            f"fold={fold} is for OpenEA's prepared splits, and {directory} is in the layout {layout.name}; "
+            "leave fold out"
+        )
+    pair = layout.read(directory, options)
+    given = {name: Path(_one_file(name, file)) for name, file in (vectors or {}).items()}
     found, unread = _vector_files(directory, given)
     files = found | given
     if modalities is None:
@@ -135,7 +141,20 @@ def load(
     return replace(pair.with_features(features), notes=pair.notes + notes)
 
 
-def load_embedded(modalities: Sequence[str] | str | None = None) -> AlignmentPair:
+def _one_file(
+    modality: str, files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+) -> str | os.PathLike[str]:
+    if isinstance(files, (str, os.PathLike)):
+        return files
+    if len(files) != 1:
+        raise DataError(
+            f"vectors name {len(files)} files for {modality!r} ({', '.join(map(str, files))}), one is read; put their "
+            "rows into one file, or name them as modalities of their own"
+        )
+    return files[0]
+
+
+def load_embedded(modalities: Sequence[str] | str | None = None, **options: Any) -> AlignmentPair:
     """The real pair that ships inside the package: GeoNames against countryinfo, which has REST Countries' fields.
 
     Countries, capitals, currencies, languages and time zones of both sources are linked; features are relations,
@@ -143,11 +162,12 @@ def load_embedded(modalities: Sequence[str] | str | None = None) -> AlignmentPai
 
     Args:
         modalities: as in :func:`load`; add "name" for names.
+        options: as in :func:`load`.
 
     Returns:
         The pair.
     """
-    pair = load(EMBEDDED, "dbp15k", modalities)
+    pair = load(EMBEDDED, "dbp15k", modalities, **options)
     return replace(pair, name="GeoNames - countryinfo")
 
 

@@ -58,19 +58,15 @@ def load_pair(config: Config) -> AlignmentPair:
         raise ConfigError(
             "the configuration names no data set; set path to a directory, or pass the pair itself"
         )
+    options: dict[str, Any] = {
+        "vectors": config.vectors,
+        "compat": config.compat,
+        "bag_size": config.bag_size,
+        "seed": config.seed,
+    }
     if config.path == "embedded":
-        return data.load_embedded(config.modalities)
-    vectors: Any = config.vectors
-    return data.load(
-        config.path,
-        config.format,
-        config.modalities,
-        vectors=vectors,
-        compat=config.compat,
-        bag_size=config.bag_size,
-        fold=config.fold,
-        seed=config.seed,
-    )
+        return data.load_embedded(config.modalities, **options)
+    return data.load(config.path, config.format, config.modalities, fold=config.fold, **options)
 
 
 def assemble(pair: AlignmentPair, config: Config, split: Split | None = None) -> Problem:

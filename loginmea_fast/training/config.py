@@ -175,6 +175,16 @@ class Config(BaseModel):
     def _check_together(self) -> Config:
         if self.modalities is not None and len(set(self.modalities)) != len(self.modalities):
             raise ConfigError(f"modalities names one twice: {', '.join(self.modalities)}; name each once")
+        if self.path == "embedded":
+            if self.format not in ("auto", "dbp15k"):
+                raise ConfigError("the embedded pair has one layout; leave format out", "format")
+            if self.fold != 1:
+                raise ConfigError("the embedded pair has no prepared splits; leave fold out", "fold")
+        if self.device.partition(":")[0] == "mps":
+            raise ConfigError(
+                "device 'mps' is not supported: the operators have kernels for the CPU and for CUDA; use 'cpu'",
+                "device",
+            )
         if self.compat == "authors" and self.valid_ratio:
             raise ConfigError(
                 "compat='authors' trains on every seed link and needs valid_ratio=0; leave valid_ratio out"
@@ -426,7 +436,7 @@ def _parse(key: Key, text: str) -> Any:
         return tuple(part.strip().strip("\"'") for part in text.split(",") if part.strip())
     if key.kind is dict and not bracketed:
         # A comma begins an entry only where a name follows it: files may have commas in their names.
-        return parse_vectors(re.split(r",\s*(?=\w+=)", text))
+        return parse_vectors(re.split(r",(?=\w+=)", text))
     try:
         return tomllib.loads(f"value = {text if bracketed else text.lower()}")["value"]
     except tomllib.TOMLDecodeError:

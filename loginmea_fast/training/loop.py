@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from loginmea_fast.training.assembly import Problem, assemble, build_model, prep
 from loginmea_fast.training.bootstrapping import Bootstrapping, without
 from loginmea_fast.training.checkpoint import Checkpoint
 from loginmea_fast.training.config import Config
+from loginmea_fast.training.effect import without_effect
 from loginmea_fast.training.interrupt import StopOnSignal, TrainingInterrupted
 from loginmea_fast.training.memory import measure_peak_memory
 from loginmea_fast.training.progress import Progress
@@ -192,6 +195,9 @@ class Trainer:
             self.run.rewind_metrics(self.standing.epoch)
             self.history = self.run.metrics()
         split = self.problem.split
+        if not resume:
+            for idle in without_effect(self.config, len(self.problem.features), len(split.valid)):
+                warnings.warn(idle, UserWarning, stacklevel=2)
         self._record(
             "resume" if resume else "start",
             version=__version__,
@@ -265,7 +271,7 @@ class Trainer:
     def how_to_go_on(self) -> str:
         """For the message of an interrupted run."""
         path = self.run.path if self.run else None
-        return f"all is saved in {path}; go on with loginmea-fast train --resume {path}"
+        return f"all is saved in {path}; go on with loginmea-fast train --resume {shlex.quote(str(path))}"
 
     def _epoch(self, bar: Progress) -> None:
         epoch = self.standing.epoch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +48,7 @@ class RunDirectory:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             remedy = "choose another directory"
             if (directory / "config.toml").is_file():
-                remedy = f"go on with the run in it by --resume {directory}, or {remedy}"
+                remedy = f"go on with the run in it by --resume {shlex.quote(str(directory))}, or {remedy}"
             raise ConfigError(f"{directory} exists already; {remedy}")
         there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -121,6 +122,11 @@ class RunDirectory:
                 self._check_model(metadata.get("model", {}), self.last_file)
 
     @property
+    def _quoted(self) -> str:
+        """The path, as a shell reads it."""
+        return shlex.quote(str(self.path))
+
+    @property
     def config_file(self) -> Path:
         """The configuration, as given or taken by default."""
         return self.path / "config.toml"
@@ -157,7 +163,7 @@ class RunDirectory:
         """
         tensors, _ = load_tensors(
             self.split_file,
-            f"delete it and go on with train --resume {self.path}, which draws the same links again",
+            f"delete it and go on with train --resume {self._quoted}, which draws the same links again",
         )
         # Runs of versions that divided links without their entities hold splits that overlap.
         split, _ = Split.apart(tensors["train"], tensors["valid"], tensors["test"])
@@ -187,7 +193,7 @@ class RunDirectory:
         if not there:
             raise CheckpointError(
                 f"{self.path} holds no checkpoint yet; let the run reach its first one, or go on with train "
-                f"--resume {self.path}"
+                f"--resume {self._quoted}"
             )
         chosen: Any = which or there[0]
         if chosen not in there:
@@ -205,7 +211,7 @@ class RunDirectory:
         anew = f"train anew with train --config {self.config_file} --out RUN"
         if not file.is_file():
             return anew
-        measure = f"{file.name} is there: evaluate {self.path} --checkpoint {other} measures it"
+        measure = f"{file.name} is there: evaluate {self._quoted} --checkpoint {other} measures it"
         return f"{measure}, and to go on {anew}" if damaged == "last" else f"{measure}, or {anew}"
 
     def _check_model(self, theirs: Mapping[str, Any], file: Path) -> None:

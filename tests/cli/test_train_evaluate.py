@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from loginmea_fast.cli import train
@@ -237,3 +239,50 @@ def test_a_stopped_run_resumes_to_the_same_metrics(call, data_dir: Path, tmp_pat
     resumed = call("train", "--resume", run, "--quiet", "--json").json
     assert resumed["metrics"] == whole["metrics"]
     assert resumed["best_epoch"] == whole["best_epoch"]
+
+
+def test_a_run_whose_data_and_vectors_moved_is_measured_and_goes_on(
+    call, data_dir: Path, tmp_path: Path
+) -> None:
+    """Blanks, commas and quotes in every path, and in the commands that are printed."""
+    data, run = tmp_path / "my, data", tmp_path / "it's a run"
+    shutil.copytree(data_dir, data)
+    vectors = tmp_path / "a, b=c.npy"
+    np.save(vectors, np.random.default_rng(0).normal(size=(80, 3)).astype(np.float32))
+    trained = call(
+        "train", data, "--vectors", f"voice={vectors}", "--epochs", 4, "--out", run, "--quiet", *TINY
+    )
+    assert f"loginmea-fast evaluate {shlex.quote(str(run))}" in trained.out
+    before = call("evaluate", run, "--json").json
+    moved, moved_vectors = tmp_path / 'moved "data"', tmp_path / "moved, vectors.npy"
+    data.rename(moved)
+    vectors.rename(moved_vectors)
+    call("evaluate", run).check_error("--data DIR")
+    call("evaluate", run, "--data", moved).check_error("a, b=c.npy is missing")
+    there = ("--data", moved, "--vectors", f"voice={moved_vectors}")
+    assert call("evaluate", run, *there, "--json").json == before
+    resumed = call("train", "--resume", run, *there, "--quiet", "--json")
+    assert resumed.status == 0, resumed.err
+    assert resumed.json["metrics"]["cosine"] == before["cosine"]
+
+
+def test_a_fold_of_data_without_folds_is_refused(call, data_dir: Path, tmp_path: Path) -> None:
+    call("train", data_dir, "--fold", 2, "--out", tmp_path / "run", "--quiet", *TINY).check_error(
+        "fold=2 is for OpenEA's prepared splits", "layout dbp15k"
+    )
+
+
+def test_a_key_that_changes_nothing_is_one_warning(call, data_dir: Path, tmp_path: Path) -> None:
+    done = call("train", data_dir, "--epochs", 3, "--bootstrap", "--out", tmp_path / "run", "--quiet", *TINY)
+    told = [line for line in done.err.splitlines() if "changes nothing" in line]
+    assert len(told) == 1
+    assert told[0].startswith(
+        "loginmea-fast: warning: bootstrap changes nothing: its first links join after epoch 40"
+    )
+
+
+def test_two_files_of_one_modality_are_refused(call, data_dir: Path, tmp_path: Path) -> None:
+    two = ("--vectors", "voice=a.npy", "--vectors", "voice=b.npy")
+    call("train", data_dir, *two, "--out", tmp_path / "run", "--quiet", *TINY).check_error(
+        "2 files", "'voice'"
+    )

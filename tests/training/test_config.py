@@ -191,6 +191,10 @@ def test_overrides_take_the_type_of_the_key():
         ({"vectors": {"image": 3}}, "a table of files by modality"),
         ({"path": 3}, "'path' must be text; got 3"),
         ({"dtype": "x" * 10**6}, r"got 'x{199}\.\.\.$"),
+        ({"path": "embedded", "format": "openea"}, "one layout; leave format out"),
+        ({"path": "embedded", "fold": 2}, "no prepared splits; leave fold out"),
+        ({"device": "mps"}, "'mps' is not supported: .* use 'cpu'"),
+        ({"device": "mps:0"}, "is not supported"),
         ({"compat": "authors", "valid_ratio": 0.1}, "needs valid_ratio=0"),
     ],
 )

@@ -1,0 +1,62 @@
+"""Keys of a configuration that change nothing beside what else it holds: found, and said, before training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from loginmea_fast.training.config import KEYS, Config
+
+__all__ = ["first_join", "without_effect"]
+
+
+def first_join(config: Config) -> int:
+    """The number of epochs after which bootstrapping's first window ends and its links join."""
+    rounds = config.bootstrap_start // config.bootstrap_every
+    if (
+        config.compat == "authors"
+    ):  # windows are counted from epoch 0: the first one that begins after the start
+        rounds = -(-rounds // config.bootstrap_window) * config.bootstrap_window
+    return (rounds + config.bootstrap_window) * config.bootstrap_every
+
+
+def without_effect(config: Config, modalities: int, valid: int) -> Iterator[str]:
+    """One sentence for each key that changes nothing.
+
+    Args:
+        config: the configuration of a run.
+        modalities: how many the model has.
+        valid: how many validation links there are.
+    """
+
+    def changed(*names: str) -> list[str]:
+        return [name for name in names if getattr(config, name) != KEYS[name].default]
+
+    def idle(names: list[str], why: str) -> Iterator[str]:
+        if names:
+            verb = "changes" if len(names) == 1 else "change"
+            yield f"{', '.join(names)} {verb} nothing: {why}"
+
+    if not config.bootstrap:
+        names = changed("bootstrap_start", "bootstrap_every", "bootstrap_window")
+        yield from idle([] if config.compat == "authors" else names, "bootstrap is off; turn it on")
+    elif config.epochs <= first_join(config):
+        why = f"its first links join after epoch {first_join(config)} and training ends after {config.epochs}"
+        yield from idle(["bootstrap"], f"{why}; raise epochs, or lower bootstrap_start or bootstrap_window")
+    if config.patience and not valid and config.compat != "authors":
+        yield from idle(["patience"], "there are no validation links; raise valid_ratio")
+    elif config.patience * config.eval_every >= config.epochs:
+        yield from idle(["patience"], "training ends before as many validations; lower it or eval_every")
+    if config.warmup_epochs > config.epochs:
+        yield from idle(changed("warmup_epochs"), f"beyond the {config.epochs} epochs; lower it")
+    if config.decoder == KEYS["decoder"].default:
+        yield from idle(changed("decoder_k"), "no decoder is chosen; set decoder")
+    fusion = ("rank", "missing", "use_local_fusion", "use_adaptive_weights", "use_low_rank")
+    if not modalities:
+        names = changed(*fusion, "use_global_aggregation")
+        yield from idle(names, "the model has no modalities")
+    elif not config.use_local_fusion:
+        yield from idle(changed("rank", "use_adaptive_weights", "use_low_rank"), "use_local_fusion is off")
+    elif not config.use_low_rank:
+        yield from idle(changed("rank"), "use_low_rank is off")
+    if not config.use_graph_encoder and not (config.use_global_aggregation and modalities):
+        yield from idle(changed("depth", "attention"), "no part with attention layers is on")
