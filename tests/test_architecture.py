@@ -31,10 +31,11 @@ ROOMS = (
 # Rooms that an operator does without: one implementation for the GPU is enough where no measurement asks for two.
 WITHOUT = {"contrastive_loss": {"csrc/cuda/{}.h", "csrc/cuda/{}.cuh", "csrc/cuda/{}.cu"}}
 
-# What each part may import of the package. `errors` and `version` are everybody's.
-FOUNDATION = {"errors", "version"}
+# What each part may import of the package. `errors`, `locks` and `version` are everybody's.
+FOUNDATION = {"errors", "locks", "version"}
 MAY_IMPORT = {
     "errors": set(),
+    "locks": set(),
     "version": set(),
     "kernels": set(),
     "reference": {"graph"},

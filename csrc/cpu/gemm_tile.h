@@ -30,11 +30,8 @@
 #include <new>
 #include <type_traits>
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 #include "common/dtype.h"
+#include "cpu/intrinsics.h"
 #include "cpu/memory.h"
 
 namespace loginmea::gemm {

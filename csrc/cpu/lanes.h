@@ -13,11 +13,11 @@
 #include <cstring>
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-#include <immintrin.h>
 #define LOGINMEA_MASKED_LANES 1
 #endif
 
 #include "common/dtype.h"
+#include "cpu/intrinsics.h"
 
 namespace loginmea {
 

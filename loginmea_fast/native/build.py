@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -13,16 +14,27 @@ from pathlib import Path
 from loginmea_fast.errors import BuildError
 from loginmea_fast.native.cache import Tree
 from loginmea_fast.native.sources import Sources
-from loginmea_fast.native.toolchain import Toolchain, jobs
+from loginmea_fast.native.toolchain import Toolchain, jobs, split_command
 
 __all__ = ["compile_library", "configure"]
 
 _ERRORS = (  # the most telling first: a compiler's or linker's own line before what cmake makes of it
     re.compile(r"^.*(?:\b(?:fatal )?error\s*:|undefined reference to|^ptxas fatal).*$", re.MULTILINE),
+    # A compiler that cannot compile anything: its own words, after the command that ninja shows.
+    re.compile(r"FAILED: .*\n.*\n\s*(.*\S.*)(?=(?:\n.*)*?is not able to|(?:\n.*)*?CMake will not be able)"),
+    re.compile(r"^ninja: (?:fatal|error):.*$", re.MULTILINE),
     re.compile(r"^CMake Error.*\n+(?:.*\S.*)$", re.MULTILINE),
 )
 
 _HINTS = (
+    (
+        r"Resource temporarily unavailable|[Cc]annot fork|can't fork|fork: retry|posix_spawn|vfork",
+        "the system starts no more processes: set MAX_JOBS=1, or raise the limit (ulimit -u)",
+    ),
+    (
+        r"cannot execute|[Ee]xec format|loading shared libraries|Permission denied|not able to compile",
+        "the compiler itself does not run: install g++, or set CXX to one that does",
+    ),
     (r"No space left", "free some space, or set LOGINMEA_CACHE to a directory on another disk"),
     (r"Killed|terminated signal|virtual memory exhausted|out of memory", "too little memory: set MAX_JOBS=1"),
     (r"unsupported GNU version", "this nvcc wants an older g++: install one and set CXX to it"),
@@ -68,9 +80,13 @@ def compile_library(module: str, sources: Sources, tools: Toolchain, tree: Tree,
             configure(tools, source, build),
             [tools.ninja, "-C", str(build), f"-j{workers}", module],
         ):
-            code = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
-            ).returncode
+            try:
+                code = subprocess.run(
+                    command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+                ).returncode
+            except OSError as error:  # the tool itself cannot be started
+                out.write(f"error: {command[0]}: {error.strerror}\n".encode())
+                code = 1
             if code != 0:
                 break
     if (
@@ -89,19 +105,22 @@ def compile_library(module: str, sources: Sources, tools: Toolchain, tree: Tree,
 def _told(tools: Toolchain) -> str:
     if tools.device == "cuda":
         return f"nvcc for sm {tools.cuda_archs.replace(';', ', ')}"
-    return Path(shlex.split(tools.cxx)[-1]).name + (f" -march={tools.march}" if tools.march else "")
+    return Path(split_command(shlex.split(tools.cxx))[1]).name + (
+        f" -march={tools.march}" if tools.march else ""
+    )
 
 
 def configure(tools: Toolchain, source: Path, build: Path) -> list[str]:
     """The command that prepares `build` to compile `source` with `tools`."""
     import pybind11
 
-    *launcher, compiler = shlex.split(tools.cxx)
+    launcher, compiler, flags = split_command(shlex.split(tools.cxx))
     options = {
         "CMAKE_BUILD_TYPE": "Release",
         "CMAKE_MAKE_PROGRAM": tools.ninja,
         "CMAKE_CXX_COMPILER": shutil.which(compiler) or compiler,
         "CMAKE_CXX_COMPILER_LAUNCHER": ";".join(launcher),
+        "CMAKE_CXX_FLAGS": " ".join([shlex.join(flags), os.environ.get("CXXFLAGS", "")]).strip(),
         "CMAKE_LIBRARY_OUTPUT_DIRECTORY": str(build),
         "Python_EXECUTABLE": sys.executable,
         "pybind11_DIR": pybind11.get_cmake_dir(),
@@ -123,11 +142,12 @@ def _explain(module: str, log: Path, snapshot: Path, root: Path) -> str:
     found = next((match for pattern in _ERRORS if (match := pattern.search(text))), None)
     lines = [line for line in text.splitlines() if line.strip()]
     first = (
-        " ".join(found.group(0).split())
+        " ".join(found.group(found.lastindex or 0).split())
         if found
         else lines[-1].strip()
         if lines
         else "the build tool printed nothing"
     )
-    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, first)), None)
+    simple = "is not able to compile a simple test program" if "is not able to compile" in text else ""
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, f"{first} {simple}")), None)
     return f"building {module} failed: {first}" + (f"; {hint}" if hint else "") + f"; the whole log is {log}"

@@ -4,136 +4,136 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import getpass
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
-import sys
 import tempfile
-import time
 import uuid
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-__all__ = ["Tree", "find", "locked", "places", "publish", "writable"]
+__all__ = ["Tree", "find", "places", "publish", "wanted", "writable"]
 
-_WAIT_NOTICE_S = 3.0
 _KEPT_ENTRIES = 12
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_./+,=@ -]*")
 
 
 def places() -> list[Path]:
-    """Where libraries are looked for: the cache, and what stands in for it where it cannot be written.
+    """Where libraries are looked for: the cache, and what stands in for it where it cannot be used.
 
-    The cache is $LOGINMEA_CACHE, else loginmea_fast under $XDG_CACHE_HOME or ~/.cache. The stand-in lies in
-    the temporary directory and counts only if this user alone can write to it, because it holds programs.
+    The cache is $LOGINMEA_CACHE, else loginmea_fast under $XDG_CACHE_HOME or ~/.cache; the stand-in lies in the
+    temporary directory. They hold programs, so one that anybody else can write to does not count.
     """
+    return [place for place in (wanted(), _standin()) if place.is_dir() and _untrusted(place) is None]
+
+
+def wanted() -> Path:
+    """The cache directory that the environment names, usable or not."""
     named = os.environ.get("LOGINMEA_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     # Absolute: cmake takes a relative output directory for one below the build tree.
-    found = [(Path(named) if named else Path(base) / "loginmea_fast").absolute()]
-    standin = _standin()
-    with contextlib.suppress(OSError):
-        facts = standin.lstat()
-        if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and not facts.st_mode & 0o022:
-            found.append(standin)
-    return found
+    return (Path(named) if named else Path(base) / "loginmea_fast").absolute()
 
 
 def _standin() -> Path:
-    return Path(tempfile.gettempdir()) / f"loginmea_fast-{os.getuid()}"
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
+    return (Path(tempfile.gettempdir()) / f"loginmea_fast-{user}").absolute()
+
+
+def _untrusted(place: Path) -> str | None:
+    """Who but this user and root can write to a directory, as the end of a sentence; None: nobody."""
+    if not hasattr(os, "getuid"):
+        return None  # where a user's directories are private by the system's own lists
+    facts = place.stat() if place == wanted() else place.lstat()
+    if not stat.S_ISDIR(facts.st_mode):
+        return "is no directory"
+    if facts.st_uid not in (os.getuid(), 0):
+        return f"belongs to another user (uid {facts.st_uid})"
+    if facts.st_mode & stat.S_IWOTH or (facts.st_mode & stat.S_IWGRP and not _private_group(facts.st_gid)):
+        return f"can be written by others (mode {stat.S_IMODE(facts.st_mode):o})"
+    return None
+
+
+def _private_group(gid: int) -> bool:
+    """Whether a group is the user's own: many systems give each user one, and make directories writable by it."""
+    import grp
+    import pwd
+
+    try:
+        user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return gid == user.pw_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
 def writable() -> Path:
-    """The first of `places` that can be written; a warning says when that is not the cache itself.
+    """The cache, or what stands in for it, made where it is not there; a warning says why it is not the cache.
 
     Raises:
-        OSError: none can.
+        OSError: neither can be used.
     """
-    wanted = places()[0]
-    if _accepts_files(wanted):
-        return wanted
-    with contextlib.suppress(OSError):
-        _standin().mkdir(mode=0o700, exist_ok=True)
-    for place in places()[1:]:
-        if _accepts_files(place):
-            _warn_standin(wanted, place)
-            return place
-    raise OSError(
-        f"the cache directory {wanted} cannot be written, nor one under {tempfile.gettempdir()}; "
-        "set LOGINMEA_CACHE to a directory that can"
-    )
+    first, standin = wanted(), _standin()
+    reason = _unusable(first)
+    if reason is None:
+        return first
+    if (other := _unusable(standin)) is not None:
+        raise OSError(
+            f"the cache directory {first} {reason}, and {standin} {other}; "
+            "set LOGINMEA_CACHE to a directory of your own"
+        )
+    _warn_standin(first, reason, standin)
+    return standin
+
+
+def _unusable(place: Path) -> str | None:
+    """Why libraries cannot be kept in a directory, as the end of a sentence, or None; makes the directory."""
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (reason := _untrusted(place)) is not None:
+            return f"{reason} and holds programs"
+        probe = place / f".probe-{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return f"cannot be written ({error.strerror})"
+    return None
 
 
 @functools.cache
-def _warn_standin(wanted: Path, place: Path) -> None:
+def _warn_standin(first: Path, reason: str, standin: Path) -> None:
     warnings.warn(
-        f"the cache directory {wanted} cannot be written, so native libraries are kept in {place}; "
-        "set LOGINMEA_CACHE to a directory that can",
+        f"the cache directory {first} {reason}, so native libraries are kept in {standin}; "
+        "set LOGINMEA_CACHE to a directory of your own",
         RuntimeWarning,
         stacklevel=3,
     )
 
 
-def _accepts_files(path: Path) -> bool:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe-{uuid.uuid4().hex}"
-        probe.touch()
-        probe.unlink()
-    except OSError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[IO[str]]:
-    """Holds the lock file `path`, waiting for whoever has it; the system drops it however its owner dies.
-
-    The descriptor is not inherited, so no compiler that outlives its owner keeps the lock.
-    """
-    import fcntl  # not at the top: the package imports where there is no such module
-
-    with open(path, "a+") as handle:
-        started = time.monotonic()
-        noticed = False
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not noticed and time.monotonic() - started > _WAIT_NOTICE_S:
-                    noticed = True
-                    print(
-                        f"loginmea_fast: waiting for another process's build ({path})",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-                time.sleep(0.05)
-        yield handle
-
-
 class Tree:
     """A build tree that outlives one build, so that the next one compiles only what changed. Needs the lock.
 
-    Its name and state stand in the lock file. A lock that is free while the state says "building" means that
-    its owner was killed: compilers it started may still be writing, so the tree is left to them and a new
-    one, of another name, begun.
+    Its name and state stand in a record. A lock that is free while the record says "building" means that its
+    owner was killed: compilers it started may still be writing, so the tree is left to them and a new one,
+    of another name, begun.
     """
 
-    def __init__(self, handle: IO[str], parent: Path, stem: str) -> None:
-        """Opens the idle tree that the lock file names, or begins a new one `parent`/`stem`-*."""
-        self._handle = handle
-        handle.seek(0)
+    def __init__(self, record: Path, stem: str) -> None:
+        """Opens the idle tree that the record names, or begins a new one `stem`-* beside it or where builds can be."""
+        self._record = record
+        parent = _tree_parent(record.parent)
         try:
-            record = json.loads(handle.read())
-        except ValueError:  # never written, or its writer was killed
-            record = {}
-        self.path = Path(record.get("tree", ""))
+            known = json.loads(record.read_text(encoding="utf-8"))
+            self.path = Path(known["tree"])
+            idle = known["state"] == "idle"
+        except (OSError, ValueError, KeyError, TypeError):  # never written, or its writer was killed
+            self.path, idle = Path(), False
         # A tree holds its own path, so one that was copied or moved with its cache is of no use.
-        if record.get("state") == "idle" and self.path.parent == parent and self.path.is_dir():
+        if idle and self.path.parent == parent and self.path.is_dir():
             return
         for abandoned in parent.glob(f"{stem}-*"):
             shutil.rmtree(abandoned, ignore_errors=True)
@@ -142,10 +142,29 @@ class Tree:
 
     def mark(self, state: str) -> None:
         """Writes the state, "building" or "idle", where the lock's next owner reads it."""
-        self._handle.seek(0)
-        self._handle.truncate()
-        self._handle.write(json.dumps({"tree": str(self.path), "state": state}))
-        self._handle.flush()
+        self._record.write_text(json.dumps({"tree": str(self.path), "state": state}), encoding="utf-8")
+
+
+def _tree_parent(place: Path) -> Path:
+    """Where trees are built: in the cache, or where its path has what cmake, ninja or a shell takes for its own.
+
+    Raises:
+        OSError: the temporary directory's path has such characters as well, or others can write there.
+    """
+    if _PLAIN_PATH.fullmatch(str(place)):
+        return place / "trees"
+    standin = _standin()
+    if not _PLAIN_PATH.fullmatch(str(standin)):
+        raise OSError(
+            f"neither {place} nor {standin} can be built in, because of characters that build tools take for their "
+            "own; set LOGINMEA_CACHE to a directory whose path has letters, digits, blanks and ._-+=@ only"
+        )
+    standin.mkdir(mode=0o700, exist_ok=True)
+    if reason := _untrusted(standin):
+        raise OSError(
+            f"{standin} {reason}, and {place} cannot be built in; set LOGINMEA_CACHE to a plain path"
+        )
+    return standin / "trees"
 
 
 def find(entry: Path, module: str) -> Path | None:

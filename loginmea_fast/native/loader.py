@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from loginmea_fast.errors import BackendError, BuildError
+from loginmea_fast.locks import locked
 from loginmea_fast.native import cache, toolchain
 from loginmea_fast.native.build import compile_library
 from loginmea_fast.native.sources import Sources, find_root
@@ -99,7 +100,7 @@ def status() -> dict[str, Any]:
         "state" ("loaded", "ahead of time", "cached", "not built" or "unavailable"), "reason" (None, or why it
         is unavailable), "library" (its path or None) and "compiler" (what it says of itself, or None).
     """
-    report: dict[str, Any] = {"cache": str(cache.places()[0]), "jobs": toolchain.jobs()}
+    report: dict[str, Any] = {"cache": str(cache.wanted()), "jobs": toolchain.jobs()}
     for device in DEVICES:
         reason = unavailable(device)
         library = Path(_loaded[device].__file__ or "") if device in _loaded else None
@@ -176,7 +177,7 @@ def _build(module: str, name: str, sources: Sources, tools: toolchain.Toolchain)
     """Builds, publishes and imports under the lock, unless another process has meanwhile done so."""
     place = cache.writable()
     entry, stem = place / name, f"{tools.device}-{tools.digest[:20]}"
-    with cache.locked(place / f"{stem}.lock") as handle:
+    with locked(place / f"{stem}.lock", waiting="waiting for another process's build"):
         try:
             if library := cache.find(entry, module):
                 return _import(module, library)
@@ -185,7 +186,7 @@ def _build(module: str, name: str, sources: Sources, tools: toolchain.Toolchain)
                 f"loginmea_fast: {entry} is corrupt ({error}) and is built again", file=sys.stderr, flush=True
             )
             shutil.rmtree(entry)
-        tree = cache.Tree(handle, place / "trees", stem)
+        tree = cache.Tree(place / f"{stem}.tree.json", stem)
         built = compile_library(module, sources, tools, tree, place / f"{name}.log")
         cache.publish(
             entry, module, built, {"version": __version__, "sources": sources.digest, **asdict(tools)}

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-__all__ = ["Toolchain", "find", "jobs", "missing"]
+__all__ = ["Toolchain", "find", "jobs", "missing", "split_command"]
 
 _FLAG_VARIABLES = ("CXXFLAGS", "LDFLAGS", "CUDAFLAGS", "NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS")
 
@@ -45,16 +45,28 @@ class Toolchain:
         return hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()
 
 
-def _cxx() -> Sequence[str] | None:
-    """The C++ compiler as a command: $CXX, or the first of c++, g++, clang++ on the PATH."""
+def _cxx() -> list[str] | None:
+    """The C++ compiler as a command: $CXX, or the first of c++, g++, clang++ on the PATH.
+
+    Raises:
+        ValueError: CXX is no command, because of its quotes.
+    """
     named = shlex.split(os.environ.get("CXX", ""))
     if named:
-        return named if shutil.which(named[0]) else None
+        # What launches the compiler and the compiler itself must be there; its flags follow.
+        launcher, compiler, _ = split_command(named)
+        return named if all(shutil.which(program) for program in (*launcher[:1], compiler)) else None
     for name in ("c++", "g++", "clang++"):
         found = shutil.which(name)
         if found:
             return [found]
     return None
+
+
+def split_command(command: Sequence[str]) -> tuple[list[str], str, list[str]]:
+    """A compiler's command as its launcher (ccache, env), the compiler, and flags that always go with it."""
+    end = next((i for i, word in enumerate(command) if i and word.startswith("-")), len(command))
+    return list(command[: end - 1]), command[end - 1], list(command[end:])
 
 
 def _nvcc() -> str | None:
@@ -77,10 +89,16 @@ def _tool(name: str) -> str | None:
 
 def missing(device: str) -> str | None:
     """Why nothing can be built for `device`, or None. Looks for programs, runs none."""
-    if _cxx() is None:
+    if sys.platform == "win32":
+        return "native kernels are not built on Windows; the plain formulas answer, or use WSL"
+    try:
+        found = _cxx()
+    except ValueError as error:
+        return f"CXX is no command ({error}): {os.environ['CXX']}; correct its quotes"
+    if found is None:
         named = os.environ.get("CXX")
         if named:
-            return f"the C++ compiler that CXX names ({named}) is not there; install it or unset CXX"
+            return f"the C++ compiler that CXX names ({named}) is not there or no program; install it or unset CXX"
         return "no C++ compiler found; install g++ (or set CXX)"
     if device == "cuda" and _nvcc() is None:
         return "no CUDA compiler found; install the CUDA toolkit's nvcc (or set CUDA_HOME)"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from loginmea_fast.data import Split
 from loginmea_fast.errors import CheckpointError, ConfigError
+from loginmea_fast.locks import Taken, locked
 from loginmea_fast.training.checkpoint import (
     Checkpoint,
     atomic_write,
@@ -230,18 +230,16 @@ class RunDirectory:
         Raises:
             ConfigError: another process is training here.
         """
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise ConfigError(f"another process is training in {self.path}; wait for it or stop it") from None
-        except OSError:
-            pass  # a network file system without locks: go on as careful as the user is
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path / ".lock"))
+            except Taken:
+                raise ConfigError(
+                    f"another process is training in {self.path}; wait for it or stop it"
+                ) from None
+            except OSError:
+                pass  # a network file system without locks: go on as careful as the user is
             yield
-        finally:
-            os.close(descriptor)
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl.

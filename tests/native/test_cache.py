@@ -6,25 +6,27 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from loginmea_fast.locks import Taken, locked
 from loginmea_fast.native import build, cache, toolchain
 
 from .conftest import Workshop
 
 
 @contextlib.contextmanager
-def _group_of(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+def _group_of(process: subprocess.Popen[str], alone: bool = False) -> Iterator[subprocess.Popen[str]]:
     """Whatever the process started ends with the test."""
     try:
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            process.kill() if alone else os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
@@ -197,4 +199,77 @@ def test_a_relative_cache_is_an_absolute_path(tmp_path: Path, monkeypatch: pytes
     """CMake takes a relative output directory for one below the build tree, where no library would be found."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOGINMEA_CACHE", "cache")
-    assert cache.places()[0] == tmp_path / "cache"
+    assert cache.wanted() == tmp_path / "cache"
+
+
+@pytest.mark.parametrize("name", ["a;b $HOME", "it's \"größe\\", "two words"])
+def test_any_path_serves_as_a_cache(workshop: Workshop, name: str) -> None:
+    place = workshop.root / name
+    temporary = workshop.root / "tmp"
+    temporary.mkdir()
+    out, err = workshop.run(LOGINMEA_CACHE=str(place), TMPDIR=str(temporary))
+    assert out == "42"
+    assert "RuntimeWarning" not in err
+    assert workshop.run(LOGINMEA_CACHE=str(place), TMPDIR=str(temporary)) == ("42", "")
+    assert len(list(place.glob("cpu-*/loginmea_cpu.so"))) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="speaks of modes and owners")
+@pytest.mark.parametrize(("mode", "owner"), [(0o777, None), (0o772, None), (0o700, 12345)])
+def test_a_cache_that_others_can_write_to_is_not_trusted(
+    workshop: Workshop, mode: int, owner: int | None
+) -> None:
+    workshop.run()
+    workshop.cache.chmod(mode)
+    if owner is not None:
+        if os.getuid() != 0:
+            pytest.skip("only root gives files away")
+        os.chown(workshop.cache, owner, -1)
+    temporary = workshop.root / "tmp"
+    temporary.mkdir()
+    out, err = workshop.run(TMPDIR=str(temporary))
+    assert out == "42"
+    assert err.count("compiling") == 1, "the library in the open cache is not loaded"
+    assert err.count("RuntimeWarning") == 1
+    assert ("written by others" if owner is None else "belongs to another user") in err
+    assert "set LOGINMEA_CACHE" in err
+    assert not workshop.root.joinpath("tmp", f"loginmea_fast-{os.getuid()}").stat().st_mode & 0o077
+
+
+def test_a_directory_writable_by_the_users_own_group_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "cache"
+    place.mkdir()
+    place.chmod(0o775)
+    monkeypatch.setenv("LOGINMEA_CACHE", str(place))
+    for own, expected in ((True, [place]), (False, [])):
+        monkeypatch.setattr(cache, "_private_group", lambda gid, own=own: own)
+        assert [found for found in cache.places() if found == place] == expected
+
+
+HOLD = """
+import sys, time
+from loginmea_fast.locks import locked
+with locked({path!r}):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_ends_with_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    owner = subprocess.Popen(
+        [sys.executable, "-c", HOLD.format(path=str(path))], stdout=subprocess.PIPE, text=True
+    )
+    with _group_of(owner, alone=True):
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "held\n"
+        with pytest.raises(Taken), locked(path):
+            pass
+        owner.kill()
+        owner.wait()
+        with locked(path):
+            assert path.exists()
+        with locked(path):
+            pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -42,12 +43,60 @@ def test_a_broken_source_is_named_once_with_the_compilers_first_error(workshop: 
         ({"LOGINMEA_MARCH": "abacus"}, "set LOGINMEA_MARCH"),
         ({"CXX": "/nowhere/c++"}, "the C++ compiler that CXX names (/nowhere/c++) is not there"),
         ({"PATH": "", "CXX": ""}, "no C++ compiler found; install g++ (or set CXX)"),
+        ({"CXX": "g++ -O2'"}, "CXX is no command (No closing quotation): g++ -O2'; correct its quotes"),
+        (
+            {"CXX": "env /nowhere/c++ -O2"},
+            "the C++ compiler that CXX names (env /nowhere/c++ -O2) is not there",
+        ),
+        ({"CXX": "c++ -no-such-flag"}, "no-such-flag"),
     ],
 )
 def test_the_message_says_what_to_do(workshop: Workshop, environment: dict[str, str], told: str) -> None:
     out, _ = workshop.run(TWICE, **environment)
     assert out.splitlines()[0].startswith("BuildError")
     assert told in out.splitlines()[0]
+
+
+BROKEN = {
+    "not for this machine": ("\x7fELF", "set CXX to one that does"),
+    "lacks a library": (
+        "#!/bin/sh\necho 'c++: error while loading shared libraries: libmpc.so.3' >&2; exit 127\n",
+        "libmpc.so.3",
+    ),
+    "says nothing": ("#!/bin/sh\nexit 1\n", "set CXX to one that does"),
+    "forks no more": (
+        "#!/bin/sh\necho 'c++: fatal error: posix_spawn: Resource temporarily unavailable' >&2\nexit 1\n",
+        "set MAX_JOBS=1",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_compiler_that_does_not_run_is_told_in_its_own_words(workshop: Workshop, kind: str) -> None:
+    script, told = BROKEN[kind]
+    compiler = workshop.root / "c++"
+    compiler.write_text(script)
+    compiler.chmod(0o755)
+    out, _ = workshop.run(TWICE, CXX=str(compiler))
+    first = out.splitlines()[0]
+    assert first.startswith("BuildError building loginmea_cpu failed: ")
+    assert told in first
+    assert "the whole log is " in first
+    assert len(out.splitlines()) == 3, "one sentence a call"
+
+
+@pytest.mark.parametrize("command", ["{cxx} -DFROM_CXX=7 -I'/a dir'", "env A=1 {cxx} -DFROM_CXX=7"])
+def test_a_compiler_may_come_with_a_launcher_and_flags(workshop: Workshop, command: str) -> None:
+    workshop.set_answer("FROM_CXX")
+    assert workshop.run(CXX=command.format(cxx=shutil.which("c++")), CXXFLAGS="-DOTHER")[0] == "7"
+
+
+def test_where_nothing_is_built_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert (
+        toolchain.missing("cpu")
+        == "native kernels are not built on Windows; the plain formulas answer, or use WSL"
+    )
 
 
 def test_a_missing_pybind11_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

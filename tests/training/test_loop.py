@@ -242,7 +242,11 @@ def test_a_split_needs_links_on_every_side(ratio, message):
 
 @pytest.mark.parametrize(
     ("device", "message"),
-    [("tpu", "must be 'auto', 'cpu' or 'cuda'"), ("mps", "must be"), ("cuda:97", "not there")],
+    [
+        ("tpu", "must be 'auto', 'cpu' or 'cuda'"),
+        ("mps", "not supported; use 'cpu'"),
+        ("cuda:97", "not there"),
+    ],
 )
 def test_devices_that_are_not_there(device, message):
     with pytest.raises(ConfigError, match=message):
