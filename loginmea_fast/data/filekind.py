@@ -18,6 +18,7 @@ from loginmea_fast.errors import DataError
 __all__ = [
     "COMPRESSED_SUFFIXES",
     "FileKind",
+    "compression_of",
     "file_kind",
     "is_clutter",
     "likely_encoding",
@@ -78,7 +79,7 @@ def file_kind(path: Path) -> FileKind:
     with path.open("rb") as file:
         head = file.read(_HEAD)
     refuse_foreign(path, head)
-    compression = next((name for name, magic in _COMPRESSIONS.items() if head.startswith(magic)), None)
+    compression = compression_of(head)
     if compression is not None:
         with open_file(path, compression) as stream:
             head = stream.read(_HEAD)
@@ -88,6 +89,11 @@ def file_kind(path: Path) -> FileKind:
         encoding = _unmarked(head)
     text = head.replace(b"\0", b"") if encoding != "utf-8" else head
     return FileKind(compression, encoding, mark, b"\r" in text and b"\n" not in text)
+
+
+def compression_of(head: bytes) -> str | None:
+    """What a file with these first bytes is compressed by: "gzip", "zstd", "bz2" or nothing."""
+    return next((name for name, magic in _COMPRESSIONS.items() if head.startswith(magic)), None)
 
 
 def open_file(path: Path, compression: str | None) -> BinaryIO:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from loginmea_fast.data import dbp15k, openea  # noqa: F401  (importing registers their layouts)
 from loginmea_fast.data.bags import attribute_bag, relation_bag
 from loginmea_fast.data.directory import VECTOR_PREFIX, DataDirectory
-from loginmea_fast.data.filekind import is_clutter
+from loginmea_fast.data.filekind import COMPRESSED_SUFFIXES, is_clutter
 from loginmea_fast.data.formats import ReadOptions, find_format
 from loginmea_fast.data.names import name_words, ngram_bag, tfidf_bag, word_bag
 from loginmea_fast.data.pair import AlignmentPair, Feature
@@ -187,18 +187,20 @@ def _vector_files(directory: Path, given: Mapping[str, Path]) -> tuple[dict[str,
     files: dict[str, Path] = {}
     unread = []
     for path in sorted(directory.iterdir()):
-        named = path.stem.startswith(VECTOR_PREFIX)
-        modality = path.stem.removeprefix(VECTOR_PREFIX) if named else ""
-        if path.name.endswith(_FIELD_PICKLE):
+        packed = path.suffix.lower() in COMPRESSED_SUFFIXES
+        plain = path.with_suffix("") if packed else path
+        named = plain.stem.startswith(VECTOR_PREFIX)
+        modality = plain.stem.removeprefix(VECTOR_PREFIX) if named else ""
+        if plain.name.endswith(_FIELD_PICKLE):
             modality = "image"
         if is_clutter(path.name):
             continue
-        if not modality or path.suffix.lower() not in SUFFIXES:
+        if not modality or plain.suffix.lower() not in SUFFIXES:
             known = any(path.samefile(other) for other in given.values() if other.exists())
-            if (named or path.suffix.lower() in SUFFIXES) and not known:
+            if (named or plain.suffix.lower() in SUFFIXES) and not known:
                 why = "no modality; name it features_<modality> or give it as vectors"
                 unread.append(
-                    f"{path.name} ({f'{path.suffix or chr(39) * 2} is no known suffix' if named else why})"
+                    f"{path.name} ({f'{plain.suffix or chr(39) * 2} is no known suffix' if named else why})"
                 )
             continue
         if modality in given:

@@ -1,10 +1,12 @@
 """What a file of vectors holds, whatever wrote it: numpy, scipy, torch, pickle, safetensors or HDF5.
 
-A file is read as what its first bytes say it is, not as what its name says.
+A file is read as what its first bytes say it is, not as what its name says; a compressed one is unpacked first.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.data.bags import csr_matrix
+from loginmea_fast.data.filekind import COMPRESSED_SUFFIXES, compression_of, open_file, refuse_foreign
 from loginmea_fast.data.restricted_pickle import (
     load_restricted_pickle,
     load_restricted_torch,
@@ -36,6 +39,13 @@ _SPARSE = {
     "coo": {"row", "col", "data", "shape"},
     "dia": {"offsets", "data", "shape"},
 }
+_STRANGERS = (  # what begins so is no vectors for this package: what it is, and the way from there
+    (b"MATLAB", "a MATLAB file; read it with scipy.io.loadmat and store it with numpy.savez"),
+    (b"PAR1", "a Parquet file; read it with pandas and store ids and features with numpy.savez"),
+    (b"ARROW1", "an Arrow file; read it with pandas and store ids and features with numpy.savez"),
+    (b"\x89PNG", "an image; vectors are what an image encoder makes of images"),
+    (b"\xff\xd8\xff", "an image; vectors are what an image encoder makes of images"),
+)
 _LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _DEPTH = 3  # an entity's images may lie in lists of lists, no deeper
 _SHOWN = 5
@@ -92,6 +102,11 @@ def _read(path: Path) -> StoredVectors:
             return _from_object(_read_npy(path, file))
     if head.startswith(b"PK"):
         return _from_zip(path)
+    refuse_foreign(path, head)
+    if (compression := compression_of(head)) is not None:
+        return _from_compressed(path, compression)
+    if (stranger := next((told for magic, told in _STRANGERS if head.startswith(magic)), None)) is not None:
+        raise DataError(f"is {stranger}")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return _from_hdf5(path)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
@@ -103,6 +118,20 @@ def _read(path: Path) -> StoredVectors:
     raise DataError(
         f"begins with {shorten(repr(head[:12])[2:-1])} and is no file of vectors; use one of {', '.join(SUFFIXES)}"
     )
+
+
+def _from_compressed(path: Path, compression: str) -> StoredVectors:
+    name = next(
+        (path.stem for suffix in COMPRESSED_SUFFIXES if path.name.lower().endswith(suffix)), path.name
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / name
+        with open_file(path, compression) as source, plain.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        try:
+            return _read(plain)
+        except DataError as error:
+            raise DataError(str(error).replace(str(plain), str(path))) from None
 
 
 def _read_npy(path: Path, file: IO[bytes]) -> Any:

@@ -1,16 +1,23 @@
 """Vectors as people have them: sparse in every format, an array an entity, several images, from every tool."""
 
+import bz2
 import collections
+import gzip
+import lzma
 import pickle
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import loginmea_fast.data as data
 from loginmea_fast.errors import DataError
+from tests.data.conftest import TINY, write_files
 
 URIS = [
     "http://a/resource/Alpha",
@@ -272,3 +279,112 @@ def test_errors_stay_short_however_many_arrays_there_are(tiny, tmp_path):
         load(tiny, path)
     assert "none of 5,000 keys" in str(error.value)
     assert len(str(error.value)) < 600
+
+
+PACK = {
+    ".gz": gzip.compress,
+    ".zst": lambda content: pa.compress(content, codec="zstd", asbytes=True),
+    ".bz2": bz2.compress,
+}
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+@pytest.mark.parametrize("packed", PACK)
+def test_compressed_files_are_read(tiny, tmp_path, suffix, packed):
+    path = by_key(tmp_path / f"vectors{suffix}", URIS)
+    content = PACK[packed](path.read_bytes())
+    path.write_bytes(content)  # under its plain name
+    check(load(tiny, path))
+    directory = tiny()
+    (directory / f"features_image{suffix}{packed}").write_bytes(content)
+    check(data.load(directory, modalities=["image"]))
+
+
+STRANGERS = {
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+    "page": (b"<!DOCTYPE html>\n<html><body>404</body></html>", "is a web page"),
+    "packed page": (gzip.compress(b"<html>404</html>"), "is a web page"),
+    "xz": (lzma.compress(b"x"), "is xz data; unpack it first"),
+    "tar": (b"a".ljust(257, b"\0") + b"ustar\0" + bytes(300), "is a tar archive; unpack it first"),
+    "MATLAB": (b"MATLAB 5.0 MAT-file".ljust(128), "scipy.io.loadmat"),
+    "Parquet": (b"PAR1" + bytes(20), "is a Parquet file"),
+    "image": (b"\x89PNG\r\n\x1a\n" + bytes(20), "is an image"),
+    "cut short": (gzip.compress(bytes(range(256)) * 99)[:-30], "cut short or damaged"),
+    "nothing inside": (gzip.compress(b""), "is no file of vectors"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".h5", ".pt", ".safetensors"])
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_what_is_no_file_of_vectors_is_named(tiny, tmp_path, kind, suffix):
+    content, told = STRANGERS[kind]
+    path = tmp_path / f"vectors{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        load(tiny, path)
+    assert told in str(error.value)
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_ids_are_those_of_the_files(tiny, tmp_path):
+    ids_in = {
+        "ent_ids_1": [0],
+        "ent_ids_2": [0],
+        "ill_ent_ids": [0, 1],
+        "triples_1": [0, 2],
+        "triples_2": [0, 2],
+    }
+    from_one = {}
+    for name, columns in ids_in.items():
+        rows = [line.split("\t") for line in TINY[name].splitlines()]
+        moved = [[str(int(cell) + 1) if k in columns else cell for k, cell in enumerate(row)] for row in rows]
+        from_one[name] = "".join("\t".join(row) + "\n" for row in moved)
+    directory = tiny(**from_one, translated_names_json=None)
+    for name, content in (
+        ("integers", {entity + 1: row for entity, row in zip(IDS, ROWS, strict=True)}),
+        ("strings", {str(entity + 1): row for entity, row in zip(IDS, ROWS, strict=True)}),
+    ):
+        path = tmp_path / f"{name}.pkl"
+        path.write_bytes(pickle.dumps(content))
+        pair = data.load(directory, modalities=["image"], vectors={"image": path})
+        uris = [pair.uris[entity] for entity in pair.features["image"].present.nonzero()[:, 0].tolist()]
+        assert sorted(uris) == sorted(URIS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([*KINDS, ".npz.sparse", ".pt.old", ".npz.gz", ".pkl.zst"]),
+    st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=4)), max_size=4),
+    st.floats(0, 1),
+)
+def test_damaged_files_are_one_sentence(tmp_path_factory, kind, changes, keep):
+    directory = write_files(tmp_path_factory.getbasetemp() / "damaged", TINY)
+    _, plain, *packing = kind.split(".")
+    path = tmp_path_factory.getbasetemp() / f"vectors.{plain}"
+    if packing == ["sparse"]:
+        np.savez(path, format=b"csc", indptr=[0, 1, 2, 3], indices=[0, 1, 2], data=[1.0, 2, 3], shape=[8, 3])
+    elif packing == ["old"]:
+        torch.save(
+            {"ids": torch.tensor(IDS), "features": torch.from_numpy(ROWS)},
+            path,
+            _use_new_zipfile_serialization=False,
+        )
+    else:
+        by_key(path, URIS)
+    content = bytearray(path.read_bytes())
+    if pack := PACK.get("." + "".join(packing)):
+        content = bytearray(pack(bytes(content)))
+    for place, new in changes:
+        start = int(place * (len(content) - 1))
+        content[start : start + len(new)] = new
+    path.write_bytes(content[: int(len(content) * keep)] if keep < 0.5 else content)
+    said = ""
+    try:
+        pair = data.load(directory, modalities=["image"], vectors={"image": path})
+        assert pair.num_entities == 8
+        assert len(pair.features["image"].values) == 8
+    except DataError as error:
+        said = str(error)
+    assert "\n" not in said
+    assert len(said) < 1000
