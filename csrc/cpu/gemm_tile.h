@@ -258,7 +258,7 @@ template <class S>
 inline std::int64_t interleave(const S* even, const S* odd, std::int64_t n, accumulator_t<S> scale, bf16* to) {
   std::int64_t c = 0;
 #if defined(__AVX512BF16__)
-  const auto halves = [scale](const S* from) {  // sixteen bf16, each in the low half of 32 bits
+  const auto halves = [&](const S* from) {  // sixteen bf16, each in the low half of 32 bits
     if constexpr (std::is_same_v<S, float>) {
       const __m512 x = _mm512_mul_ps(_mm512_loadu_ps(from), _mm512_set1_ps(scale));
       return _mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)_mm512_cvtneps_pbh(x));
