@@ -1,5 +1,6 @@
 """Modules: each operator as a layer, the two encoders, and the model."""
 
+from loginmea_fast.nn.dropout import PooledDropout
 from loginmea_fast.nn.features import Features
 from loginmea_fast.nn.graph_encoder import GraphEncoder, ReflectionLayers
 from loginmea_fast.nn.local_to_global_encoder import LocalToGlobalEncoder, WeightedSum
@@ -16,6 +17,7 @@ __all__ = [
     "LoginMEA",
     "LoginMEAOutput",
     "LowRankFusion",
+    "PooledDropout",
     "ReflectionLayers",
     "RelationReflectionAttention",
     "WeightedSum",

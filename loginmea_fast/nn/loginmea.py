@@ -31,11 +31,14 @@ class LoginMEAOutput(NamedTuple):
         joint: [B, D], J = [graph encoder | local-to-global encoder], rows normalised (DESIGN 2.8).
         graph: [B, (L + 1) d], the graph encoder's part before normalisation; None without the graph encoder.
         modalities: modality -> [B, d_m], projected features x_m.
+        unnormalized: [B, D], `joint` before its rows are divided by their lengths, which autograd keeps anyway; None
+            where no gradient is recorded.
     """
 
     joint: Tensor
     graph: Tensor | None
     modalities: dict[str, Tensor]
+    unnormalized: Tensor | None = None
 
 
 class LoginMEA(nn.Module):
@@ -184,6 +187,10 @@ class LoginMEA(nn.Module):
             parts += self.local_to_global(list(projected.values()), reflectors, self.graph, rows, has)
         if rows is not None:
             projected = {name: x.index_select(0, rows) for name, x in projected.items()}
+        if torch.is_grad_enabled():
+            unnormalized = torch.cat(parts, 1)
+            joint = F.normalize(unnormalized, dim=1, eps=1e-12)
+            return LoginMEAOutput(joint, graph_part, projected, unnormalized)
         return LoginMEAOutput(_joined(parts), graph_part, projected)
 
     def load_authors_state_dict(self, state: Mapping[str, Tensor]) -> AuthorsState:
@@ -237,9 +244,7 @@ class LoginMEA(nn.Module):
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    """Parts [B, d] side by side, rows normalised; without a gradient one matrix is written and each part let go."""
-    if torch.is_grad_enabled():
-        return F.normalize(torch.cat(parts, 1), dim=1, eps=1e-12)
+    """Parts [B, d] side by side, rows normalised, without a gradient: one matrix is written and each part let go."""
     joint = parts[0].new_empty(len(parts[0]), sum(part.shape[1] for part in parts))
     first = 0
     while parts:

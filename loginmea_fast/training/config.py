@@ -122,8 +122,17 @@ class Config(BaseModel):
     grad_clip: float = _key("training", 1.0, "largest norm of the gradient; 0: no clipping", ge=0)
 
     # The objective.
-    temperature: float = _key("training", 0.1, "temperature tau of the loss", gt=0)
+    objectives: _Names = _key(
+        "training",
+        None,
+        "losses that are summed, a weight after a colon where it is not 1; unset: contrastive",
+    )
+    learned_weights: bool = _key("training", False, "weights of the losses' terms by learned uncertainty")
+    temperature: float = _key("training", 0.1, "temperature tau of the contrastive losses", gt=0)
     bidirectional: bool = _key("training", True, "loss in both directions; off: left to right only")
+
+    hard_scale: float = _key("training", 30.0, "scale lambda of the hard-sample loss", gt=0)
+    hard_samples: int = _key("training", 3000, "further entities of each graph in the hard-sample loss", ge=0)
 
     # Bootstrapping.
     bootstrap: bool = _key("training", False, "mutual nearest neighbours become training links")
@@ -199,6 +208,11 @@ class Config(BaseModel):
 
             chosen_decoders(self.decoder)
         return self
+
+    @property
+    def loss_backend(self) -> str:
+        """The backend of the losses, which have no CUDA kernels: under "cuda" the fastest that serves."""
+        return "auto" if self.backend == "cuda" else self.backend
 
     @classmethod
     def build(cls, values: Mapping[str, Any] | None = None, /, **more: Any) -> Config:

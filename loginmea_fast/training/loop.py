@@ -14,7 +14,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from loginmea_fast.training.config import Config
 from loginmea_fast.training.effect import without_effect
 from loginmea_fast.training.interrupt import StopOnSignal, TrainingInterrupted
 from loginmea_fast.training.memory import measure_peak_memory
+from loginmea_fast.training.objectives import Batch, WeightedObjectives, objective_weights
 from loginmea_fast.training.progress import Progress
 from loginmea_fast.training.run_directory import RunDirectory
 from loginmea_fast.training.schedule import learning_rate
@@ -109,6 +110,7 @@ def fit(
         run, split = None, None
         if out is not None:
             RunDirectory.check_new(out)
+    objective_weights(config)  # a wrong name is told before data is read
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     problem = assemble(pair, config, split)
@@ -150,6 +152,15 @@ class Standing:
     stopped_early: bool = False
 
 
+class Step(NamedTuple):
+    """What one step says of itself: the loss, the gradient's norm before clipping, the rate, each term of the loss."""
+
+    loss: Tensor
+    norm: Tensor
+    rate: float
+    terms: dict[str, float]
+
+
 class Trainer:
     """One run: parameters, optimiser, links and how far it is."""
 
@@ -168,6 +179,8 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.model = build_model(problem, config)
         self.forward: Any = torch.compile(self.model, dynamic=True) if config.compile else self.model
+        has_graph = self.model.graph_encoder is not None
+        self.objectives = WeightedObjectives(config, self.model.modalities, has_graph).to(problem.device)
         self.optimizer = self._new_optimizer()
         pair = problem.pair
         self.bootstrapping = Bootstrapping(
@@ -178,9 +191,17 @@ class Trainer:
         self.notes: list[str] = []
         self.saved_at = time.monotonic()
 
+    def _parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Of the model, and those that objectives learn."""
+        learned = [(f"objectives.{name}", p) for name, p in self.objectives.named_parameters()]
+        return [*self.model.named_parameters(), *learned]
+
     def _new_optimizer(self) -> torch.optim.AdamW:
         return torch.optim.AdamW(
-            self.model.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay, fused=True
+            [parameter for _, parameter in self._parameters()],
+            lr=self.config.lr,
+            weight_decay=self.config.weight_decay,
+            fused=True,
         )
 
     # How far it is, and going on.
@@ -212,7 +233,8 @@ class Trainer:
 
     def _checkpoint(self) -> Checkpoint:
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
+        tensors |= {f"objectives.{name}": t for name, t in self.objectives.state_dict().items()}
+        for name, parameter in self._parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}.{key}"] = value
         tensors["links.joined"] = self.bootstrapping.joined
@@ -222,8 +244,9 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint, file: Path) -> None:
         checkpoint.check_model(self.fingerprint, file)
         self.model.load_state_dict(checkpoint.part("model"))
+        self.objectives.load_state_dict(checkpoint.part("objectives"))
         moments = checkpoint.part("optimizer")
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._parameters():
             state = {
                 key.removeprefix(f"{name}."): value.to(parameter.device)
                 for key, value in moments.items()
@@ -277,7 +300,7 @@ class Trainer:
         epoch = self.standing.epoch
         started = time.perf_counter()
         with measure_peak_memory(self.problem.device) as memory:
-            loss, norm, rate = self._step(epoch)
+            loss, norm, rate, terms = self._step(epoch)
         seconds = time.perf_counter() - started
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             kept = (
@@ -293,6 +316,7 @@ class Trainer:
         self._record(
             "epoch",
             loss=loss.item(),
+            **({"terms": terms} if len(terms) > 1 else {}),
             lr=rate,
             gradient_norm=norm.item(),
             links=len(self.bootstrapping.links),
@@ -312,8 +336,8 @@ class Trainer:
         elif time.monotonic() - self.saved_at > _UNSAVED_SECONDS:
             self._save()
 
-    def _step(self, epoch: int) -> tuple[Tensor, Tensor, float]:
-        """One encoding, one loss a batch, one backward pass (their sum's), one step; loss, gradient norm, rate."""
+    def _step(self, epoch: int) -> Step:
+        """One encoding, one loss a batch, one backward pass (their sum's), one step."""
         config = self.config
         rate = learning_rate(config, epoch)
         authors = config.compat == "authors"
@@ -325,17 +349,19 @@ class Trainer:
         links = self._shuffled_links(epoch)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        joint = self._embed(links.t().reshape(-1))
-        left, right = joint[: len(links)], joint[len(links) :]
-        losses = []
+        further = self._further_entities(links, epoch)
+        rows = torch.cat([links.t().reshape(-1), further]).to(self.problem.device)
+        output = self.objectives.kept(self.forward(self.problem.features, rows=rows))
+        losses, terms = [], dict.fromkeys(self.objectives.terms, 0.0)
         for start, stop in batches(len(links), config.batch_size, equal=not authors):
-            loss = ops.contrastive_loss(
-                left[start:stop],
-                right[start:stop],
-                config.temperature,
-                bidirectional=config.bidirectional,
-                backend=config.backend,
+            batch = Batch(
+                slice(start, stop),
+                slice(len(links) + start, len(links) + stop),
+                slice(2 * len(links), len(rows)),
             )
+            loss, found = self.objectives(output, batch)
+            for name, term in found.items() if len(terms) > 1 else ():
+                terms[name] += term.item() * (stop - start) / len(links)
             if authors:
                 # Their loop: the whole graph is walked back once a batch, and batches count alike whatever their size.
                 loss.backward(retain_graph=stop < len(links))
@@ -345,19 +371,29 @@ class Trainer:
         total = torch.stack(losses).sum()
         if not authors:
             total.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip or float("inf"))
+        parameters = [parameter for _, parameter in self._parameters()]
+        norm = nn.utils.clip_grad_norm_(parameters, config.grad_clip or float("inf"))
         if torch.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return total.detach(), norm, rate
+        return Step(total.detach(), norm, rate, terms)
 
     def _shuffled_links(self, epoch: int) -> Tensor:
         links = self.bootstrapping.links
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
         return links[torch.randperm(len(links), generator=generator)]
 
-    def _embed(self, rows: Tensor) -> Tensor:
-        return self.forward(self.problem.features, rows=rows.to(self.problem.device)).joint
+    def _further_entities(self, links: Tensor, epoch: int) -> Tensor:
+        """Entities of both graphs without a training link, as many as the objectives ask for: by seed and epoch."""
+        if not self.objectives.further:
+            return links.new_empty(0)
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch + 500_000)
+        pair, chosen = self.problem.pair, []
+        for side, entities in enumerate((pair.left_entities, pair.right_entities)):
+            unlinked = without(entities, links[:, side])
+            order = torch.randperm(len(unlinked), generator=generator)
+            chosen.append(unlinked[order[: self.objectives.further]])
+        return torch.cat(chosen)
 
     def _mutual_nearest(self, left: Tensor, right: Tensor) -> Tensor:
         joint = joint_embedding(self.model, self.problem.features, torch.cat([left, right]))

@@ -118,7 +118,7 @@ def test_one_backward_pass_has_the_gradient_of_one_a_batch():
         )
         trainer = Trainer(assemble(pair, config), config)
         assert len(trainer.bootstrapping.links) == 15
-        _, norms[compat], _ = trainer._step(0)
+        norms[compat] = trainer._step(0).norm
     torch.testing.assert_close(norms["authors"], 3 * norms[None])
 
 
@@ -128,7 +128,7 @@ def test_authors_optimiser_is_made_anew_each_epoch_once_bootstrapping_begins():
     kept, rates, steps = [], [], []
     for epoch in range(6):
         before = trainer.optimizer
-        _, _, rate = trainer._step(epoch)
+        rate = trainer._step(epoch).rate
         kept.append(trainer.optimizer is before)
         rates.append(rate)
         steps.append(next(iter(trainer.optimizer.state.values()))["step"].item())

@@ -1,0 +1,50 @@
+"""What an objective is: a class that names its terms, says which further rows it needs, and computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from loginmea_fast.nn import LoginMEAOutput
+
+__all__ = ["Batch", "Objective"]
+
+
+class Batch(NamedTuple):
+    """Which rows of the model's output a batch of links is made of.
+
+    Attributes:
+        left: B rows, the left entities of its links.
+        right: B rows, their counterparts in the same order.
+        further: rows of entities of both graphs that no training link names; as many as the objectives asked for.
+    """
+
+    left: slice
+    right: slice
+    further: slice
+
+    def positions(self) -> Tensor:
+        """Int64 [2 B + M], the rows of left, right and further entities one after the other."""
+        return torch.cat([torch.arange(rows.start, rows.stop) for rows in self])
+
+
+class Objective(Protocol):
+    """A loss over a batch of links.
+
+    Attributes:
+        further: entities of each graph, without a training link, that it wants embedded beside the links'. They are
+            drawn by seed and epoch before the model runs.
+        reads: fields of the model's output that it reads; what no objective reads is let go before backward.
+    """
+
+    further: int
+    reads: tuple[str, ...]
+
+    def terms(self, modalities: Sequence[str], has_graph: bool) -> tuple[str, ...]:
+        """Names of the terms that a call returns, given the model's modalities and whether it embeds structure."""
+
+    def __call__(self, output: LoginMEAOutput, batch: Batch) -> dict[str, Tensor]:
+        """Each term, a scalar."""
