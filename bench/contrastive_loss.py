@@ -2,6 +2,7 @@
 
 python bench/contrastive_loss.py                      # B = 3,500 and 10,000, 2,100 wide
 python bench/contrastive_loss.py --batch 1000 --width 300
+python bench/contrastive_loss.py --hard-sample 900 7300 576    # links, keys, width of the loss over squared distances
 """
 
 from __future__ import annotations
@@ -217,6 +218,65 @@ def report(batch: int, width: int, repeats: int) -> tuple[list[dict[str, object]
     return rows, {f"{name} at {batch}": rate for name, rate in ceilings.items()}
 
 
+def hard_sample(batch: int, count: int, width: int) -> dict[str, Callable[[], tuple[Tensor, Tensor, Tensor]]]:
+    """Loss, and gradients to queries and keys, of both sides of `batch` links over `count` keys, theirs among them."""
+    from loginmea_fast.ops import contrastive_loss_to_keys
+
+    left, right = rows_of(batch, width)
+    others = torch.randn(count - 2 * batch, width, generator=torch.Generator().manual_seed(1))
+    keys = torch.cat([left, right, others]).requires_grad_()
+    queries = keys[: 2 * batch].detach().requires_grad_()
+    own = torch.arange(2 * batch)
+    positives, pairs = own.roll(batch), torch.stack([own, own], 1)
+    tau = torch.full((2 * batch,), float(width))
+
+    def clean() -> tuple[Tensor, Tensor, Tensor]:
+        scores = (queries @ keys.T - keys.square().sum(1) / 2) / tau[:, None]
+        out = torch.zeros_like(scores, dtype=torch.bool)
+        out[own, own] = out[own, positives] = True
+        loss = (scores.masked_fill(out, -torch.inf).logsumexp(1) - scores[own, positives]).mean()
+        return loss, *torch.autograd.grad(loss, (queries, keys))
+
+    def ours() -> tuple[Tensor, Tensor, Tensor]:
+        loss = contrastive_loss_to_keys(
+            queries,
+            keys,
+            positives,
+            tau,
+            key_bias=-keys.square().sum(1) / 2,
+            excluded=pairs,
+            normalize=False,
+            positive_in_denominator=False,
+        )
+        return loss, *torch.autograd.grad(loss, (queries, keys))
+
+    return {"clean": clean, "ours": ours}
+
+
+def report_hard_sample(batch: int, count: int, width: int, repeats: int) -> None:
+    """Print seconds of both in turn, once they agree. CPU seconds are of all threads, whoever else wants the cores."""
+    steps = hard_sample(batch, count, width)
+    operations = 3 * 2 * 2 * batch * count * width
+    (loss, *gradients), (expected, *truth) = steps["ours"](), steps["clean"]()
+    errors = [
+        abs(loss - expected) / expected.abs(),
+        *((a - e).norm() / e.norm() for a, e in zip(gradients, truth, strict=True)),
+    ]
+    if max(errors) > 1e-4:
+        raise SystemExit(f"ours differs from the formula by {max(errors):.1e}: not timed")
+    del gradients, truth
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            step()
+            taken[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    print(f"{batch:,} links, {count:,} keys, {width} wide; {operations / 1e9:.0f} GFLOP in three products")
+    for name, times in taken.items():
+        wall, cpu = (statistics.median(column) for column in zip(*times, strict=True))
+        print(f"{name:12}{wall:9.3f} s{cpu:9.3f} CPU s{operations / cpu / 1e9:9.0f} GFLOP a CPU s")
+
+
 def main() -> None:
     """Print the tables, or serve as one provider's process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -229,7 +289,13 @@ def main() -> None:
     parser.add_argument("--provider", choices=PROVIDERS, help=argparse.SUPPRESS)
     parser.add_argument("--measure", choices=("time", "memory"), default="time", help=argparse.SUPPRESS)
     parser.add_argument("--truth", default="", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--hard-sample", type=int, nargs=3, metavar=("LINKS", "KEYS", "WIDTH"), help="that loss alone"
+    )
     args = parser.parse_args()
+    if args.hard_sample:
+        report_hard_sample(*args.hard_sample, args.repeats)
+        return
     if args.provider:
         print(
             json.dumps(
