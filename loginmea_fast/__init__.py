@@ -12,17 +12,40 @@ from typing import TYPE_CHECKING, Any
 from loginmea_fast.version import __version__
 
 if TYPE_CHECKING:
-    from loginmea_fast import data, errors, evaluation, native, nn, ops, propagation, reference, training
+    from loginmea_fast import (
+        data,
+        errors,
+        evaluation,
+        native,
+        nn,
+        ops,
+        propagation,
+        reference,
+        runs,
+        training,
+    )
     from loginmea_fast.graph import AlignmentGraph
     from loginmea_fast.nn import LoginMEA
-    from loginmea_fast.training import Config, fit
+    from loginmea_fast.runs import fit
+    from loginmea_fast.training import Config
 
-_MODULES = ("data", "errors", "evaluation", "native", "nn", "ops", "propagation", "reference", "training")
+_MODULES = (
+    "data",
+    "errors",
+    "evaluation",
+    "native",
+    "nn",
+    "ops",
+    "propagation",
+    "reference",
+    "runs",
+    "training",
+)
 _NAMES = {
     "AlignmentGraph": "loginmea_fast.graph",
     "Config": "loginmea_fast.training",
     "LoginMEA": "loginmea_fast.nn",
-    "fit": "loginmea_fast.training",
+    "fit": "loginmea_fast.runs",
 }
 
 __all__ = [
@@ -39,6 +62,7 @@ __all__ = [
     "ops",
     "propagation",
     "reference",
+    "runs",
     "training",
 ]
 

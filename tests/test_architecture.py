@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ast
+import importlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -33,7 +33,7 @@ WITHOUT = {"contrastive_loss": {"csrc/cuda/{}.h", "csrc/cuda/{}.cuh", "csrc/cuda
 
 # What each part may import of the package. `errors`, `locks` and `version` are everybody's.
 FOUNDATION = {"errors", "locks", "version"}
-MAY_IMPORT = {
+MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "locks": set(),
     "version": set(),
@@ -45,10 +45,10 @@ MAY_IMPORT = {
     "nn": {"ops", "graph"},
     "data": {"graph"},
     "propagation": {"data", "ops", "graph"},
-    # Neighbours: a run is evaluated while it trains, and again when it is read back. Their files still form no cycle.
-    "evaluation": {"training", "data", "nn", "ops", "graph"},
+    "evaluation": {"data", "nn", "ops", "graph"},
     "training": {"evaluation", "data", "nn", "ops", "graph"},
-    "cli": {"training", "evaluation", "data", "nn", "ops", "graph", "native"},
+    "runs": {"training", "evaluation", "data", "nn", "ops", "graph"},
+    "cli": {"runs", "training", "evaluation", "data", "nn", "ops", "graph", "native"},
     "__main__": {"cli"},
     "__init__": {
         "data",
@@ -59,6 +59,7 @@ MAY_IMPORT = {
         "ops",
         "propagation",
         "reference",
+        "runs",
         "training",
     },
 }
@@ -77,70 +78,68 @@ def test_every_reference_is_an_operator_or_a_part_of_one() -> None:
             assert (PACKAGE / "ops" / path.name).is_file(), f"{path.name} has no public operator"
 
 
-def _sources() -> list[tuple[str, Path]]:
-    found = [("kernels", path) for path in (ROOT / "kernels").rglob("*.py")]
-    for path in PACKAGE.rglob("*.py"):
-        part = path.relative_to(PACKAGE).parts[0]
-        found.append((part.removesuffix(".py"), path))
-    return found
+@pytest.fixture
+def render_imports(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    return importlib.import_module("render_imports")
 
 
-def _imported(path: Path) -> Iterator[tuple[int, str]]:
-    """The parts of the package that a file imports, anywhere in it, with their lines."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: write imports in full"
-            module = node.module or ""
-            names = (
-                [f"{module}.{alias.name}" for alias in node.names] if module == "loginmea_fast" else [module]
-            )
-        else:
-            continue
-        for name in names:
-            first, _, rest = name.partition(".")
-            if first == "loginmea_fast" and rest:
-                yield node.lineno, rest.split(".")[0]
+def test_the_directions_have_no_circle(render_imports: ModuleType) -> None:
+    """Parts are packages: importing a file of one runs its `__init__`, and with it most of the part."""
+    assert render_imports.circle(MAY_IMPORT) == []
 
 
-def test_imports_run_one_way() -> None:
+def test_imports_run_one_way(render_imports: ModuleType) -> None:
     wrong = []
-    for part, path in _sources():
-        allowed = MAY_IMPORT[part] | FOUNDATION | {part}
-        for line, target in _imported(path):
-            if target not in allowed:
+    known = render_imports.modules()
+    for module, path in known.items():
+        part = render_imports.part(module)
+        for line, imported in render_imports.imports(path, known):
+            target = render_imports.part(imported)
+            if target not in MAY_IMPORT[part] | FOUNDATION | {part}:
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {part} imports {target}")
     assert not wrong
 
 
-def _module(path: Path) -> str:
-    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    return name if path.is_relative_to(PACKAGE) else f"loginmea_fast.{name}"
+def test_no_file_is_imported_by_what_it_imports(render_imports: ModuleType) -> None:
+    graph = render_imports.file_graph()
+    assert "loginmea_fast.training" in graph["loginmea_fast"], "an `__init__` is a file like any other"
+    assert render_imports.circle(graph) == []
 
 
-def test_no_file_is_imported_by_what_it_imports() -> None:
-    paths = {_module(path): path for _, path in _sources() if path.name != "__init__.py"}
-    imports: dict[str, set[str]] = {}
-    for name, path in paths.items():
-        found = set()
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-            elif isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
-        imports[name] = found & paths.keys() - {name}
-    done: set[str] = set()
+@pytest.mark.parametrize(
+    ("graph", "found"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b"}, "b": {"c"}, "c": {"b"}}, ["b", "c", "b"]),
+        ({"a": {"a"}}, ["a", "a"]),
+        ({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}, []),
+    ],
+)
+def test_a_circle_is_found(render_imports: ModuleType, graph: dict[str, set[str]], found: list[str]) -> None:
+    assert render_imports.circle(graph) == found
 
-    def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, " -> ".join((*trail, name))
-        if name not in done:
-            for target in sorted(imports[name]):
-                visit(target, (*trail, name))
-            done.add(name)
 
-    for name in sorted(paths):
-        visit(name, ())
+def test_every_way_of_importing_is_seen(render_imports: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "file.py"
+    file.write_text(
+        "import loginmea_fast.graph\n"
+        "from loginmea_fast import ops\n"
+        "from loginmea_fast.nn import LoginMEA\n"
+        "def later():\n"
+        "    from loginmea_fast.training.config import Config\n"
+    )
+    assert list(render_imports.imports(file, render_imports.modules())) == [
+        (1, "loginmea_fast.graph"),
+        (2, "loginmea_fast.ops"),
+        (3, "loginmea_fast.nn"),
+        (5, "loginmea_fast.training.config"),
+    ]
+
+
+def test_the_drawn_imports_are_those_of_the_tree(render_imports: ModuleType) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert render_imports.render() in text, "run scripts/render_imports.py"
 
 
 def test_native_sources_know_nothing_above_them() -> None:

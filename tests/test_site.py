@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("ops", "graph", "data", "nn", "training", "evaluation")
+PACKAGES = ("ops", "graph", "data", "nn", "runs", "training", "evaluation")
 
 pytestmark = [
     pytest.mark.slow,

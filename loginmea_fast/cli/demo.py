@@ -19,7 +19,7 @@ from loginmea_fast.cli.tables import COLUMNS, metrics_row, table
 
 if TYPE_CHECKING:
     from loginmea_fast.evaluation import Decoded
-    from loginmea_fast.training import FitResult
+    from loginmea_fast.runs import FitResult
 
 SUMMARY = "align two real sources that ship inside the package, and show what comes out"
 EXAMPLES = """\
@@ -55,7 +55,7 @@ def run(
 ) -> int:
     """Train with and without names, print metrics and example pairs."""
     from loginmea_fast.evaluation import decode
-    from loginmea_fast.training import RunDirectory, fit, load_pair
+    from loginmea_fast.runs import RunDirectory, fit, load_pair
     from loginmea_fast.training.config import Config
 
     started = time.perf_counter()

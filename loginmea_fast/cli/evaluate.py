@@ -43,7 +43,7 @@ def run(
     keys: Annotated[Flags | None, Parameter(name="*")] = None,
 ) -> int:
     """Print the metrics of one of the run's checkpoints."""
-    from loginmea_fast.evaluation import evaluate
+    from loginmea_fast.runs import evaluate
 
     changes = keys_given(keys) | ({} if data is None else {"path": data})
     result = evaluate(path, checkpoint=checkpoint, **changes)

@@ -68,7 +68,7 @@ def run(
     keys: Annotated[Flags | None, Parameter(name="*")] = None,
 ) -> int:
     """Train, then print the metrics of the test links."""
-    from loginmea_fast.training import RunDirectory, choose_device, fit, load_pair, prepare_kernels
+    from loginmea_fast.runs import RunDirectory, choose_device, fit, load_pair, prepare_kernels
 
     given = keys_given(keys) | ({} if path is None else {"path": path})
     if resume is not None:

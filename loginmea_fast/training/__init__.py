@@ -1,4 +1,4 @@
-"""Training: configuration, the loop with bootstrapping, run directories and checkpoints."""
+"""Training: configuration, the loop with bootstrapping, and checkpoints; `runs` puts data and a directory to it."""
 
 from __future__ import annotations
 
@@ -9,30 +9,13 @@ from loginmea_fast.training.config import Config
 from loginmea_fast.training.interrupt import TrainingInterrupted
 
 if TYPE_CHECKING:
-    from loginmea_fast.training.assembly import choose_device, load_pair, prepare_kernels
-    from loginmea_fast.training.loop import FitResult, fit
-    from loginmea_fast.training.run_directory import RunDirectory
+    from loginmea_fast.training.loop import Trainer
+    from loginmea_fast.training.protocols import Problem, Store
 
 # What needs torch is imported when it is first used: the command line shows its help from the configuration alone.
-_LAZY = {
-    "FitResult": "loop",
-    "RunDirectory": "run_directory",
-    "choose_device": "assembly",
-    "fit": "loop",
-    "load_pair": "assembly",
-    "prepare_kernels": "assembly",
-}
+_LAZY = {"Problem": "protocols", "Store": "protocols", "Trainer": "loop"}
 
-__all__ = [
-    "Config",
-    "FitResult",
-    "RunDirectory",
-    "TrainingInterrupted",
-    "choose_device",
-    "fit",
-    "load_pair",
-    "prepare_kernels",
-]
+__all__ = ["Config", "Problem", "Store", "Trainer", "TrainingInterrupted"]
 
 
 def __getattr__(name: str) -> Any:

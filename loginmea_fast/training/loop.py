@@ -1,4 +1,4 @@
-"""`fit`: one step an epoch over all training links, bootstrapping, validation, checkpoints, and going on after a stop.
+"""`Trainer`: one step an epoch over all training links, bootstrapping, validation, checkpoints, going on after a stop.
 
 Nothing here keeps a random state: the order of links is a function of (seed, epoch), the learning rate of the epoch.
 A resumed run therefore needs the parameters, the optimiser's moments and the links that joined, and continues bit for
@@ -7,7 +7,6 @@ bit.
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
 import time
@@ -20,117 +19,27 @@ import torch
 from torch import Tensor, nn
 
 from loginmea_fast import ops
-from loginmea_fast.data import AlignmentPair
-from loginmea_fast.errors import ConfigError, LoginMEAError
+from loginmea_fast.errors import LoginMEAError
 from loginmea_fast.evaluation.embedding import joint_embedding
 from loginmea_fast.evaluation.links import evaluate_links, rank_links
 from loginmea_fast.evaluation.metrics import rank_metrics
 from loginmea_fast.nn import LoginMEA
-from loginmea_fast.training.assembly import Problem, assemble, build_model, prepare_kernels
 from loginmea_fast.training.bootstrapping import Bootstrapping, without
 from loginmea_fast.training.checkpoint import Checkpoint
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.effect import without_effect
 from loginmea_fast.training.interrupt import StopOnSignal, TrainingInterrupted
 from loginmea_fast.training.memory import measure_peak_memory
-from loginmea_fast.training.objectives import Batch, WeightedObjectives, objective_weights
+from loginmea_fast.training.objectives import Batch, WeightedObjectives
 from loginmea_fast.training.progress import Progress
-from loginmea_fast.training.run_directory import RunDirectory
+from loginmea_fast.training.protocols import Problem, Store
 from loginmea_fast.training.schedule import learning_rate
 from loginmea_fast.version import __version__
 
 # What a kill may cost, besides the epoch it strikes: where validations are further apart, a checkpoint comes between.
 _UNSAVED_SECONDS = 60
 
-__all__ = ["FitResult", "fit"]
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What `fit` returns.
-
-    Attributes:
-        metrics: of the test links, by the best parameters; see `evaluation.evaluate_links`. Empty where every known
-            link is a seed, so that there is none to test.
-        model: with the best parameters.
-        problem: graph, features and links that the model was trained on.
-        config: as trained.
-        history: the records of metrics.jsonl, in memory.
-        best_epoch: the epoch, counted from 1, whose parameters the model has.
-        run: the run directory; None where none was asked for.
-    """
-
-    metrics: dict[str, Any]
-    model: LoginMEA
-    problem: Problem
-    config: Config
-    history: list[dict[str, Any]]
-    best_epoch: int
-    run: RunDirectory | None = None
-
-
-def fit(
-    pair: AlignmentPair,
-    config: Config | None = None,
-    out: str | os.PathLike[str] | None = None,
-    *,
-    resume: bool = False,
-    progress: bool | None = None,
-    **overrides: Any,
-) -> FitResult:
-    """Train LoginMEA on `pair` (DESIGN 2.8, 2.9) and measure it on the test links.
-
-    Args:
-        pair: two knowledge graphs with links and features.
-        config: how; `Config()` by default. With `resume`, the run's own is taken and none is given.
-        out: a new directory for configuration, links, metrics and checkpoints; None keeps everything in memory.
-        resume: continue the run in `out` from its last checkpoint, bit for bit as if it had not stopped.
-        progress: False is silent; otherwise a bar on a terminal, lines elsewhere, on stderr.
-        overrides: configuration by keyword, for example `epochs=100`.
-
-    Raises:
-        ConfigError: a wrong key or value, a modality or device that is not there, a directory that exists, or, with
-            `resume`, a configuration other than the run's.
-        DataError: no training or no test links are left.
-        CheckpointError: the checkpoint to resume from is damaged or of another model, or the disk is full.
-        TrainingInterrupted: SIGINT or SIGTERM came; the state is saved in `out`.
-        LoginMEAError: the loss is no longer finite.
-    """
-    if resume:
-        if out is None:
-            raise ConfigError("resume needs the run directory; give it as out")
-        run = RunDirectory.open(out)
-        run.check_resumable(_with_absolute_paths((config or run.config).override(**overrides)))
-        config = run.config
-        split = run.load_split(pair.num_entities) if run.split_file.is_file() else None
-    else:
-        config = _with_absolute_paths(
-            Config.build(overrides) if config is None else config.override(**overrides)
-        )
-        run, split = None, None
-        if out is not None:
-            RunDirectory.check_new(out)
-    objective_weights(config)  # a wrong name is told before data is read
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    problem = assemble(pair, config, split)
-    prepare_kernels(config)
-    if out is None:
-        return _run(Trainer(problem, config), resume, progress)
-    if run is None:
-        run = RunDirectory.create(out, config)
-    with run.hold():
-        if split is None:
-            run.save_split(problem.split)
-        return _run(Trainer(problem, config, run), resume, progress)
-
-
-def _run(trainer: Trainer, resume: bool, progress: bool | None) -> FitResult:
-    with StopOnSignal(trainer.run is not None) as stop:
-        trainer.start(resume)
-        trainer.train(stop, progress)
-        stop.at_once = f"stopped while the test links were measured; {trainer.how_to_go_on()}"
-        return trainer.finish()
+__all__ = ["Trainer"]
 
 
 @dataclass
@@ -164,11 +73,12 @@ class Step(NamedTuple):
 class Trainer:
     """One run: parameters, optimiser, links and how far it is."""
 
-    def __init__(self, problem: Problem, config: Config, run: RunDirectory | None = None) -> None:
+    def __init__(self, problem: Problem, model: LoginMEA, config: Config, run: Store | None = None) -> None:
         """Stand at epoch 0.
 
         Args:
             problem: what is trained on.
+            model: of `problem`, on its device.
             config: how.
             run: where records and checkpoints go; None keeps the best parameters in memory.
         """
@@ -177,7 +87,7 @@ class Trainer:
         self.run = run
         self.standing = Standing()
         self.history: list[dict[str, Any]] = []
-        self.model = build_model(problem, config)
+        self.model = model
         self.forward: Any = torch.compile(self.model, dynamic=True) if config.compile else self.model
         has_graph = self.model.graph_encoder is not None
         self.objectives = WeightedObjectives(config, self.model.modalities, has_graph).to(problem.device)
@@ -467,15 +377,16 @@ class Trainer:
         standing = dict(vars(self.standing))
         Checkpoint(tensors, standing, self.fingerprint, self.config.shape()).save(self.run.best_file)
 
-    def finish(self) -> FitResult:
-        """Take the best parameters and measure the test links."""
+    def finish(self) -> dict[str, Any]:
+        """Give the model the best parameters; its metrics on the test links, see `evaluation.evaluate_links`.
+
+        Empty where every known link is a seed.
+        """
         best = self.best_parameters if self.run is None else self.run.load()[0].part("model")
         self.model.load_state_dict(best)
         metrics = self._test_metrics(breakdown=True) if len(self.problem.split.test) else {}
         self._record("final", best_epoch=self.standing.best_epoch, metrics=metrics)
-        return FitResult(
-            metrics, self.model, self.problem, self.config, self.history, self.standing.best_epoch, self.run
-        )
+        return metrics
 
 
 def batches(links: int, size: int, equal: bool) -> list[tuple[int, int]]:
@@ -484,16 +395,3 @@ def batches(links: int, size: int, equal: bool) -> list[tuple[int, int]]:
         return [(start, min(start + size, links)) for start in range(0, links, size)]
     count = -(-links // size)
     return [(links * b // count, links * (b + 1) // count) for b in range(count)]
-
-
-def _with_absolute_paths(config: Config) -> Config:
-    """The configuration as a run directory keeps it: evaluation may be called from elsewhere."""
-    values: dict[str, Any] = {}
-    if config.path not in (None, "embedded") and os.path.exists(config.path):
-        values["path"] = os.path.abspath(config.path)
-    if config.vectors is not None:
-        values["vectors"] = {
-            modality: os.path.abspath(files) if isinstance(files, str) else [*map(os.path.abspath, files)]
-            for modality, files in config.vectors.items()
-        }
-    return config.override(**values)

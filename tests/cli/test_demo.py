@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from loginmea_fast import data
-from loginmea_fast.evaluation import evaluate
+from loginmea_fast.runs import evaluate
 
 FAST = ("--epochs", "2", "--backend", "reference")
 

@@ -160,7 +160,7 @@ def test_what_can_be_told_at_once_is_told_before_data_is_read(
     config = Path("OTHER/config.toml")
     config.write_text(config.read_text().replace("hidden_dim = 8", "hidden_dim = 9"))
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
-    monkeypatch.setattr("loginmea_fast.training.load_pair", never)
+    monkeypatch.setattr("loginmea_fast.runs.load_pair", never)
     call("train", *argv).check_error(*parts)
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
 
@@ -185,7 +185,7 @@ def test_compiling_is_not_counted_as_training(call, data_dir: Path, tmp_path: Pa
     def compile_for_long(config) -> None:
         clock[0] += 1000
 
-    monkeypatch.setattr("loginmea_fast.training.prepare_kernels", compile_for_long)
+    monkeypatch.setattr("loginmea_fast.runs.prepare_kernels", compile_for_long)
     monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     answer = call("train", data_dir, "--epochs", 1, "--out", tmp_path / "run", "--json", *TINY).json
     assert clock == [1000]

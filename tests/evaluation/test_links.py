@@ -10,12 +10,12 @@ import torch.nn.functional as F
 import loginmea_fast as lf
 from loginmea_fast.data import Feature
 from loginmea_fast.errors import ConfigError, InputError
-from loginmea_fast.evaluation import decode, evaluate, evaluate_links, joint_embedding, load_run
+from loginmea_fast.evaluation import decode, evaluate_links, joint_embedding
 from loginmea_fast.evaluation.decoders import decoder_names
 from loginmea_fast.evaluation.metrics import alignment_metrics
 from loginmea_fast.nn import LoginMEAOutput
-from loginmea_fast.training import Config, fit
-from loginmea_fast.training.assembly import assemble
+from loginmea_fast.runs import assemble, build_model, evaluate, fit, load_run
+from loginmea_fast.training import Config
 from loginmea_fast.training.interrupt import StopOnSignal
 from loginmea_fast.training.loop import Trainer
 from tests.training.synthetic import synthetic_pair
@@ -324,14 +324,14 @@ def test_every_link_a_seed(tmp_path):
     assert len(split.test) == 0
     config = Config.build(hidden_dim=16, rank=2, epochs=2)
     problem = assemble(pair, config, split)
-    trainer = Trainer(problem, config)
+    trainer = Trainer(problem, build_model(problem, config), config)
     trainer.start(False)
     with StopOnSignal(False) as stop:
         trainer.train(stop, progress=False)
-    assert trainer.finish().metrics == {}
+    assert trainer.finish() == {}
     with pytest.raises(InputError, match="every known link is a seed"):
         evaluate_links(trainer.model, problem.features, pair, split.test)
 
 
 def test_public_names():
-    assert lf.evaluation.evaluate is evaluate
+    assert lf.runs.evaluate is evaluate

@@ -16,11 +16,10 @@ import torch
 
 import loginmea_fast as lf
 from loginmea_fast.errors import CheckpointError, ConfigError, DataError, LoginMEAError
-from loginmea_fast.training import Config, TrainingInterrupted, assembly, fit, loop
-from loginmea_fast.training.assembly import assemble
+from loginmea_fast.runs import RunDirectory, assemble, build_model, device, fit
+from loginmea_fast.training import Config, TrainingInterrupted, loop
 from loginmea_fast.training.interrupt import StopOnSignal
 from loginmea_fast.training.loop import Trainer, batches
-from loginmea_fast.training.run_directory import RunDirectory
 from tests.training.synthetic import synthetic_pair
 
 SMALL = {
@@ -50,6 +49,11 @@ AUTHORS = {
 
 def quiet_fit(config=SMALL, out=None, pair=None, **more):
     return fit(pair or synthetic_pair(), Config.build(config, **more), out, progress=False)
+
+
+def new_trainer(config, pair=None):
+    problem = assemble(pair or synthetic_pair(), config)
+    return Trainer(problem, build_model(problem, config), config)
 
 
 def losses(history):
@@ -111,12 +115,14 @@ def test_batches(links, size, equal, expected):
 def test_one_backward_pass_has_the_gradient_of_one_a_batch():
     """The authors' loop sums over three equal batches what the default averages, so the norm is three times as long."""
     pair = synthetic_pair()
+    everyone = {name: replace(f, present=torch.ones_like(f.present)) for name, f in pair.features.items()}
+    pair = pair.with_features(everyone)  # their code knows no absent modality
     norms = {}
     for compat in (None, "authors"):
         config = Config.build(
             AUTHORS | {"compat": compat}, bidirectional=False, seed_ratio=0.375, valid_ratio=0.0
         )
-        trainer = Trainer(assemble(pair, config), config)
+        trainer = new_trainer(config, pair)
         assert len(trainer.bootstrapping.links) == 15
         norms[compat] = trainer._step(0).norm
     torch.testing.assert_close(norms["authors"], 3 * norms[None])
@@ -124,7 +130,7 @@ def test_one_backward_pass_has_the_gradient_of_one_a_batch():
 
 def test_authors_optimiser_is_made_anew_each_epoch_once_bootstrapping_begins():
     config = Config.build(AUTHORS)
-    trainer = Trainer(assemble(synthetic_pair(), config), config)
+    trainer = new_trainer(config)
     kept, rates, steps = [], [], []
     for epoch in range(6):
         before = trainer.optimizer
@@ -146,7 +152,7 @@ def test_authors_choose_the_epoch_by_test_score(monkeypatch):
 
     monkeypatch.setattr(loop, "evaluate_links", fake)
     config = Config.build(AUTHORS, eval_every=3)
-    trainer = Trainer(assemble(synthetic_pair(), config), config)
+    trainer = new_trainer(config)
     trainer.start(False)
     trainer.train(StopOnSignal(enabled=False), progress=False)
     assert trainer.standing.best_epoch == 6, "the first of equal scores, as their strict comparison has it"
@@ -279,7 +285,7 @@ def test_a_run_directory_holds_everything(tmp_path):
 def test_evaluation_of_the_directory_equals_the_result(tmp_path):
     pair = synthetic_pair()
     result = quiet_fit(out=tmp_path / "run", pair=pair)
-    metrics = lf.evaluation.evaluate(tmp_path / "run", pair)
+    metrics = lf.runs.evaluate(tmp_path / "run", pair)
     assert metrics["epoch"] == result.best_epoch
     assert metrics["modalities"] == ["relation", "image"]
     assert {k: v for k, v in metrics.items() if k in result.metrics} == result.metrics
@@ -330,16 +336,16 @@ def test_other_data_is_refused(tmp_path):
         (synthetic_pair(count=41), "projections|entity_embedding|graph"),
     ):
         with pytest.raises(CheckpointError, match=f"of another model: .*({what})"):
-            lf.evaluation.evaluate(run, pair)
+            lf.runs.evaluate(run, pair)
         with pytest.raises(CheckpointError, match=f"of another model: .*({what})"):
             fit(pair, out=run, resume=True)
     with pytest.raises(CheckpointError, match=r"split\.safetensors links entity \d+, the data ends at 19"):
-        lf.evaluation.evaluate(run, synthetic_pair(count=10))
+        lf.runs.evaluate(run, synthetic_pair(count=10))
     pair = synthetic_pair()
     image = pair.features["image"]
     changed = pair.with_features(pair.features | {"image": replace(image, values=image.values + 1)})
     with pytest.raises(CheckpointError, match="of another model: feature image is"):
-        lf.evaluation.evaluate(run, changed)
+        lf.runs.evaluate(run, changed)
 
 
 def test_two_processes_do_not_train_in_one_directory(tmp_path):
@@ -383,13 +389,13 @@ def test_a_damaged_checkpoint_leads_to_the_other(tmp_path, part):
     with pytest.raises(CheckpointError, match=remedy):
         fit(synthetic_pair(), out=run.path, resume=True, progress=False)
     with pytest.raises(CheckpointError, match=remedy):
-        lf.evaluation.evaluate(run.path, synthetic_pair(), checkpoint=part)
-    assert lf.evaluation.evaluate(run.path, synthetic_pair(), checkpoint=other)["epoch"] == 2
+        lf.runs.evaluate(run.path, synthetic_pair(), checkpoint=part)
+    assert lf.runs.evaluate(run.path, synthetic_pair(), checkpoint=other)["epoch"] == 2
     (run.path / f"{other}.safetensors").unlink()
     with pytest.raises(
         CheckpointError, match=r"cut short or damaged \([^)]*\); train anew with train --config"
     ):
-        lf.evaluation.evaluate(run.path, synthetic_pair())
+        lf.runs.evaluate(run.path, synthetic_pair())
 
 
 def test_a_damaged_split_is_drawn_again(tmp_path):
@@ -408,7 +414,7 @@ def test_a_split_in_the_place_of_a_checkpoint(tmp_path):
     run = quiet_fit(out=tmp_path / "run", epochs=2).run
     shutil.copy(run.split_file, run.best_file)
     with pytest.raises(CheckpointError, match=r"best\.safetensors holds no model; .*--checkpoint last"):
-        lf.evaluation.evaluate(run.path, synthetic_pair())
+        lf.runs.evaluate(run.path, synthetic_pair())
 
 
 def test_a_checkpoint_of_another_model_is_refused_before_data_is_read(tmp_path):
@@ -428,19 +434,17 @@ def test_the_checkpoint_to_measure_can_be_chosen(tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "_validation_metrics", lambda self: {"hits@1": 0.0, "mrr": next(scores)})
     run = quiet_fit(out=tmp_path / "run", epochs=2, eval_every=1).run
     epochs = {
-        c: lf.evaluation.evaluate(run.path, synthetic_pair(), checkpoint=c)["epoch"] for c in ("best", "last")
+        c: lf.runs.evaluate(run.path, synthetic_pair(), checkpoint=c)["epoch"] for c in ("best", "last")
     }
     assert epochs == {"best": 1, "last": 2}
     with pytest.raises(ConfigError, match="checkpoint must be 'best' or 'last'; got 'first'"):
-        lf.evaluation.evaluate(run.path, synthetic_pair(), checkpoint="first")
+        lf.runs.evaluate(run.path, synthetic_pair(), checkpoint="first")
 
 
 def test_kernels_are_there_before_the_clock_starts(monkeypatch):
     happened = []
     progress = loop.Progress
-    monkeypatch.setattr(
-        assembly, "native_reason", lambda tensor, device: happened.append(f"kernels {device}")
-    )
+    monkeypatch.setattr(device, "native_reason", lambda tensor, device: happened.append(f"kernels {device}"))
     monkeypatch.setattr(loop, "Progress", lambda *args: happened.append("clock") or progress(*args))
     quiet_fit(epochs=1, device="cpu")
     assert happened == ["kernels cpu", "clock"]
@@ -451,18 +455,18 @@ def test_kernels_are_there_before_the_clock_starts(monkeypatch):
 def test_evaluation_before_the_first_checkpoint(tmp_path):
     run = quiet_fit(out=tmp_path / "run", epochs=2).run
     run.best_file.unlink()
-    assert lf.evaluation.evaluate(run.path, synthetic_pair())["epoch"] == 2
+    assert lf.runs.evaluate(run.path, synthetic_pair())["epoch"] == 2
     with pytest.raises(CheckpointError, match="no best checkpoint; take the other with --checkpoint last"):
-        lf.evaluation.evaluate(run.path, synthetic_pair(), checkpoint="best")
+        lf.runs.evaluate(run.path, synthetic_pair(), checkpoint="best")
     run.last_file.unlink()
     with pytest.raises(CheckpointError, match="holds no checkpoint yet"):
-        lf.evaluation.evaluate(run.path, synthetic_pair())
+        lf.runs.evaluate(run.path, synthetic_pair())
 
 
 def test_evaluation_without_data(tmp_path):
     quiet_fit(out=tmp_path / "run", epochs=1)
     with pytest.raises(ConfigError, match="names no data set"):
-        lf.evaluation.evaluate(tmp_path / "run")
+        lf.runs.evaluate(tmp_path / "run")
 
 
 def test_metrics_are_rewound_and_a_torn_line_is_dropped(tmp_path):
@@ -479,7 +483,8 @@ def test_metrics_are_rewound_and_a_torn_line_is_dropped(tmp_path):
 
 CHILD = """
     import os, signal, sys
-    from loginmea_fast.training import Config, TrainingInterrupted, fit
+    from loginmea_fast.runs import fit
+    from loginmea_fast.training import Config, TrainingInterrupted
     from loginmea_fast.training.loop import Trainer
     from tests.training.synthetic import synthetic_pair
 

@@ -135,6 +135,7 @@ def test_a_run_with_other_objectives_learns_and_resumes_bit_for_bit(tmp_path, ob
 
 def test_further_entities_have_no_training_link_and_change_by_epoch() -> None:
     from loginmea_fast.training.assembly import assemble
+
     from loginmea_fast.training.loop import Trainer
 
     config = Config(**{**SMALL, "objectives": ("hard_sample",)})

@@ -1,4 +1,4 @@
-"""Evaluation of a run directory: a checkpoint, the best unless another is named, on the links that were held out."""
+"""A run read back from its directory: model, data and links."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.errors import DataError
-from loginmea_fast.evaluation.links import evaluate_links
 from loginmea_fast.nn import LoginMEA
-from loginmea_fast.training.assembly import Problem, assemble, build_model, choose_device, load_pair
+from loginmea_fast.runs.device import choose_device
+from loginmea_fast.runs.directory import RunDirectory, Which
+from loginmea_fast.runs.problem import Problem, assemble, build_model, load_pair
 from loginmea_fast.training.config import Config
-from loginmea_fast.training.run_directory import RunDirectory, Which
 
-__all__ = ["LoadedRun", "evaluate", "load_run"]
+__all__ = ["LoadedRun", "load_run"]
 
 
 @dataclass(frozen=True)
@@ -72,42 +72,3 @@ def load_run(
     loaded.check_model(problem.fingerprint(model), file)
     model.load_state_dict(loaded.part("model"))
     return LoadedRun(run, config, problem, model, loaded.state["epoch"])
-
-
-def evaluate(
-    path: str | os.PathLike[str],
-    /,
-    pair: AlignmentPair | None = None,
-    checkpoint: Which | None = None,
-    **overrides: Any,
-) -> dict[str, Any]:
-    """Metrics of a run's checkpoint on its test links; JSON-ready, the same whenever it is called.
-
-    Args:
-        path: the run directory.
-        pair: see `load_run`.
-        checkpoint: see `load_run`.
-        overrides: see `load_run`.
-
-    Returns:
-        As `evaluate_links`, with `epoch` and `modalities`.
-
-    Raises:
-        ConfigError: see `load_run`.
-        CheckpointError: see `load_run`.
-        DataError: see `load_run`.
-    """
-    loaded = load_run(path, pair, checkpoint, **overrides)
-    config, problem = loaded.config, loaded.problem
-    metrics = evaluate_links(
-        loaded.model,
-        problem.features,
-        problem.pair,
-        problem.split.test,
-        csls_k=config.csls_k,
-        candidates=config.candidates,
-        backend=config.backend,
-        decoder=config.decoder,
-        decoder_k=config.decoder_k,
-    )
-    return {"epoch": loaded.epoch, "modalities": list(problem.features), **metrics}

@@ -1,0 +1,23 @@
+"""Runs: data, graph and links of a configuration, the run directory, training in it, and reading it back."""
+
+from loginmea_fast.runs.device import choose_device, prepare_kernels
+from loginmea_fast.runs.directory import RunDirectory
+from loginmea_fast.runs.fitting import FitResult, fit
+from loginmea_fast.runs.loading import LoadedRun, load_run
+from loginmea_fast.runs.measuring import evaluate
+from loginmea_fast.runs.problem import Problem, assemble, build_model, load_pair
+
+__all__ = [
+    "FitResult",
+    "LoadedRun",
+    "Problem",
+    "RunDirectory",
+    "assemble",
+    "build_model",
+    "choose_device",
+    "evaluate",
+    "fit",
+    "load_pair",
+    "load_run",
+    "prepare_kernels",
+]

@@ -1,0 +1,129 @@
+"""`fit`: train a model on a pair, in memory or in a run directory, and measure it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from loginmea_fast.data import AlignmentPair
+from loginmea_fast.errors import ConfigError
+from loginmea_fast.nn import LoginMEA
+from loginmea_fast.runs.device import prepare_kernels
+from loginmea_fast.runs.directory import RunDirectory
+from loginmea_fast.runs.problem import Problem, assemble, build_model
+from loginmea_fast.training.config import Config
+from loginmea_fast.training.interrupt import StopOnSignal
+from loginmea_fast.training.loop import Trainer
+from loginmea_fast.training.objectives import objective_weights
+
+__all__ = ["FitResult", "fit"]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` returns.
+
+    Attributes:
+        metrics: of the test links, by the best parameters; see `evaluation.evaluate_links`. Empty where every known
+            link is a seed, so that there is none to test.
+        model: with the best parameters.
+        problem: graph, features and links that the model was trained on.
+        config: as trained.
+        history: the records of metrics.jsonl, in memory.
+        best_epoch: the epoch, counted from 1, whose parameters the model has.
+        run: the run directory; None where none was asked for.
+    """
+
+    metrics: dict[str, Any]
+    model: LoginMEA
+    problem: Problem
+    config: Config
+    history: list[dict[str, Any]]
+    best_epoch: int
+    run: RunDirectory | None = None
+
+
+def fit(
+    pair: AlignmentPair,
+    config: Config | None = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    resume: bool = False,
+    progress: bool | None = None,
+    **overrides: Any,
+) -> FitResult:
+    """Train LoginMEA on `pair` (DESIGN 2.8, 2.9) and measure it on the test links.
+
+    Args:
+        pair: two knowledge graphs with links and features.
+        config: how; `Config()` by default. With `resume`, the run's own is taken and none is given.
+        out: a new directory for configuration, links, metrics and checkpoints; None keeps everything in memory.
+        resume: continue the run in `out` from its last checkpoint, bit for bit as if it had not stopped.
+        progress: False is silent; otherwise a bar on a terminal, lines elsewhere, on stderr.
+        overrides: configuration by keyword, for example `epochs=100`.
+
+    Raises:
+        ConfigError: a wrong key or value, a modality or device that is not there, a directory that exists, or, with
+            `resume`, a configuration other than the run's.
+        DataError: no training or no test links are left.
+        CheckpointError: the checkpoint to resume from is damaged or of another model, or the disk is full.
+        TrainingInterrupted: SIGINT or SIGTERM came; the state is saved in `out`.
+        LoginMEAError: the loss is no longer finite.
+    """
+    if resume:
+        if out is None:
+            raise ConfigError("resume needs the run directory; give it as out")
+        run = RunDirectory.open(out)
+        run.check_resumable(_with_absolute_paths((config or run.config).override(**overrides)))
+        config = run.config
+        split = run.load_split(pair.num_entities) if run.split_file.is_file() else None
+    else:
+        config = _with_absolute_paths(
+            Config.build(overrides) if config is None else config.override(**overrides)
+        )
+        run, split = None, None
+        if out is not None:
+            RunDirectory.check_new(out)
+    objective_weights(config)  # a wrong name is told before data is read
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    problem = assemble(pair, config, split)
+    prepare_kernels(config)
+    if out is None:
+        return _train(problem, config, None, resume, progress)
+    if run is None:
+        run = RunDirectory.create(out, config)
+    with run.hold():
+        if split is None:
+            run.save_split(problem.split)
+        return _train(problem, config, run, resume, progress)
+
+
+def _train(
+    problem: Problem, config: Config, run: RunDirectory | None, resume: bool, progress: bool | None
+) -> FitResult:
+    trainer = Trainer(problem, build_model(problem, config), config, run)
+    with StopOnSignal(run is not None) as stop:
+        trainer.start(resume)
+        trainer.train(stop, progress)
+        stop.at_once = f"stopped while the test links were measured; {trainer.how_to_go_on()}"
+        metrics = trainer.finish()
+    return FitResult(
+        metrics, trainer.model, problem, config, trainer.history, trainer.standing.best_epoch, run
+    )
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    """The configuration as a run directory keeps it: evaluation may be called from elsewhere."""
+    values: dict[str, Any] = {}
+    if config.path not in (None, "embedded") and os.path.exists(config.path):
+        values["path"] = os.path.abspath(config.path)
+    if config.vectors is not None:
+        values["vectors"] = {
+            modality: os.path.abspath(files) if isinstance(files, str) else [*map(os.path.abspath, files)]
+            for modality, files in config.vectors.items()
+        }
+    return config.override(**values)
