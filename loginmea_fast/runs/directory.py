@@ -257,12 +257,19 @@ class RunDirectory:
                 "make room and go on with --resume"
             ) from error
 
-    def rewind_metrics(self, epoch: int) -> None:
-        """Drop lines of epochs after `epoch`, a line that was cut short, and what a finished run wrote at its end."""
+    def rewind_metrics(self, epoch: int, settled: bool = True) -> None:
+        """Drop what will be written again, and a line that was cut short.
+
+        Args:
+            epoch: lines of later ones are dropped, as is what a finished run wrote at its end.
+            settled: False drops what followed `epoch` too: bootstrapping and validation.
+        """
+        again = set() if settled else {"bootstrap", "validation"}
         kept = [
             record
             for record in self.metrics()
-            if record.get("epoch", 0) <= epoch and record["event"] != "final"
+            if record["event"] != "final"
+            and (record["epoch"] < epoch or (record["epoch"] == epoch and record["event"] not in again))
         ]
         text = "".join(json.dumps(record) + "\n" for record in kept).encode()
         atomic_write(self.metrics_file, lambda file: file.write(text), len(text))

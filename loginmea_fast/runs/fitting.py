@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,18 +90,30 @@ def fit(
         if out is not None:
             RunDirectory.check_new(out)
     objective_weights(config)  # a wrong name is told before data is read
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    problem = assemble(pair, config, split)
-    prepare_kernels(config)
-    if out is None:
-        return _train(problem, config, None, resume, progress)
-    if run is None:
-        run = RunDirectory.create(out, config)
-    with run.hold():
-        if split is None:
-            run.save_split(problem.split)
-        return _train(problem, config, run, resume, progress)
+    with _threads(config.threads):
+        problem = assemble(pair, config, split)
+        prepare_kernels(config)
+        if out is None:
+            return _train(problem, config, None, resume, progress)
+        if run is None:
+            run = RunDirectory.create(out, config)
+        with run.hold():
+            if split is None:
+                run.save_split(problem.split)
+            return _train(problem, config, run, resume, progress)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Set the threads of torch for the block: they are the whole process's, so what was set before is put back."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if count is not None:
+            torch.set_num_threads(before)
 
 
 def _train(

@@ -52,6 +52,7 @@ class Standing:
         best_epoch: the epoch it followed; 0 before the first.
         stale: validations since then.
         stopped_early: whether patience ran out.
+        settled: whether the bootstrapping and validation that follow `epoch` are done.
     """
 
     epoch: int = 0
@@ -59,6 +60,7 @@ class Standing:
     best_epoch: int = 0
     stale: int = 0
     stopped_early: bool = False
+    settled: bool = True
 
 
 class Step(NamedTuple):
@@ -123,7 +125,7 @@ class Trainer:
                 self._restore(*self.run.load("last"))
             else:
                 self.notes.append("the run has no checkpoint yet and starts over")
-            self.run.rewind_metrics(self.standing.epoch)
+            self.run.rewind_metrics(self.standing.epoch, self.standing.settled)
             self.history = self.run.metrics()
         split = self.problem.split
         if not resume:
@@ -192,14 +194,20 @@ class Trainer:
         try:
             for note in self.notes:
                 bar.say(note)
-            while self.standing.epoch < self.config.epochs and not self.standing.stopped_early:
+            while True:
+                if not self.standing.settled:
+                    self._settle(bar, stop)
+                if self.standing.epoch == self.config.epochs or self.standing.stopped_early:
+                    break
                 self._epoch(bar)
                 if stop.received is not None:
                     self._save()
-                    done = f"stopped after epoch {self.standing.epoch} of {self.config.epochs}"
-                    raise TrainingInterrupted(f"{done}; {self.how_to_go_on()}", stop.received)
+                    raise TrainingInterrupted(self._stopped(), stop.received)
         finally:
             bar.close()
+
+    def _stopped(self) -> str:
+        return f"stopped after epoch {self.standing.epoch} of {self.config.epochs}; {self.how_to_go_on()}"
 
     def how_to_go_on(self) -> str:
         """For the message of an interrupted run."""
@@ -223,6 +231,7 @@ class Trainer:
                 "train with a lower lr, more warmup_epochs or a grad_clip"
             )
         self.standing.epoch += 1
+        self.standing.settled = False
         self._record(
             "epoch",
             loss=loss.item(),
@@ -235,16 +244,26 @@ class Trainer:
             step_memory=memory.peak - memory.before,
         )
         bar.epoch(loss.item())
-        if self.bootstrapping.due(epoch):
-            joined = self.bootstrapping.round(epoch, self._mutual_nearest)
+
+    def _settle(self, bar: Progress, stop: StopOnSignal) -> None:
+        """What follows an epoch: a checkpoint, then bootstrapping and validation, which a kill may now cut off."""
+        epoch = self.standing.epoch
+        bootstraps = self.bootstrapping.due(epoch - 1)
+        validates = epoch % self.config.eval_every == 0 or epoch == self.config.epochs
+        if bootstraps or validates or time.monotonic() - self.saved_at > _UNSAVED_SECONDS:
+            self._save()
+            stop.at_once = self._stopped() if self.run is not None else None
+        if bootstraps:
+            joined = self.bootstrapping.round(epoch - 1, self._mutual_nearest)
             self._record("bootstrap", joined=joined, candidates=len(self.bootstrapping.candidates))
             if joined:
                 bar.say(f"{joined} links joined by bootstrapping")
-        if self.standing.epoch % self.config.eval_every == 0 or self.standing.epoch == self.config.epochs:
+        if validates:
             self._validate(bar)
+        self.standing.settled = True
+        if validates:
             self._save()
-        elif time.monotonic() - self.saved_at > _UNSAVED_SECONDS:
-            self._save()
+        stop.at_once = None
 
     def _step(self, epoch: int) -> Step:
         """One encoding, one loss a batch, one backward pass (their sum's), one step."""
@@ -315,18 +334,19 @@ class Trainer:
     def _validate(self, bar: Progress) -> None:
         standing = self.standing
         metrics, score = self._score()
-        # A tie goes to the later epoch: few validation links tie often, and longer training seldom hurts.
+        # A tie goes to the later epoch: few validation links tie often, and longer training seldom hurts. It is no
+        # progress though: patience goes on counting.
         strictly = self.config.compat == "authors"
         if score is None or standing.best_score is None:
-            better = True
+            better = progress = True
         else:
-            better = score > standing.best_score if strictly else score >= standing.best_score
+            progress = score > standing.best_score
+            better = progress if strictly else score >= standing.best_score
+        standing.stale = 0 if progress else standing.stale + 1
+        standing.stopped_early = 0 < self.config.patience <= standing.stale
         if better:
-            standing.best_score, standing.best_epoch, standing.stale = score, standing.epoch, 0
+            standing.best_score, standing.best_epoch = score, standing.epoch
             self._keep_best()
-        else:
-            standing.stale += 1
-            standing.stopped_early = 0 < self.config.patience <= standing.stale
         if metrics:
             self._record("validation", best_epoch=standing.best_epoch, **metrics)
             bar.say(f"validation Hits@1 {metrics['hits@1']:.3f}, MRR {metrics['mrr']:.3f}")

@@ -63,8 +63,8 @@ class Store(Protocol):
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one record."""
 
-    def rewind_metrics(self, epoch: int) -> None:
-        """Drop the records of epochs after `epoch`."""
+    def rewind_metrics(self, epoch: int, settled: bool) -> None:
+        """Drop the records of epochs after `epoch`, and of what followed it where that is not `settled`."""
 
     def metrics(self) -> list[dict[str, Any]]:
         """The records."""
