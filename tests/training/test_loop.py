@@ -268,7 +268,7 @@ def test_a_split_needs_links_on_every_side(ratio, message):
     ("device", "message"),
     [
         ("tpu", "must be 'auto', 'cpu' or 'cuda'"),
-        ("mps", "not supported; use 'cpu'"),
+        ("mps", "not supported: .*; use 'cpu'"),
         ("cuda:97", "not there"),
     ],
 )
@@ -284,6 +284,7 @@ def test_a_run_directory_holds_everything(tmp_path):
     out = tmp_path / "deep" / "run"
     result = quiet_fit(out=out)
     assert {p.name for p in out.iterdir()} == {
+        ".lock",
         "config.toml",
         "split.safetensors",
         "metrics.jsonl",
