@@ -127,7 +127,7 @@ CASES: dict[str, tuple[Damage, tuple[str, ...], list[str]]] = {
     "pickle": (
         content("voice.pkl", pickle.dumps({0: Runs()})),
         EVIL,
-        ["voice.pkl names 'posix.mkdir'", "only numpy arrays and builtin containers", ".npz"],
+        ["voice.pkl names 'posix.mkdir'", "builtin containers are read from a pickle", ".npz"],
     ),
 }
 
