@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format typecheck docs native compile-cuda compile-triton clean \
+.PHONY: help demo test fuzz lint format typecheck docs native compile-cuda compile-triton clean \
         bench bench-attention bench-fusion bench-loss bench-search bench-step bench-gpu
 
 help:
@@ -37,6 +37,9 @@ demo: $(VENV)/.package ## align two real knowledge graphs, with progress, in min
 
 test: $(VENV)/.test ## the test suite; tests on real data skip where ../shared/data is absent
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+
+fuzz: $(VENV)/.test ## readers against 20,000 damaged copies of real files; minutes
+	OMP_WAIT_POLICY=passive LOGINMEA_FUZZ_CASES=20000 $(BIN)/python -m pytest tests/fuzz
 
 lint: $(VENV)/.test ## ruff, clang-format and mypy; changes nothing
 	$(BIN)/ruff check

@@ -68,8 +68,16 @@ def csr_matrix(
 ) -> Tensor:
     """A float32 CSR matrix from coordinates; entries at the same place are added up, a weight of None is 1."""
     key = rows.astype(np.int64) * shape[1] + columns
-    places, inverse = np.unique(key, return_inverse=True)
-    values = np.bincount(inverse, weights=weights, minlength=len(places)).astype(np.float32)
+    if (
+        weights is None
+    ):  # equal keys are told by one sort in place: nothing of their number is held beside them
+        key.sort()
+        starts = np.flatnonzero(np.diff(key, prepend=-1))
+        places = key[starts]
+        values = np.diff(starts, append=len(key)).astype(np.float32)
+    else:
+        places, inverse = np.unique(key, return_inverse=True)
+        values = np.bincount(inverse, weights=weights, minlength=len(places)).astype(np.float32)
     crow = np.zeros(shape[0] + 1, dtype=np.int64)
     np.cumsum(np.bincount(places // shape[1], minlength=shape[0]), out=crow[1:])
     return sparse_csr(
@@ -91,8 +99,13 @@ def rows_with_entries(values: Tensor) -> Tensor:
 
 def _columns_by_frequency(symbols: np.ndarray, top: int) -> tuple[np.ndarray, int]:
     """Column of each symbol, -1 for those that are not among the ``top`` most frequent; and how many columns."""
-    _, first, inverse, counts = np.unique(symbols, return_index=True, return_inverse=True, return_counts=True)
+    counts = np.bincount(symbols)
+    first = np.full(len(counts), len(symbols))
+    first[symbols[::-1]] = np.arange(len(symbols))[
+        ::-1
+    ]  # of several, the last that is written stays: the first
     order = np.lexsort((first, -counts))[:top]
+    order = order[counts[order] > 0]
     column = np.full(len(counts), -1, dtype=np.int64)
     column[order] = np.arange(len(order))
-    return column[inverse], len(order)
+    return column[symbols], len(order)

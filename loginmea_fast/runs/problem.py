@@ -65,7 +65,14 @@ def load_pair(config: Config) -> AlignmentPair:
     }
     if config.path == "embedded":
         return data.load_embedded(config.modalities, **options)
-    return data.load(config.path, config.format, config.modalities, fold=config.fold, **options)
+    return data.load(
+        config.path,
+        config.format,
+        config.modalities,
+        name_attributes=config.name_attributes or (),
+        fold=config.fold,
+        **options,
+    )
 
 
 def assemble(pair: AlignmentPair, config: Config, split: Split | None = None) -> Problem:

@@ -82,6 +82,7 @@ class Config(BaseModel):
     modalities: _Names = _key("data", None, "modalities to use; unset: all that the data has")
     vectors: _Files = _key("data", None, "files of vectors by modality, beside those in the directory")
     bag_size: int = _key("data", 1000, "relations and attribute types that bags keep", ge=1)
+    name_attributes: _Names = _key("data", None, "attributes whose values are the names of entities")
     fold: int = _key("data", 1, "which of OpenEA's prepared splits is the official one", ge=1)
 
     # Which links are known.

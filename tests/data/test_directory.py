@@ -9,6 +9,8 @@ import loginmea_fast.data as data
 from loginmea_fast.data.directory import plain_name
 from loginmea_fast.data.filekind import is_clutter
 from loginmea_fast.errors import DataError
+from loginmea_fast.runs import load_pair
+from loginmea_fast.training.config import Config
 from tests.data.conftest import OPENEA, TINY, write_files
 
 CLUTTER = [
@@ -183,3 +185,12 @@ def test_every_link_as_a_seed(tiny):
     assert len(pair.official_split.test) == 0
     assert len(pair.split(1.0, 0.0).test) == 0
     assert torch.equal(data.load(tiny(sup_ent_ids=TINY["ill_ent_ids"])).links, pair.links)
+
+
+def test_names_from_an_attribute_by_configuration(tiny):
+    directory = tiny(
+        attr_triples_1="http://a/resource/Alpha\tlabel\tOne\n",
+        attr_triples_2="http://b/resource/Alpha\tname\tTwo\n",
+    )
+    config = Config.build(path=str(directory), name_attributes=["label", "name"], modalities=["name"])
+    assert load_pair(config).words == {0: ["One"], 2: ["Two"]}

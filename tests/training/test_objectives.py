@@ -8,7 +8,8 @@ from torch import Tensor
 from loginmea_fast import ops
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.nn import LoginMEAOutput
-from loginmea_fast.training import Config, fit
+from loginmea_fast.runs import assemble, build_model, fit
+from loginmea_fast.training import Config
 from loginmea_fast.training.objectives import OBJECTIVES, Batch, WeightedObjectives, objective_weights
 from loginmea_fast.training.objectives.hard_sample import score_deviation
 from tests.training.synthetic import synthetic_pair
@@ -134,12 +135,12 @@ def test_a_run_with_other_objectives_learns_and_resumes_bit_for_bit(tmp_path, ob
 
 
 def test_further_entities_have_no_training_link_and_change_by_epoch() -> None:
-    from loginmea_fast.training.assembly import assemble
 
     from loginmea_fast.training.loop import Trainer
 
     config = Config(**{**SMALL, "objectives": ("hard_sample",)})
-    trainer = Trainer(assemble(synthetic_pair(), config), config)
+    problem = assemble(synthetic_pair(), config)
+    trainer = Trainer(problem, build_model(problem, config), config)
     links = trainer.bootstrapping.links
     first, second = (trainer._further_entities(links, epoch) for epoch in (0, 1))
     assert len(first) == 20
