@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from loginmea_fast.nn import LoginMEA
@@ -12,7 +11,6 @@ from loginmea_fast.nn import LoginMEA
 __all__ = ["joint_embedding"]
 
 
-@torch.no_grad()
 def joint_embedding(model: LoginMEA, features: Mapping[str, Tensor], rows: Tensor) -> Tensor:
     """Unit rows of the joint embedding, [B, D], in the model's dtype, without a gradient.
 
@@ -24,6 +22,6 @@ def joint_embedding(model: LoginMEA, features: Mapping[str, Tensor], rows: Tenso
     training = model.training
     model.eval()
     try:
-        return model(features, rows=rows.to(model.graph.device)).joint
+        return model.joint_rows(features, rows.to(model.graph.device))
     finally:
         model.train(training)

@@ -13,7 +13,7 @@ from loginmea_fast.nn.graph_encoder import ReflectionLayers
 from loginmea_fast.nn.low_rank_fusion import LowRankFusion
 from loginmea_fast.ops.modality_scale import masked_softmax, unit_rows
 
-__all__ = ["LocalToGlobalEncoder", "WeightedSum"]
+__all__ = ["LocalToGlobalEncoder", "WeightedSum", "take_rows"]
 
 
 class WeightedSum(nn.Module):
@@ -121,18 +121,18 @@ class LocalToGlobalEncoder(nn.Module):
         """
         dtype = modalities[0].dtype
         weights: Sequence[Tensor | float]
-        some = None if present is None else _take(present, rows)
+        some = None if present is None else take_rows(present, rows)
         if some is None:
             weights = self.modality_logits.softmax(0).to(dtype).unbind(0)
         else:
             weights = _columns(masked_softmax(self.modality_logits.expand(some.shape), some).to(dtype))
-        early = [w * unit_rows(_take(x, rows)) for w, x in zip(weights, modalities, strict=True)]
+        early = [w * unit_rows(take_rows(x, rows)) for w, x in zip(weights, modalities, strict=True)]
         z_0 = torch.tanh(torch.cat(early, 1))
         if self.layers is None:
-            return [z_0, torch.tanh(self.fusion([_take(x, rows) for x in modalities], some))]
+            return [z_0, torch.tanh(self.fusion([take_rows(x, rows) for x in modalities], some))]
         assert reflectors is not None
         layers = self.layers(torch.tanh(self.fusion(modalities, present)), reflectors, graph)
-        return [z_0, _take(layers, rows)[:, self.width :]]
+        return [z_0, take_rows(layers, rows)[:, self.width :]]
 
 
 def _columns(weights: Tensor) -> list[Tensor | float]:
@@ -140,5 +140,6 @@ def _columns(weights: Tensor) -> list[Tensor | float]:
     return [*weights[:, None].unbind(2)]
 
 
-def _take(x: Tensor, rows: Tensor | None) -> Tensor:
+def take_rows(x: Tensor, rows: Tensor | None) -> Tensor:
+    """Rows of a matrix; None takes all."""
     return x if rows is None else x.index_select(0, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.nn.authors import AuthorsState, translate_authors_state
 from loginmea_fast.nn.features import Features, presence_of
 from loginmea_fast.nn.graph_encoder import GraphEncoder
-from loginmea_fast.nn.local_to_global_encoder import LocalToGlobalEncoder
+from loginmea_fast.nn.local_to_global_encoder import LocalToGlobalEncoder, take_rows
 from loginmea_fast.nn.projection import FeatureProjection
 from loginmea_fast.ops import relation_reflectors
 
@@ -32,7 +32,7 @@ class LoginMEAOutput(NamedTuple):
         graph: [B, (L + 1) d], the graph encoder's part before normalisation; None without the graph encoder.
         modalities: modality -> [B, d_m], projected features x_m.
         unnormalized: [B, D], `joint` before its rows are divided by their lengths, which autograd keeps anyway; None
-            where no gradient is recorded.
+            where nobody reads it.
     """
 
     joint: Tensor
@@ -166,6 +166,46 @@ class LoginMEA(nn.Module):
         Raises:
             InputError: a modality is missing, has the wrong number of rows or columns, or a mask that does not fit.
         """
+        projected: dict[str, Tensor] = {}
+        parts = list(self._parts(features, rows, present, projected))
+        graph_part = None if self.graph_encoder is None else parts[0]
+        if rows is not None:
+            projected = {name: x.index_select(0, rows) for name, x in projected.items()}
+        unnormalized = torch.cat(parts, 1)
+        joint = F.normalize(unnormalized, dim=1, eps=1e-12)
+        return LoginMEAOutput(joint, graph_part, projected, unnormalized)
+
+    @torch.no_grad()
+    def joint_rows(
+        self,
+        features: Mapping[str, Tensor],
+        rows: Tensor | None = None,
+        present: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """The joint embedding alone, [B, D], without a gradient: each part is written in its place and let go.
+
+        The arguments are those of `forward`, and so are the numbers.
+        """
+        parts = list(self._parts(features, rows, present, {}))  # the encoders need their room first
+        joint = parts[0].new_empty(len(parts[0]), self.embedding_dim)
+        first = 0
+        while parts:
+            part = parts.pop(0)
+            joint[:, first : first + part.shape[1]] = part
+            first += part.shape[1]
+        del part
+        for block in joint.split(_BLOCK) if len(joint) else ():
+            F.normalize(block, dim=1, eps=1e-12, out=block)
+        return joint
+
+    def _parts(
+        self,
+        features: Mapping[str, Tensor],
+        rows: Tensor | None,
+        present: Mapping[str, Tensor] | None,
+        projected: dict[str, Tensor],
+    ) -> Iterator[Tensor]:
+        """The parts of J [B, .], the graph encoder's first; `projected` gets the modalities [N, d_m]."""
         self._check(features)
         if present is None:
             present = features.present if isinstance(features, Features) else {}
@@ -174,24 +214,13 @@ class LoginMEA(nn.Module):
         reflectors = None
         if self.relation_embedding is not None:
             reflectors = relation_reflectors(self.relation_embedding, self.graph).to(dtype)
-        parts: list[Tensor] = []
-        graph_part = None
         if self.graph_encoder is not None:
             assert self.entity_embedding is not None
             assert reflectors is not None
-            graph_part = self.graph_encoder(self.entity_embedding, reflectors, self.graph)
-            graph_part = graph_part if rows is None else graph_part.index_select(0, rows)
-            parts.append(graph_part)
-        projected = {name: self.projections[name](features[name]).to(dtype) for name in self.modalities}
+            yield take_rows(self.graph_encoder(self.entity_embedding, reflectors, self.graph), rows)
+        projected |= {name: self.projections[name](features[name]).to(dtype) for name in self.modalities}
         if self.local_to_global is not None:
-            parts += self.local_to_global(list(projected.values()), reflectors, self.graph, rows, has)
-        if rows is not None:
-            projected = {name: x.index_select(0, rows) for name, x in projected.items()}
-        if torch.is_grad_enabled():
-            unnormalized = torch.cat(parts, 1)
-            joint = F.normalize(unnormalized, dim=1, eps=1e-12)
-            return LoginMEAOutput(joint, graph_part, projected, unnormalized)
-        return LoginMEAOutput(_joined(parts), graph_part, projected)
+            yield from self.local_to_global(list(projected.values()), reflectors, self.graph, rows, has)
 
     def load_authors_state_dict(self, state: Mapping[str, Tensor]) -> AuthorsState:
         """Take over the parameters of the authors' `MultiModalEncoderMrFusion` (DESIGN section 4).
@@ -241,16 +270,3 @@ class LoginMEA(nn.Module):
         if parameter.device.type != "meta":
             self.graph = self.graph.to(parameter.device)
         return self
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """Parts [B, d] side by side, rows normalised, without a gradient: one matrix is written and each part let go."""
-    joint = parts[0].new_empty(len(parts[0]), sum(part.shape[1] for part in parts))
-    first = 0
-    while parts:
-        part = parts.pop(0)
-        joint[:, first : first + part.shape[1]] = part
-        first += part.shape[1]
-    for rows in joint.split(_BLOCK) if len(joint) else ():
-        F.normalize(rows, dim=1, eps=1e-12, out=rows)
-    return joint

@@ -184,14 +184,19 @@ class _Matrices(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_without_a_gradient_one_joint_matrix_is_formed(graph: AlignmentGraph, dtype: torch.dtype) -> None:
-    model = LoginMEA(graph, DIMS, hidden_dim=6, rank=3, compute_dtype=dtype)
-    features, rows = features_of(graph), torch.arange(graph.num_entities - 1)
+@pytest.mark.parametrize("dims", [DIMS, {}])
+def test_joint_rows_are_one_matrix_and_the_same_numbers(
+    graph: AlignmentGraph, dims: dict[str, int], dtype: torch.dtype
+) -> None:
+    model = LoginMEA(graph, dims, hidden_dim=6, rank=3, compute_dtype=dtype)
+    features, rows = features_of(graph, dims), torch.arange(graph.num_entities - 1)
     expected = model(features, rows=rows).joint
-    with torch.no_grad(), _Matrices((len(rows), model.embedding_dim)) as formed:
-        joint = model(features, rows=rows).joint
+    with _Matrices((len(rows), model.embedding_dim)) as formed:
+        joint = model.joint_rows(features, rows)
     assert torch.equal(joint, expected)
-    assert formed.count == 1
+    assert not joint.requires_grad
+    assert formed.count == (1 if dims else 2), "without modalities the only part is as wide"
+    assert torch.equal(model.joint_rows(features), model(features).joint)
 
 
 def test_structure_alone(graph: AlignmentGraph) -> None:

@@ -42,7 +42,7 @@ def sinkhorn(
         candidates: with cosines for scores.
         temperature: T; the lower, the closer to an assignment, and the slower to converge.
         iterations: normalisations of rows and columns, at most.
-        tolerance: largest relative error of a row's sum at which it is done; columns are exact.
+        tolerance: mean relative error of the rows' sums at which it is done; columns are exact.
 
     Returns:
         `plan` has the probabilities; `converged` is False where the tolerance was not reached.
@@ -76,7 +76,7 @@ def sinkhorn(
     done, converged = 1, False
     while True:
         sums = kernel @ v
-        converged = bool(np.abs(u * sums / row_sum - 1).max() <= tolerance)
+        converged = bool(np.abs(u * sums / row_sum - 1).mean() <= tolerance)
         if converged or done == iterations:
             break
         with np.errstate(divide="ignore", over="ignore"):
