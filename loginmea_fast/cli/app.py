@@ -1,7 +1,8 @@
 """Parses the command line, runs one command, and turns whatever goes wrong into one line on stderr.
 
-A command is a module with `run`, whose parameters are what it takes and whose result is the exit status; importing it
-must not import torch, so that `--help` is quick. Standard output carries the answer alone; progress, notes and errors
+A command is a module with `run`, whose parameters are what it takes and whose result is the exit status, and with
+`EXAMPLES`. So that `--help` is quick, only the module of the command that is asked for is imported, and importing it
+must not import torch. Standard output carries the answer alone; progress, notes and errors
 go to standard error.
 """
 
@@ -11,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from inspect import BoundArguments
 from typing import Any, TextIO
 
@@ -18,15 +20,18 @@ from cyclopts import App, CycloptsError
 from cyclopts.exceptions import UnusedCliTokensError
 from rich.console import Console
 
-from loginmea_fast.cli import demo, doctor, evaluate, train
-from loginmea_fast.cli.options import flag_of, rewrite_set
 from loginmea_fast.errors import ConfigError, LoginMEAError
 from loginmea_fast.version import __version__
 
 __all__ = ["COMMANDS", "main", "parse"]
 
 _WIDTH = 120  # of what is not a terminal
-COMMANDS = (demo, train, evaluate, doctor)
+COMMANDS = {
+    "demo": "Align two real sources that ship inside the package, and show what comes out.",
+    "train": "Train on a data set and measure the test links.",
+    "evaluate": "Measure a trained run on its test links.",
+    "doctor": "What this machine has, which backend serves each operator, and whether all of it works.",
+}
 
 _DESCRIPTION = """\
 Entity alignment of two multi-modal knowledge graphs (LoginMEA), exact, from fused operators.
@@ -60,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status or 0  # help and version return nothing
     except ConfigError as error:
+        from loginmea_fast.cli.options import flag_of
+
         return _fail(f"{error} ({flag_of(error.key)})" if error.key else error, 2)
     except LoginMEAError as error:
         stopped = getattr(error, "exit_code", None)  # by a signal, all saved: no error
@@ -86,7 +93,7 @@ def parse(argv: Sequence[str]) -> tuple[Callable[..., Any], BoundArguments]:
         UsageError: what was not understood, and the near option or command.
     """
     if not argv:
-        raise UsageError(f"name a COMMAND: {', '.join(map(_name, COMMANDS))}; see loginmea-fast --help")
+        raise UsageError(f"name a COMMAND: {', '.join(COMMANDS)}; see loginmea-fast --help")
     app = App(
         name="loginmea-fast",
         help=_DESCRIPTION,
@@ -96,20 +103,20 @@ def parse(argv: Sequence[str]) -> tuple[Callable[..., Any], BoundArguments]:
         console=Console(width=None if sys.stdout.isatty() else _WIDTH),
         version=f"loginmea-fast {__version__}",
     )
-    for module in COMMANDS:
-        summary = f"{module.SUMMARY[0].upper()}{module.SUMMARY[1:]}."
-        app.command(module.run, name=_name(module), help=summary, help_epilogue=module.EXAMPLES)
+    for name, summary in COMMANDS.items():
+        module = f"{__package__}.{name}"
+        examples = import_module(module).EXAMPLES if name in argv else ""
+        app.command(f"{module}:run", name=name, help=summary, help_epilogue=examples)
+    if any(word.startswith("--set") for word in argv):
+        from loginmea_fast.cli.options import rewrite_set
+
+        argv = rewrite_set(argv)
     try:
-        command, bound, _ = app.parse_args(rewrite_set(argv), print_error=False, exit_on_error=False)
+        command, bound, _ = app.parse_args(argv, print_error=False, exit_on_error=False)
     except CycloptsError as error:
-        named = argv[0] in map(_name, COMMANDS)
-        prog = f"loginmea-fast {argv[0]}" if named else "loginmea-fast"
+        prog = f"loginmea-fast {argv[0]}" if argv[0] in COMMANDS else "loginmea-fast"
         raise UsageError(f"{_told(error)}; see {prog} --help") from None
     return command, bound
-
-
-def _name(module: Any) -> str:
-    return module.__name__.rpartition(".")[2]
 
 
 def _told(error: CycloptsError) -> str:

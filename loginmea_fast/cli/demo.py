@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from loginmea_fast.evaluation import Decoded
     from loginmea_fast.runs import FitResult
 
-SUMMARY = "align two real sources that ship inside the package, and show what comes out"
 EXAMPLES = """\
 examples:
   loginmea-fast demo

@@ -22,7 +22,6 @@ from loginmea_fast.errors import LoginMEAError
 if TYPE_CHECKING:
     from loginmea_fast.cli.selfcheck import Check, Serving
 
-SUMMARY = "what this machine has, which backend serves each operator, and whether all of it works"
 EXAMPLES = """\
 examples:
   loginmea-fast doctor

@@ -11,7 +11,6 @@ from loginmea_fast.cli.options import Json, key_flags, keys_given
 from loginmea_fast.cli.tables import describe_metrics
 from loginmea_fast.training.config import KEYS
 
-SUMMARY = "measure a trained run on its test links"
 EXAMPLES = """\
 examples:
   loginmea-fast evaluate runs/zh_en

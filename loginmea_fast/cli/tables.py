@@ -7,11 +7,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 __all__ = ["COLUMNS", "describe_metrics", "duration", "metrics_row", "table"]
 
 COLUMNS = {
@@ -30,6 +25,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     On a terminal a rule stands under the header; colours follow it and NO_COLOR. What is no terminal gets plain text.
     """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     terminal = sys.stdout.isatty()
     drawn = Table(box=SIMPLE_HEAD if terminal else None, pad_edge=False, padding=(0, 2, 0, 0))
     for column, title in enumerate(header):

@@ -16,7 +16,6 @@ from loginmea_fast.cli.tables import describe_metrics
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.training.config import KEYS, Config
 
-SUMMARY = "train on a data set and measure the test links"
 EXAMPLES = """\
 examples:
   loginmea-fast train data/dbp15k/zh_en --modalities relation,attribute --epochs 30 --out runs/zh_en

@@ -18,8 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tomlkit
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from loginmea_fast.errors import ConfigError
@@ -53,14 +60,21 @@ def _files(value: object) -> object:
     return value
 
 
+def _not_empty(value: Any) -> Any:
+    """`Field(min_length=1)` refuses None, which means "not set", with a TypeError."""
+    if value is not None and not value:
+        raise ValueError("empty")
+    return value
+
+
 _Word = Annotated[str, Field(min_length=1)]
 _Text = Annotated[str, BeforeValidator(_text)]
 _OptionalText = Annotated[str | None, BeforeValidator(_text)]
-_Names = Annotated[tuple[_Word, ...] | None, BeforeValidator(_names), Field(min_length=1)]
+_Names = Annotated[tuple[_Word, ...] | None, BeforeValidator(_names), AfterValidator(_not_empty)]
 _Files = Annotated[
     dict[_Word, _Word | Annotated[tuple[_Word, ...], Field(min_length=1)]] | None,
     BeforeValidator(_files),
-    Field(min_length=1),
+    AfterValidator(_not_empty),
 ]
 
 
@@ -251,6 +265,8 @@ class Config(BaseModel):
 
     def to_toml(self) -> str:
         """TOML text in sections, each key with its meaning; `Config.load` reads back an equal configuration."""
+        import tomlkit  # nobody but a writer waits for it
+
         document = tomlkit.document()
         for section in _SECTIONS:
             table = tomlkit.table()
@@ -459,6 +475,8 @@ def _parse(key: Key, text: str) -> Any:
 
 
 def _toml_item(value: Any) -> Any:
+    import tomlkit
+
     if isinstance(value, tuple):
         return tomlkit.item(list(value))
     if isinstance(value, dict):

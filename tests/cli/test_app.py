@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import signal
@@ -45,14 +46,15 @@ def test_an_option_without_its_value_is_named(call) -> None:
     call("train", "x", "--epochs").check_error("--epochs", "requires an argument")
 
 
-@pytest.mark.parametrize("name", ["", *(command.__name__.rpartition(".")[2] for command in app.COMMANDS)])
+@pytest.mark.parametrize("name", ["", *app.COMMANDS])
 def test_help_shows_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main([*name.split(), "--help"]) == 0
     assert f"loginmea-fast {name}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", app.COMMANDS)
-def test_examples_of_the_help_are_understood(command) -> None:
+@pytest.mark.parametrize("name", app.COMMANDS)
+def test_examples_of_the_help_are_understood(name: str) -> None:
+    command = importlib.import_module(f"loginmea_fast.cli.{name}")
     lines = [line.strip() for line in command.EXAMPLES.splitlines() if line.startswith("  loginmea-fast")]
     assert lines
     for line in lines:
@@ -66,6 +68,16 @@ def test_help_is_quick_because_torch_is_not_imported() -> None:
         "assert main(['train', '--help']) == 0\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_list_of_commands_imports_none_of_them() -> None:
+    code = (
+        "import sys\nfrom loginmea_fast.cli import main\nassert main(['--help']) == 0\n"
+        "loaded = {'pydantic', 'tomlkit', *map('loginmea_fast.cli.{}'.format, ('train', 'doctor'))} & {*sys.modules}\n"
+        "assert not loaded, loaded"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_python_m_is_the_same_program() -> None:

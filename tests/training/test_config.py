@@ -136,6 +136,11 @@ def test_optional_keys_default_to_unset():
     assert [key.name for key in KEYS.values() if key.optional and key.default is not None] == []
 
 
+@pytest.mark.parametrize("name", [key.name for key in KEYS.values() if key.optional])
+def test_an_optional_key_may_be_given_as_unset(name):
+    assert getattr(Config(**{name: None}), name) is None
+
+
 def test_overrides_take_the_type_of_the_key():
     values = parse_overrides(
         [
