@@ -11,13 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import loginmea_fast.data as data
 from loginmea_fast.errors import DataError
-from tests.data.conftest import TINY, write_files
+from tests.data.conftest import TINY
 
 URIS = [
     "http://a/resource/Alpha",
@@ -350,41 +348,3 @@ def test_ids_are_those_of_the_files(tiny, tmp_path):
         pair = data.load(directory, modalities=["image"], vectors={"image": path})
         uris = [pair.uris[entity] for entity in pair.features["image"].present.nonzero()[:, 0].tolist()]
         assert sorted(uris) == sorted(URIS)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.sampled_from([*KINDS, ".npz.sparse", ".pt.old", ".npz.gz", ".pkl.zst"]),
-    st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=4)), max_size=4),
-    st.floats(0, 1),
-)
-def test_damaged_files_are_one_sentence(tmp_path_factory, kind, changes, keep):
-    directory = write_files(tmp_path_factory.getbasetemp() / "damaged", TINY)
-    _, plain, *packing = kind.split(".")
-    path = tmp_path_factory.getbasetemp() / f"vectors.{plain}"
-    if packing == ["sparse"]:
-        np.savez(path, format=b"csc", indptr=[0, 1, 2, 3], indices=[0, 1, 2], data=[1.0, 2, 3], shape=[8, 3])
-    elif packing == ["old"]:
-        torch.save(
-            {"ids": torch.tensor(IDS), "features": torch.from_numpy(ROWS)},
-            path,
-            _use_new_zipfile_serialization=False,
-        )
-    else:
-        by_key(path, URIS)
-    content = bytearray(path.read_bytes())
-    if pack := PACK.get("." + "".join(packing)):
-        content = bytearray(pack(bytes(content)))
-    for place, new in changes:
-        start = int(place * (len(content) - 1))
-        content[start : start + len(new)] = new
-    path.write_bytes(content[: int(len(content) * keep)] if keep < 0.5 else content)
-    said = ""
-    try:
-        pair = data.load(directory, modalities=["image"], vectors={"image": path})
-        assert pair.num_entities == 8
-        assert len(pair.features["image"].values) == 8
-    except DataError as error:
-        said = str(error)
-    assert "\n" not in said
-    assert len(said) < 1000

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import os
 from collections.abc import Callable
 
 import zstandard
+
+CASES = int(os.environ.get("LOGINMEA_FUZZ_CASES", "400"))
+SECONDS = 20  # for a case that takes milliseconds: slow is no failure, a hang is
 
 Mutation = Callable[[bytes, int, int], bytes]
 
