@@ -123,7 +123,7 @@ def _train(
     with StopOnSignal(run is not None) as stop:
         trainer.start(resume)
         trainer.train(stop, progress)
-        stop.at_once = f"stopped while the test links were measured; {trainer.how_to_go_on()}"
+        stop.interrupt_with(f"stopped while the test links were measured; {trainer.how_to_go_on()}")
         metrics = trainer.finish()
     return FitResult(
         metrics, trainer.model, problem, config, trainer.history, trainer.standing.best_epoch, run

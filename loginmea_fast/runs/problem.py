@@ -43,7 +43,8 @@ class Problem:
     def fingerprint(self, model: LoginMEA) -> dict[str, Any]:
         """What a checkpoint of `model`, trained on this graph and these features, must agree with."""
         data = {f"feature {name}": _parts(feature) for name, feature in self.features.items()}
-        return fingerprint(model, graph=self.graph.index, **data)
+        split = (self.split.train, self.split.valid, self.split.test)
+        return fingerprint(model, graph=self.graph.index, split=split, **data)
 
 
 def load_pair(config: Config) -> AlignmentPair:
@@ -93,7 +94,8 @@ def assemble(pair: AlignmentPair, config: Config, split: Split | None = None) ->
     graph = pair.graph()
     features = _prepare({name: pair.features[name] for name in names}, graph, config, device)
     if split is None:
-        split = pair.split(config.seed_ratio, config.valid_ratio, config.seed)
+        seed = config.seed if config.split_seed is None else config.split_seed
+        split = pair.split(config.seed_ratio, config.valid_ratio, seed)
     pair = replace(pair, features={name: pair.features[name] for name in names})
     return Problem(pair, graph.to(device), features, split, device)
 

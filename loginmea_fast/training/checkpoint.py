@@ -30,7 +30,7 @@ __all__ = [
     "save_tensors",
 ]
 
-VERSION = 1
+VERSION = 2  # since 2 a checkpoint knows its split, and whether what follows its epoch is still to come
 _FORMAT = "loginmea_fast"
 _REMEDY = "train anew"
 _DTYPES = {
@@ -81,6 +81,8 @@ class Checkpoint:
         if self.fingerprint == expected:
             return
         mine, theirs = dict(expected), dict(self.fingerprint)
+        if "split" not in theirs:  # version 1
+            mine.pop("split", None)
         for key in [*theirs, *mine]:
             if mine.get(key) != theirs.get(key):
                 raise CheckpointError(
@@ -180,8 +182,10 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object], size: int) -> 
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_directory(path.parent)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         remedy = f"free {-(-size >> 20)} MiB there" if full else "check the directory and its permissions"
         kept = "; the earlier file is intact" if path.exists() else ""

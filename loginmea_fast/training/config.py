@@ -110,6 +110,9 @@ class Config(BaseModel):
     valid_ratio: float = _key(
         "data", 0.05, "share of the known links kept for choosing the epoch", ge=0, le=0.9
     )
+    split_seed: int | None = _key(
+        "data", None, "seed of the split; unset: that of the run", ge=0, le=2**32 - 1
+    )
 
     # The model.
     hidden_dim: int = _key("model", 300, "width d of every embedding", ge=1)
@@ -171,7 +174,13 @@ class Config(BaseModel):
     decoder_k: int = _key("evaluation", 50, "candidates of each entity, both ways, that a decoder sees", ge=1)
 
     # Where and how it runs.
-    seed: int = _key("run", 0, "seed of the split, the parameters and the order of links", ge=0, le=2**32 - 1)
+    seed: int = _key(
+        "run",
+        0,
+        "seed of the parameters, the order of links and, unless it has its own, the split",
+        ge=0,
+        le=2**32 - 1,
+    )
     device: _Text = _key("run", "auto", "'auto', 'cpu', 'cuda' or 'cuda:N'")
     dtype: Literal["float32", "bfloat16"] = _key(
         "run", "float32", "precision of the computation; parameters stay float32"

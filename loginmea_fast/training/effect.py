@@ -42,6 +42,13 @@ def without_effect(config: Config, modalities: int, valid: int) -> Iterator[str]
     elif config.epochs <= first_join(config):
         why = f"its first links join after epoch {first_join(config)} and training ends after {config.epochs}"
         yield from idle(["bootstrap"], f"{why}; raise epochs, or lower bootstrap_start or bootstrap_window")
+    elif config.compat != "authors":  # whose own numbers waste theirs
+        window = config.bootstrap_window * config.bootstrap_every
+        if (config.epochs - first_join(config)) % window == 0:
+            yield (
+                f"the last window of bootstrapping changes nothing: its links join after epoch {config.epochs}, when "
+                "training ends; raise epochs, or lower bootstrap_start or bootstrap_window"
+            )
     if config.patience and not valid and config.compat != "authors":
         yield from idle(["patience"], "there are no validation links; raise valid_ratio")
     elif config.patience * config.eval_every >= config.epochs:

@@ -32,14 +32,12 @@ class StopOnSignal:
 
     Attributes:
         received: the signal that came, or None.
-        at_once: where set, the signal is not noted but raises `TrainingInterrupted` with this message: for work that
-            may be dropped at any moment because all is saved.
     """
 
     def __init__(self, enabled: bool = True) -> None:
         self._enabled = enabled
         self.received: int | None = None
-        self.at_once: str | None = None
+        self._at_once: str | None = None
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopOnSignal:
@@ -50,10 +48,25 @@ class StopOnSignal:
     def __exit__(self, *_: object) -> None:
         self._restore()
 
+    def interrupt_with(self, message: str | None) -> None:
+        """From here on a signal is not noted but raises `TrainingInterrupted`; None notes signals again.
+
+        For work that may be dropped at any moment because all is saved.
+
+        Args:
+            message: of the exception.
+
+        Raises:
+            TrainingInterrupted: a signal has been noted already.
+        """
+        self._at_once = message
+        if message is not None and self.received is not None:
+            raise TrainingInterrupted(message, self.received)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._restore()
-        if self.at_once is not None:
-            raise TrainingInterrupted(self.at_once, number)
+        if self._at_once is not None:
+            raise TrainingInterrupted(self._at_once, number)
         self.received = number
 
     def _restore(self) -> None:

@@ -7,6 +7,7 @@ bit.
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import time
@@ -128,20 +129,38 @@ class Trainer:
             self.run.rewind_metrics(self.standing.epoch, self.standing.settled)
             self.history = self.run.metrics()
         split = self.problem.split
+        circumstances = self._circumstances()
+        if self.standing.epoch and (changed := _differences(self.history, circumstances)):
+            warnings.warn(
+                f"the run goes on, but no longer repeats bit for bit: {changed}", UserWarning, stacklevel=2
+            )
         if not resume:
             for idle in without_effect(self.config, len(self.problem.features), len(split.valid)):
                 warnings.warn(idle, UserWarning, stacklevel=2)
         self._record(
             "resume" if resume else "start",
-            version=__version__,
-            torch=torch.__version__,
-            machine=platform.machine(),
-            device=str(self.problem.device),
-            threads=torch.get_num_threads(),
+            **circumstances,
             parameters=sum(p.numel() for p in self.model.parameters()),
             graph=self.problem.graph.summary(),
             links={"train": len(split.train), "valid": len(split.valid), "test": len(split.test)},
         )
+
+    def _circumstances(self) -> dict[str, Any]:
+        """What rounding depends on, besides the configuration that a resumed run keeps."""
+        device = self.problem.device
+        cuda = device.type == "cuda"
+        capability = torch.backends.cpu.get_cpu_capability
+        backend = self.config.backend
+        return {
+            "version": __version__,
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+            "device": str(device),
+            "processor": torch.cuda.get_device_name(device) if cuda else capability(),
+            "threads": torch.get_num_threads(),
+            "dtype": self.config.dtype,
+            "backend": os.environ.get("LOGINMEA_BACKEND", "auto") if backend == "auto" else backend,
+        }
 
     def _checkpoint(self) -> Checkpoint:
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
@@ -252,7 +271,8 @@ class Trainer:
         validates = epoch % self.config.eval_every == 0 or epoch == self.config.epochs
         if bootstraps or validates or time.monotonic() - self.saved_at > _UNSAVED_SECONDS:
             self._save()
-            stop.at_once = self._stopped() if self.run is not None else None
+            if self.run is not None:
+                stop.interrupt_with(self._stopped())
         if bootstraps:
             joined = self.bootstrapping.round(epoch - 1, self._mutual_nearest)
             self._record("bootstrap", joined=joined, candidates=len(self.bootstrapping.candidates))
@@ -263,7 +283,7 @@ class Trainer:
         self.standing.settled = True
         if validates:
             self._save()
-        stop.at_once = None
+        stop.interrupt_with(None)
 
     def _step(self, epoch: int) -> Step:
         """One encoding, one loss a batch, one backward pass (their sum's), one step."""
@@ -407,6 +427,16 @@ class Trainer:
         metrics = self._test_metrics(breakdown=True) if len(self.problem.split.test) else {}
         self._record("final", best_epoch=self.standing.best_epoch, metrics=metrics)
         return metrics
+
+
+def _differences(history: list[dict[str, Any]], now: dict[str, Any]) -> str:
+    """What `now` differs in from the last start or resumption; records of earlier versions hold less."""
+    before: dict[str, Any] = next((r for r in reversed(history) if r["event"] in ("start", "resume")), {})
+    return ", ".join(
+        f"{key} was {before[key]} and is {value}"
+        for key, value in now.items()
+        if before.get(key, value) != value
+    )
 
 
 def batches(links: int, size: int, equal: bool) -> list[tuple[int, int]]:

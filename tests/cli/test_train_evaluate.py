@@ -140,7 +140,7 @@ def never(*args, **options):
         (["--resume", "NONE"], ["not a run directory"]),
         (["--resume", "RUN", "--epochs", "99"], ["epochs would change"]),
         (["--resume", "CUT"], ["CUT/last.safetensors is cut short", "evaluate CUT --checkpoint best"]),
-        (["--resume", "NEWER"], ["NEWER/last.safetensors has checkpoint version 2", "upgrade"]),
+        (["--resume", "NEWER"], ["NEWER/last.safetensors has checkpoint version 3", "upgrade"]),
         (
             ["--resume", "OTHER"],
             ["OTHER/last.safetensors is of another model", "hidden_dim is 8 there and 9"],
@@ -156,7 +156,7 @@ def test_what_can_be_told_at_once_is_told_before_data_is_read(
     last = Path("CUT/last.safetensors")
     last.write_bytes(last.read_bytes()[:-1])
     last = Path("NEWER/last.safetensors")
-    last.write_bytes(last.read_bytes().replace(b'"version": "1"', b'"version": "2"', 1))
+    last.write_bytes(last.read_bytes().replace(b'"version": "2"', b'"version": "3"', 1))
     config = Path("OTHER/config.toml")
     config.write_text(config.read_text().replace("hidden_dim = 8", "hidden_dim = 9"))
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}

@@ -19,6 +19,7 @@ OTHER = Config(
     fold=3,
     seed_ratio=0.123456789012345,
     valid_ratio=0.0,
+    split_seed=5,
     hidden_dim=64,
     rank=3,
     depth=1,

@@ -22,6 +22,7 @@ from loginmea_fast.training.effect import first_join, without_effect
             9,
             "bootstrap changes nothing: its first links join after epoch 40",
         ),
+        ({"bootstrap": True, "epochs": 60}, 2, 9, "the last window of bootstrapping changes nothing"),
         (
             {"bootstrap_every": 3, "bootstrap_window": 4},
             2,

@@ -66,13 +66,6 @@ def assert_same_parameters(first, second):
         assert torch.equal(first[name], second[name]), name
 
 
-@pytest.fixture(autouse=True)
-def _keep_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def test_it_learns():
     result = quiet_fit(epochs=30)
     random = result.metrics["random"]["left_to_right"]["hits@1"]
