@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
+
+from loginmea_fast.log import announce
 
 __all__ = ["Taken", "locked"]
 
@@ -26,7 +27,7 @@ def locked(path: Path, waiting: str | None = None) -> Iterator[None]:
 
     Args:
         path: the file, made where it is not there.
-        waiting: what to print on stderr, once, when another process keeps this one waiting; None does not wait.
+        waiting: what to announce, once, when another process keeps this one waiting; None does not wait.
 
     Raises:
         Taken: another process holds it and `waiting` is None.
@@ -39,7 +40,7 @@ def locked(path: Path, waiting: str | None = None) -> Iterator[None]:
     except filelock.Timeout:
         if waiting is None:
             raise Taken(str(path)) from None
-        print(f"loginmea_fast: {waiting} ({path})", file=sys.stderr, flush=True)
+        announce(f"{waiting} ({path})")
         lock.acquire(poll_interval=0.05)
     except NotImplementedError as error:
         raise OSError(f"{path} cannot be locked: its file system has no locks") from error

@@ -31,11 +31,12 @@ ROOMS = (
 # Rooms that an operator does without: one implementation for the GPU is enough where no measurement asks for two.
 WITHOUT = {"contrastive_loss": {"csrc/cuda/{}.h", "csrc/cuda/{}.cuh", "csrc/cuda/{}.cu"}}
 
-# What each part may import of the package. `errors`, `locks` and `version` are everybody's.
-FOUNDATION = {"errors", "locks", "version"}
+# What each part may import of the package. `errors`, `locks`, `log` and `version` are everybody's.
+FOUNDATION = {"errors", "locks", "log", "version"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "locks": set(),
+    "log": set(),
     "version": set(),
     "kernels": set(),
     "reference": {"graph"},

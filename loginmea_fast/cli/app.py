@@ -8,6 +8,7 @@ go to standard error.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -46,6 +47,14 @@ exit status: 0 done; 1 a check failed or an unforeseen error; 2 wrong input; 130
 Each command has its own --help with examples."""
 
 
+class _Told(logging.Formatter):
+    """What the package logs, as lines of the command line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno < logging.WARNING else f"loginmea-fast: warning: {_one_line(text)}"
+
+
 class UsageError(LoginMEAError):
     """The command line cannot be understood."""
 
@@ -59,6 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     show = warnings.showwarning
     warnings.showwarning = _show_warning
+    package, handler = logging.getLogger("loginmea_fast"), logging.StreamHandler(sys.stderr)
+    level = package.level
+    handler.setFormatter(_Told())
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
     try:
         command, bound = parse(sys.argv[1:] if argv is None else argv)
         status: int | None = command(*bound.args, **bound.kwargs)
@@ -83,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(*_unforeseen(error))
     finally:
         warnings.showwarning = show
+        package.removeHandler(handler)
+        package.setLevel(level)
 
 
 def parse(argv: Sequence[str]) -> tuple[Callable[..., Any], BoundArguments]:

@@ -6,7 +6,6 @@ of all similarities exists at any time.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,12 +14,11 @@ from torch import Tensor
 
 from loginmea_fast import ops
 from loginmea_fast.errors import InputError
+from loginmea_fast.log import log
 
 __all__ = ["HITS", "alignment_metrics", "degree_groups", "presence_groups", "random_baseline", "rank_metrics"]
 
 HITS = (1, 5, 10, 50)
-
-_log = logging.getLogger("loginmea_fast")
 
 
 def rank_metrics(ranks: Tensor) -> dict[str, float]:
@@ -100,7 +98,7 @@ def neighbours(csls_k: int, *candidates: int) -> int:
     """The neighbours that CSLS can take where it is asked for `csls_k`; a warning says so where they are fewer."""
     used = min(csls_k, *candidates)
     if used < csls_k:
-        _log.warning(
+        log.warning(
             "CSLS takes %d neighbours instead of %d: there are %d candidates", used, csls_k, min(candidates)
         )
     return used

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,11 +17,11 @@ from loginmea_fast.evaluation.decoders import (
     get_decoder,
 )
 from loginmea_fast.evaluation.metrics import rank_metrics
+from loginmea_fast.log import log
 from loginmea_fast.ops._search_exact import take_off_partners
 
 __all__ = ["chosen_decoders", "decoder_metrics", "matching_metrics", "plan_ranks"]
 
-_log = logging.getLogger("loginmea_fast")
 RANKED_EXACTLY = ("cosine", "csls")  # what alignment_ranks gives without lists
 
 
@@ -68,7 +67,7 @@ def decoder_metrics(
             found[neighbours] = find_candidates(left, right, k, neighbours, backend)
         matching = decoder.decode(found[neighbours])
         if not matching.converged:
-            _log.warning(
+            log.warning(
                 "%s did not converge in %d iterations; its last iterate is taken", name, matching.iterations
             )
         result[name] = {

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from loginmea_fast.errors import BuildError
+from loginmea_fast.log import announce
 from loginmea_fast.native.cache import Tree
 from loginmea_fast.native.sources import Sources
 from loginmea_fast.native.toolchain import Toolchain, jobs, split_command
@@ -66,10 +67,7 @@ def compile_library(module: str, sources: Sources, tools: Toolchain, tree: Tree,
         BuildError: with the compiler's first error, a hint where one is known, and the path of the log.
     """
     workers = jobs()
-    opening = (
-        f"loginmea_fast: compiling {module}, once for this machine ({_told(tools)}, {workers} at once) ..."
-    )
-    print(opening, end=" ", file=sys.stderr, flush=True)
+    announce(f"compiling {module}, once for this machine ({_told(tools)}, {workers} at once) ...")
     started = time.monotonic()
     tree.mark("building")
     source, build = tree.path / "src", tree.path / "build"
@@ -96,9 +94,9 @@ def compile_library(module: str, sources: Sources, tools: Toolchain, tree: Tree,
     elapsed = time.monotonic() - started
     library = next(iter(build.glob(f"{module}*.so")), None)
     if code != 0 or library is None:
-        print(f"failed after {elapsed:.1f} s", file=sys.stderr, flush=True)
+        announce(f"building {module} failed after {elapsed:.1f} s")
         raise BuildError(_explain(module, log, source, sources.root))
-    print(f"{elapsed:.1f} s", file=sys.stderr, flush=True)
+    announce(f"compiled {module} in {elapsed:.1f} s")
     return library
 
 

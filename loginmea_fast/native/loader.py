@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.machinery
 import importlib.util
-import logging
 import os
 import shutil
-import sys
 import sysconfig
 import threading
 from dataclasses import asdict
@@ -20,6 +18,7 @@ import torch
 
 from loginmea_fast.errors import BackendError, BuildError
 from loginmea_fast.locks import locked
+from loginmea_fast.log import log
 from loginmea_fast.native import cache, toolchain
 from loginmea_fast.native.build import compile_library
 from loginmea_fast.native.sources import Sources, find_root
@@ -30,7 +29,6 @@ __all__ = ["dtype_code", "load", "status", "unavailable"]
 DEVICES = ("cpu", "cuda")
 _DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
-_log = logging.getLogger("loginmea_fast")
 _loaded: dict[str, ModuleType] = {}
 _failed: dict[str, str] = {}
 _lock = threading.RLock()
@@ -158,7 +156,7 @@ def _obtain(device: str) -> ModuleType:
         try:
             return _import(module, prebuilt)
         except ImportError as error:
-            _log.warning("the library %s built ahead of time is passed over: %s", prebuilt, error)
+            log.warning("the library %s built ahead of time is passed over: %s", prebuilt, error)
     reason = toolchain.missing(device)
     if reason is not None:
         raise BuildError(reason)
@@ -182,9 +180,7 @@ def _build(module: str, name: str, sources: Sources, tools: toolchain.Toolchain)
             if library := cache.find(entry, module):
                 return _import(module, library)
         except ImportError as error:
-            print(
-                f"loginmea_fast: {entry} is corrupt ({error}) and is built again", file=sys.stderr, flush=True
-            )
+            log.warning("%s is corrupt (%s) and is built again", entry, error)
             shutil.rmtree(entry)
         tree = cache.Tree(place / f"{stem}.tree.json", stem)
         built = compile_library(module, sources, tools, tree, place / f"{name}.log")

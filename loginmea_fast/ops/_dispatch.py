@@ -6,7 +6,6 @@ choosing (environment variables, logging, looking for a compiler) never breaks a
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from torch.autograd import forward_ad
 from loginmea_fast.errors import BackendError, BuildError, InputError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.kernels._derived import version_of
+from loginmea_fast.log import log
 
 __all__ = [
     "BACKENDS",
@@ -44,7 +44,6 @@ __all__ = [
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 FLOATS = (torch.float32, torch.float64, torch.bfloat16)
 
-_log = logging.getLogger("loginmea_fast")
 _said: set[tuple[str, ...]] = set()
 
 
@@ -129,7 +128,7 @@ def _say_once(op: str, chosen: str, passed_over: Mapping[str, str]) -> None:
     if (op, chosen, why) in _said:
         return
     _said.add((op, chosen, why))
-    _log.info("%s runs on %s%s", op, chosen, f" ({why})" if why else "")
+    log.debug("%s runs on %s%s", op, chosen, f" ({why})" if why else "")
 
 
 def native_reason(tensor: Tensor, device_type: str) -> str | None:

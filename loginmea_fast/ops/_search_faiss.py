@@ -7,12 +7,12 @@ was found of the true nearest neighbours of a sample of rows, so that nobody mis
 from __future__ import annotations
 
 import importlib.util
-import logging
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from loginmea_fast.log import log
 from loginmea_fast.ops._search_exact import Best, Scoring, Side, pair_cosines
 from loginmea_fast.reference import alignment_search as reference
 from loginmea_fast.reference.alignment_search import Tick
@@ -23,8 +23,6 @@ TRAINING_ROWS = 64  # for each cell
 LEAST_PROBED, PROBED = 8, 1 / 16  # cells, of the cells
 SAMPLE = 256  # rows on which recall is measured, each against all candidates
 BLOCK = 4096
-
-_log = logging.getLogger("loginmea_fast")
 
 
 def unavailable(rows: Tensor) -> str | None:
@@ -97,7 +95,7 @@ def _propose(what: str, queries: Side, keys: Side, count: int, tick: Tick) -> tu
         tick(len(found[-1]) * len(keys))
     index = torch.cat(found)
     recall, sampled = _recall(queries, keys, index)
-    _log.warning(
+    log.warning(
         "%s is approximate (faiss, %s): %.3f of the %d nearest neighbours of %d sampled rows were proposed",
         *(what, description, recall, min(PROPOSALS, count), sampled),
     )

@@ -8,13 +8,15 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from loginmea_fast.log import announce
+
 __all__ = ["Progress"]
 
 _LINE_SECONDS = 10.0
 
 
 class Progress:
-    """Counts epochs on stderr: a tqdm bar on a terminal, else a line in ten seconds and one for each event."""
+    """Counts epochs: a tqdm bar on a terminal, else the log gets a line in ten seconds and one for each event."""
 
     def __init__(
         self, total: int, done: int, enabled: bool | None = None, stream: TextIO | None = None
@@ -25,7 +27,7 @@ class Progress:
             total: epochs in all.
             done: epochs finished before, by the run that is resumed.
             enabled: False: silent; None or True: shown.
-            stream: where to; stderr unless given.
+            stream: where a bar is drawn if it is a terminal; stderr unless given.
         """
         self._stream = sys.stderr if stream is None else stream
         self._enabled = enabled is not False
@@ -67,7 +69,7 @@ class Progress:
             left = (self._total - self._done) / rate
             each = f"{rate:.1f} epochs/s" if rate >= 1 else f"{1 / rate:.1f} s/epoch"
             pace = f" [{seconds:.0f} s, {left:.0f} s left, {each}]"
-        print(f"epoch {self._done}/{self._total}: {text}{pace}", file=self._stream, flush=True)
+        announce(f"epoch {self._done}/{self._total}: {text}{pace}")
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -27,7 +27,11 @@ class Outcome(NamedTuple):
         """One line that names the program and holds all `parts`, nothing on standard output, no stack trace."""
         assert self.status == status
         assert self.out == ""
-        lines = [line for line in self.err.strip().splitlines() if "compiling loginmea_" not in line]
+        lines = [
+            line
+            for line in self.err.strip().splitlines()
+            if not line.startswith(("compiling loginmea_", "compiled loginmea_"))
+        ]
         assert len(lines) == 1, self.err
         assert lines[0].startswith("loginmea-fast: error: ")
         for part in parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import mmap
 
 import pytest
@@ -50,15 +51,15 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_lines_where_there_is_no_terminal():
-    stream = io.StringIO()
-    progress = Progress(50, 10, stream=stream)
+def test_lines_where_there_is_no_terminal(caplog):
+    caplog.set_level(logging.INFO)
+    progress = Progress(50, 10, stream=io.StringIO())
     for _ in range(39):
         progress.epoch(0.5)
     progress.say("validation Hits@1 0.5")
     progress.epoch(0.25)
     progress.close()
-    lines = stream.getvalue().splitlines()
+    lines = caplog.messages
     assert len(lines) == 3, "the first, the event and the last: the rest came within ten seconds"
     assert lines[0].startswith("epoch 11/50: loss 0.5000 [")
     assert lines[1].startswith("epoch 49/50: validation")
