@@ -57,8 +57,8 @@ def duration(seconds: float) -> str:
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:
-    """All that `evaluation.evaluate_links` returns, as text; `{}` is a run without test links."""
-    if not metrics:
+    """All that `evaluation.evaluate_links` returns, as text; without pairs it is a run without test links."""
+    if "pairs" not in metrics:
         return "no test links, so nothing was measured: every known link was a seed"
     score = f"CSLS-{metrics['csls_k']}"
     rows = [

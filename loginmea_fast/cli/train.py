@@ -45,7 +45,8 @@ def run(
     resume: Annotated[
         str | None,
         Parameter(
-            metavar="RUN", help="go on with the run in this directory; DIR and --vectors: where they are now"
+            metavar="RUN",
+            help="go on with the run in this directory; DIR and --vectors: where they are now; --epochs: how many now",
         ),
     ] = None,
     config: Annotated[

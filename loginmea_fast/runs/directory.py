@@ -71,9 +71,18 @@ class RunDirectory:
                 f"cannot make the run directory {directory}: {error.strerror}; choose another"
             ) from None
         run = cls(directory, config)
-        text = config.to_toml().encode()
-        atomic_write(run.config_file, lambda file: file.write(text), len(text))
+        run.keep(config)
         return run
+
+    def keep(self, config: Config) -> None:
+        """Write config.toml: `config` is that of the run from here on.
+
+        Raises:
+            CheckpointError: it cannot be written; the earlier one is intact.
+        """
+        text = config.to_toml().encode()
+        atomic_write(self.config_file, lambda file: file.write(text), len(text))
+        self.config = config
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
@@ -100,17 +109,17 @@ class RunDirectory:
         """Check all of going on with the run that can be checked without its data.
 
         Args:
-            wanted: the configuration that the caller asks for; it must be that of the run, but for where the data is.
+            wanted: the configuration that the caller asks for; it must be that of the run, but for where the data is
+                and how many epochs there are.
 
         Raises:
-            ConfigError: the configuration would change, or another process is training here.
+            ConfigError: the configuration would change, the run has finished as many epochs, or another process is
+                training here.
             CheckpointError: the last checkpoint is cut short, of a newer version, or of another model.
         """
         stored = self.config.as_dict()
-        where = {"path", "vectors"}  # that the data is the same, the checkpoint can tell
-        changed = [
-            key for key, value in wanted.as_dict().items() if stored[key] != value and key not in where
-        ]
+        free = {"path", "vectors", "epochs"}  # that the data is the same, the checkpoint can tell
+        changed = [key for key, value in wanted.as_dict().items() if stored[key] != value and key not in free]
         if changed:
             raise ConfigError(
                 f"a resumed run keeps its configuration, but {', '.join(changed)} would change; "
@@ -120,6 +129,12 @@ class RunDirectory:
             if self.last_file.is_file():
                 metadata = read_metadata(self.last_file, self._remedy("last"))
                 self._check_model(metadata.get("model", {}), self.last_file)
+                done = metadata.get("state", {}).get("epoch", 0)
+                if wanted.epochs <= done and wanted.epochs != self.config.epochs:
+                    raise ConfigError(
+                        f"the run has finished {done} epochs and cannot end after {wanted.epochs}; give more",
+                        "epochs",
+                    )
 
     @property
     def _quoted(self) -> str:

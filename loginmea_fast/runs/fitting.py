@@ -63,14 +63,15 @@ def fit(
         pair: two knowledge graphs with links and features.
         config: how; `Config()` by default. With `resume`, the run's own is taken and none is given.
         out: a new directory for configuration, links, metrics and checkpoints; None keeps everything in memory.
-        resume: continue the run in `out` from its last checkpoint, bit for bit as if it had not stopped.
+        resume: continue the run in `out` from its last checkpoint, bit for bit as if it had not stopped. `epochs` may
+            be another number: learning rates are those of the new length from there on, and patience begins anew.
         progress: False is silent; otherwise a bar on a terminal, lines elsewhere, on stderr.
         overrides: configuration by keyword, for example `epochs=100`.
 
     Raises:
         ConfigError: a wrong key or value, a modality or device that is not there, a directory that exists, or, with
-            `resume`, a configuration other than the run's.
-        DataError: no training or no test links are left.
+            `resume`, a configuration other than the run's in more than `epochs` and where the data is.
+        DataError: no training links are left.
         CheckpointError: the checkpoint to resume from is damaged or of another model, or the disk is full.
         TrainingInterrupted: SIGINT or SIGTERM came; the state is saved in `out`.
         LoginMEAError: the loss is no longer finite.
@@ -79,8 +80,8 @@ def fit(
         if out is None:
             raise ConfigError("resume needs the run directory; give it as out")
         run = RunDirectory.open(out)
-        run.check_resumable(_with_absolute_paths((config or run.config).override(**overrides)))
-        config = run.config
+        config = _with_absolute_paths((config or run.config).override(**overrides))
+        run.check_resumable(config)
         split = run.load_split(pair.num_entities) if run.split_file.is_file() else None
     else:
         config = _with_absolute_paths(
@@ -121,7 +122,9 @@ def _train(
 ) -> FitResult:
     trainer = Trainer(problem, build_model(problem, config), config, run)
     with StopOnSignal(run is not None) as stop:
-        trainer.start(resume)
+        trainer.start(resume, run is not None and run.config.epochs != config.epochs)
+        if run is not None and run.config != config:  # the data is the run's: `start` has compared them
+            run.keep(config)
         trainer.train(stop, progress)
         stop.interrupt_with(f"stopped while the test links were measured; {trainer.how_to_go_on()}")
         metrics = trainer.finish()

@@ -29,7 +29,8 @@ def evaluate(
         overrides: see `load_run`.
 
     Returns:
-        As `evaluate_links`, with `epoch` and `modalities`.
+        As `evaluate_links`, with `epoch` and `modalities`; these two alone where every known link is a seed, so that
+        there is none to test.
 
     Raises:
         ConfigError: see `load_run`.
@@ -38,6 +39,9 @@ def evaluate(
     """
     loaded = load_run(path, pair, checkpoint, **overrides)
     config, problem = loaded.config, loaded.problem
+    found = {"epoch": loaded.epoch, "modalities": list(problem.features)}
+    if not len(problem.split.test):
+        return found
     metrics = evaluate_links(
         loaded.model,
         problem.features,
@@ -49,4 +53,4 @@ def evaluate(
         decoder=config.decoder,
         decoder_k=config.decoder_k,
     )
-    return {"epoch": loaded.epoch, "modalities": list(problem.features), **metrics}
+    return found | metrics

@@ -119,11 +119,18 @@ class Trainer:
 
     # How far it is, and going on.
 
-    def start(self, resume: bool) -> None:
-        """Begin, or continue from the run's last checkpoint where there is one."""
+    def start(self, resume: bool, other_length: bool = False) -> None:
+        """Begin, or continue from the run's last checkpoint where there is one.
+
+        Args:
+            resume: whether to continue.
+            other_length: whether the run had another number of epochs until now; patience then begins anew.
+        """
         if self.run is not None and resume:
             if self.run.last_file.is_file():
                 self._restore(*self.run.load("last"))
+                if other_length:
+                    self.standing.stale, self.standing.stopped_early = 0, False
             else:
                 self.notes.append("the run has no checkpoint yet and starts over")
             self.run.rewind_metrics(self.standing.epoch, self.standing.settled)
@@ -216,7 +223,7 @@ class Trainer:
             while True:
                 if not self.standing.settled:
                     self._settle(bar, stop)
-                if self.standing.epoch == self.config.epochs or self.standing.stopped_early:
+                if self.standing.epoch >= self.config.epochs or self.standing.stopped_early:
                     break
                 self._epoch(bar)
                 if stop.received is not None:

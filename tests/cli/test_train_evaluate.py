@@ -81,7 +81,12 @@ def test_every_link_a_seed_leaves_nothing_to_measure(call, data_dir: Path, tmp_p
     trained = call("train", data_dir, "--epochs", 2, "--seed-ratio", 1, "--out", run, *TINY)
     assert trained.status == 0, trained.err
     assert "no test links, so nothing was measured" in trained.out
-    call("evaluate", run).check_error("every known link is a seed", "lower seed_ratio")
+    assert "no test links, so nothing was measured" in call("evaluate", run).out
+    assert call("evaluate", run, "--json").json == {
+        "run": str(run),
+        "epoch": 2,
+        "modalities": ["image", "relation"],
+    }
 
 
 def test_data_that_has_moved_is_named(call, trained_run: Path, data_dir: Path, tmp_path: Path) -> None:
@@ -138,7 +143,7 @@ def never(*args, **options):
         ),
         (["DIR", "--seed-ratio", "1.5"], ["'seed_ratio'", "(--seed-ratio)"]),
         (["--resume", "NONE"], ["not a run directory"]),
-        (["--resume", "RUN", "--epochs", "99"], ["epochs would change"]),
+        (["--resume", "RUN", "--rank", "9"], ["rank would change"]),
         (["--resume", "CUT"], ["CUT/last.safetensors is cut short", "evaluate CUT --checkpoint best"]),
         (["--resume", "NEWER"], ["NEWER/last.safetensors has checkpoint version 3", "upgrade"]),
         (
@@ -209,7 +214,19 @@ def test_resume_takes_everything_from_the_run(call, trained_run: Path, argv: lis
 
 
 def test_resume_refuses_another_configuration(call, trained_run: Path) -> None:
-    call("train", "--resume", trained_run, "--epochs", 99, "--quiet").check_error("epochs would change")
+    call("train", "--resume", trained_run, "--lr", 9, "--quiet").check_error("lr would change")
+    call("train", "--resume", trained_run, "--epochs", 1, "--quiet").check_error(
+        "cannot end after 1; give more"
+    )
+
+
+def test_a_run_goes_on_with_more_epochs(call, trained_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    before = call("evaluate", run, "--checkpoint", "last", "--json").json["epoch"]
+    longer = call("train", "--resume", run, "--epochs", before + 2, "--quiet", "--json")
+    assert longer.status == 0, longer.err
+    assert longer.json["epochs"] == before + 2
+    assert call("evaluate", run, "--checkpoint", "last", "--json").json["epoch"] == before + 2
 
 
 def test_resume_of_what_is_no_run(call, tmp_path: Path) -> None:
@@ -264,6 +281,7 @@ def test_a_run_whose_data_and_vectors_moved_is_measured_and_goes_on(
     resumed = call("train", "--resume", run, *there, "--quiet", "--json")
     assert resumed.status == 0, resumed.err
     assert resumed.json["metrics"]["cosine"] == before["cosine"]
+    assert call("evaluate", run, "--json").json == before, "the run has kept where they are"
 
 
 def test_a_fold_of_data_without_folds_is_refused(call, data_dir: Path, tmp_path: Path) -> None:

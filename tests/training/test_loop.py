@@ -327,8 +327,8 @@ def test_resume_needs_a_run(tmp_path):
 
 def test_a_resumed_run_keeps_its_configuration(tmp_path):
     quiet_fit(out=tmp_path / "run", epochs=2)
-    with pytest.raises(ConfigError, match="keeps its configuration, but epochs, lr would change"):
-        fit(synthetic_pair(), out=tmp_path / "run", resume=True, epochs=5, lr=1)
+    with pytest.raises(ConfigError, match="keeps its configuration, but rank, lr would change"):
+        fit(synthetic_pair(), out=tmp_path / "run", resume=True, rank=5, lr=1)
     with pytest.raises(ConfigError, match="rank would change"):
         fit(synthetic_pair(), Config.build(SMALL, epochs=2, rank=3), tmp_path / "run", resume=True)
 

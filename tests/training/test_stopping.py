@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import loginmea_fast as lf
-from loginmea_fast.errors import CheckpointError
+from loginmea_fast.errors import CheckpointError, ConfigError
 from loginmea_fast.runs import RunDirectory, fit
 from loginmea_fast.training import TrainingInterrupted
 from loginmea_fast.training.loop import Trainer
@@ -134,3 +134,37 @@ def test_the_split_has_a_seed_of_its_own():
     assert torch.equal(again.problem.split.test, first.test)
     assert not torch.equal(other.test, first.test)
     assert losses(again.history) != losses(quiet_fit(epochs=1).history)
+
+
+def test_a_run_goes_on_with_more_epochs(tmp_path):
+    """The rates are those of the new length from there on, the epochs before stay as they were."""
+    first = quiet_fit(out=tmp_path / "run", epochs=6)
+    longer = resume(tmp_path / "run", epochs=12)
+    assert losses(longer.history)[:6] == losses(first.history)
+    rates = [r["lr"] for r in longer.history if r["event"] == "epoch"]
+    assert rates[6:] == [r["lr"] for r in quiet_fit(epochs=12).history if r["event"] == "epoch"][6:]
+    assert [r["event"] for r in longer.run.metrics()].count("final") == 1
+    assert RunDirectory.open(tmp_path / "run").config == longer.config
+    measured = lf.runs.evaluate(tmp_path / "run", synthetic_pair())
+    assert {name: measured[name] for name in longer.metrics} == longer.metrics
+    again = resume(tmp_path / "run")
+    assert again.metrics == longer.metrics
+    with pytest.raises(ConfigError, match="has finished 12 epochs and cannot end after 8; give more"):
+        resume(tmp_path / "run", epochs=8)
+
+
+def test_patience_begins_anew_with_more_epochs(tmp_path, monkeypatch):
+    scores = iter([0.9, 0.1, 0.1, 0.2, 0.3, 0.3])
+    monkeypatch.setattr(Trainer, "_validation_metrics", lambda self: {"hits@1": 0.0, "mrr": next(scores)})
+    quiet_fit(out=tmp_path / "run", eval_every=1, patience=2)
+    assert losses(resume(tmp_path / "run").history)[-1][0] == 3, "it had ended"
+    assert losses(resume(tmp_path / "run", epochs=20).history)[-1][0] == 5
+
+
+def test_every_link_may_be_a_seed(tmp_path):
+    result = quiet_fit(out=tmp_path / "run", epochs=2, seed_ratio=1)
+    assert result.metrics == {}
+    assert lf.runs.evaluate(tmp_path / "run", synthetic_pair()) == {
+        "epoch": result.best_epoch,
+        "modalities": ["relation", "image"],
+    }
