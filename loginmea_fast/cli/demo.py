@@ -72,8 +72,7 @@ def run(
     first = results["without-names"]
     problem, config = first.problem, first.config
     decoded = decode(
-        first.model,
-        problem.features,
+        first.embedding,
         problem.pair,
         problem.split.test,
         k=1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -14,11 +14,10 @@ from loginmea_fast.data import AlignmentPair
 from loginmea_fast.data.split import first_of_each
 from loginmea_fast.errors import ConfigError, InputError
 from loginmea_fast.evaluation.decoders import find_candidates, get_decoder
-from loginmea_fast.evaluation.embedding import joint_embedding
+from loginmea_fast.evaluation.embedding import Embedding, check_embedding
 from loginmea_fast.evaluation.metrics import neighbours
 from loginmea_fast.evaluation.plans import RANKED_EXACTLY
 from loginmea_fast.evaluation.rows import check_candidates, check_links
-from loginmea_fast.nn import LoginMEA
 
 __all__ = ["Decoded", "Decoding", "Match", "decode"]
 
@@ -112,8 +111,7 @@ class Decoding(Sequence[Decoded]):
 
 
 def decode(
-    model: LoginMEA,
-    features: Mapping[str, Tensor],
+    embedding: Embedding,
     pair: AlignmentPair,
     links: Tensor | None = None,
     k: int = 5,
@@ -129,8 +127,7 @@ def decode(
     """The k best entities of the other graph for each entity of one.
 
     Args:
-        model: trained, on one device with `features`.
-        features: modality -> [N, d_m].
+        embedding: of the entities, for example `JointEmbedding(model, features)` or `load_run(RUN).embedding`.
         pair: names and entities.
         links: int64 [B, 2], entities to decode with their partners, each link once; None decodes every entity of a
             graph.
@@ -148,10 +145,11 @@ def decode(
         threshold: matches that score below it are left out, so that an entity may have none.
 
     Raises:
-        InputError: links of another shape or type, with ids that no entity has, or that do not lead from graph 1 to
-            graph 2; no links; nobody left to decode or to match with; k below one.
+        InputError: no embedding; links of another shape or type, with ids that no entity has, or that do not lead from
+            graph 1 to graph 2; no links; nobody left to decode or to match with; k below one.
         ConfigError: an unknown protocol, direction or decoder.
     """
+    check_embedding(embedding)
     check_candidates(candidates)
     if direction not in DIRECTIONS:
         raise ConfigError(f"direction must be one of {', '.join(DIRECTIONS)}; got {direction!r}")
@@ -185,9 +183,7 @@ def decode(
     csls_k = neighbours(csls_k, len(queries) + len(others), len(keys)) if csls_k else 0
     converged = True
     if chosen.name in RANKED_EXACTLY:
-        joint = joint_embedding(
-            model, features, torch.cat([queries, keys, others] if csls_k else [queries, keys])
-        )
+        joint = embedding.embed(torch.cat([queries, keys, others] if csls_k else [queries, keys]))
         end = len(queries) + len(keys)
         scores, index = ops.alignment_topk(
             joint[: len(queries)],
@@ -199,7 +195,7 @@ def decode(
         )
         matches, scores = keys[index.cpu()], scores.cpu()
     else:
-        joint = joint_embedding(model, features, torch.cat([queries, others, keys]))
+        joint = embedding.embed(torch.cat([queries, others, keys]))
         end = len(queries) + len(others)
         matching = chosen.decode(find_candidates(joint[:end], joint[end:], decoder_k, csls_k, backend))
         converged = matching.converged

@@ -1,8 +1,7 @@
-"""Metrics of a model on links, by the field's protocol or among all entities, with its breakdowns."""
+"""Metrics of an embedding on links, by the field's protocol or among all entities, with its breakdowns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,19 +10,17 @@ from torch import Tensor
 from loginmea_fast import ops
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.errors import InputError
-from loginmea_fast.evaluation.embedding import joint_embedding
+from loginmea_fast.evaluation.embedding import Embedding, check_embedding
 from loginmea_fast.evaluation.metrics import alignment_metrics, degree_groups, presence_groups
 from loginmea_fast.evaluation.plans import chosen_decoders, decoder_metrics
 from loginmea_fast.evaluation.rows import check_candidates, check_links, link_rows
-from loginmea_fast.nn import LoginMEA
 from loginmea_fast.ops.alignment_search import AlignmentRanks
 
 __all__ = ["evaluate_links", "rank_links"]
 
 
 def evaluate_links(
-    model: LoginMEA,
-    features: Mapping[str, Tensor],
+    embedding: Embedding,
     pair: AlignmentPair,
     links: Tensor,
     csls_k: int = 10,
@@ -39,8 +36,7 @@ def evaluate_links(
     partners are no rivals of the one that is ranked.
 
     Args:
-        model: trained, on one device with `features`.
-        features: modality -> [N, d_m], what the model was trained on.
+        embedding: of the entities, for example `JointEmbedding(model, features)` or `load_run(RUN).embedding`.
         pair: the data, for the entities of each graph and the presence of its modalities.
         links: int64 [B, 2], usually the test links, each once.
         csls_k: neighbours of CSLS; 0 leaves it out.
@@ -57,9 +53,10 @@ def evaluate_links(
         -> as `decoder_metrics`.
 
     Raises:
-        InputError: no links, or others than `check_links` takes.
+        InputError: no embedding, no links, or others than `check_links` takes.
         ConfigError: an unknown protocol or decoder.
     """
+    check_embedding(embedding)
     check_candidates(candidates)
     decoders = chosen_decoders(decoder)
     links = check_links(pair, links)
@@ -68,10 +65,10 @@ def evaluate_links(
             "there are no test links to rank: every known link is a seed; lower seed_ratio or add links"
         )
     rows = link_rows(links, *((pair.left_entities, pair.right_entities) if candidates == "all" else ()))
-    joint = joint_embedding(model, features, torch.cat([rows.left, rows.right]))
+    joint = embedding.embed(torch.cat([rows.left, rows.right]))
     groups: dict[str, dict[str, Tensor]] = {}
     if breakdown:
-        groups["by_degree"] = degree_groups(model.graph.degrees(), links)
+        groups["by_degree"] = degree_groups(pair.graph().degrees(), links)
         for name, feature in pair.features.items():
             if not feature.present.all():
                 groups[f"by_{name}"] = presence_groups(feature.present, links)
@@ -85,8 +82,7 @@ def evaluate_links(
 
 
 def rank_links(
-    model: LoginMEA,
-    features: Mapping[str, Tensor],
+    embedding: Embedding,
     links: Tensor,
     left_entities: Tensor,
     right_entities: Tensor,
@@ -96,8 +92,7 @@ def rank_links(
     """Ranks of `links` [B, 2], both ways, among the targets of all of them and further entities.
 
     Args:
-        model: on one device with `features`.
-        features: modality -> [N, d_m].
+        embedding: of the entities.
         links: int64 [B, 2], each once.
         left_entities: int64, entities of graph 1 that may be mistaken for a partner.
         right_entities: the same of graph 2.
@@ -105,6 +100,6 @@ def rank_links(
         backend: of the search.
     """
     rows = link_rows(links, left_entities, right_entities)
-    joint = joint_embedding(model, features, torch.cat([rows.left, rows.right]))
+    joint = embedding.embed(torch.cat([rows.left, rows.right]))
     left, right = joint[: len(rows.left)], joint[len(rows.left) :]
     return ops.alignment_ranks(left, right, csls_k, backend=backend, pairs=rows.pairs)

@@ -12,6 +12,7 @@ import torch
 
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.errors import ConfigError
+from loginmea_fast.evaluation.embedding import Embedding
 from loginmea_fast.nn import LoginMEA
 from loginmea_fast.runs.device import prepare_kernels
 from loginmea_fast.runs.directory import RunDirectory
@@ -36,6 +37,7 @@ class FitResult:
         config: as trained.
         history: the records of metrics.jsonl, in memory.
         best_epoch: the epoch, counted from 1, whose parameters the model has.
+        embedding: of the entities, what evaluation and decoding take.
         run: the run directory; None where none was asked for.
     """
 
@@ -45,6 +47,7 @@ class FitResult:
     config: Config
     history: list[dict[str, Any]]
     best_epoch: int
+    embedding: Embedding
     run: RunDirectory | None = None
 
 
@@ -129,7 +132,14 @@ def _train(
         stop.interrupt_with(f"stopped while the test links were measured; {trainer.how_to_go_on()}")
         metrics = trainer.finish()
     return FitResult(
-        metrics, trainer.model, problem, config, trainer.history, trainer.standing.best_epoch, run
+        metrics,
+        trainer.model,
+        problem,
+        config,
+        trainer.history,
+        trainer.standing.best_epoch,
+        trainer.joint,
+        run,
     )
 
 

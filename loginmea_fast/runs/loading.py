@@ -8,6 +8,7 @@ from typing import Any
 
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.errors import DataError
+from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding
 from loginmea_fast.nn import LoginMEA
 from loginmea_fast.runs.device import choose_device
 from loginmea_fast.runs.directory import RunDirectory, Which
@@ -27,6 +28,7 @@ class LoadedRun:
         problem: graph, features and links.
         model: with the parameters of the checkpoint.
         epoch: the epoch, counted from 1, that they are from.
+        embedding: of the entities, what evaluation and decoding take.
     """
 
     run: RunDirectory
@@ -34,6 +36,7 @@ class LoadedRun:
     problem: Problem
     model: LoginMEA
     epoch: int
+    embedding: Embedding
 
 
 def load_run(
@@ -71,4 +74,5 @@ def load_run(
     model = build_model(problem, config)
     loaded.check_model(problem.fingerprint(model), file)
     model.load_state_dict(loaded.part("model"))
-    return LoadedRun(run, config, problem, model, loaded.state["epoch"])
+    embedding = JointEmbedding(model, problem.features)
+    return LoadedRun(run, config, problem, model, loaded.state["epoch"], embedding)

@@ -43,8 +43,7 @@ def evaluate(
     if not len(problem.split.test):
         return found
     metrics = evaluate_links(
-        loaded.model,
-        problem.features,
+        loaded.embedding,
         problem.pair,
         problem.split.test,
         csls_k=config.csls_k,

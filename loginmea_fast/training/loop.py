@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from loginmea_fast import ops
 from loginmea_fast.errors import LoginMEAError
-from loginmea_fast.evaluation.embedding import joint_embedding
+from loginmea_fast.evaluation.embedding import JointEmbedding
 from loginmea_fast.evaluation.links import evaluate_links, rank_links
 from loginmea_fast.evaluation.metrics import rank_metrics
 from loginmea_fast.nn import LoginMEA
@@ -91,6 +91,7 @@ class Trainer:
         self.standing = Standing()
         self.history: list[dict[str, Any]] = []
         self.model = model
+        self.joint = JointEmbedding(model, problem.features)
         self.forward: Any = torch.compile(self.model, dynamic=True) if config.compile else self.model
         has_graph = self.model.graph_encoder is not None
         self.objectives = WeightedObjectives(config, self.model.modalities, has_graph).to(problem.device)
@@ -352,7 +353,7 @@ class Trainer:
         return torch.cat(chosen)
 
     def _mutual_nearest(self, left: Tensor, right: Tensor) -> Tensor:
-        joint = joint_embedding(self.model, self.problem.features, torch.cat([left, right]))
+        joint = self.joint.embed(torch.cat([left, right]))
         found = ops.mutual_nearest(joint[: len(left)], joint[len(left) :], backend=self.config.backend)
         return found.cpu()
 
@@ -393,8 +394,7 @@ class Trainer:
     def _test_metrics(self, breakdown: bool) -> dict[str, Any]:
         config, problem = self.config, self.problem
         return evaluate_links(
-            self.model,
-            problem.features,
+            self.joint,
             problem.pair,
             problem.split.test,
             csls_k=config.csls_k,
@@ -410,9 +410,7 @@ class Trainer:
         split, pair = self.problem.split, self.problem.pair
         left = without(pair.left_entities, split.train[:, 0])
         right = without(pair.right_entities, split.train[:, 1])
-        ranks = rank_links(
-            self.model, self.problem.features, split.valid, left, right, backend=self.config.backend
-        )
+        ranks = rank_links(self.joint, split.valid, left, right, backend=self.config.backend)
         return rank_metrics(torch.cat([ranks[0], ranks[1]]))
 
     def _keep_best(self) -> None:

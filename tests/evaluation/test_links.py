@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import loginmea_fast as lf
 from loginmea_fast.data import Feature
 from loginmea_fast.errors import ConfigError, InputError
-from loginmea_fast.evaluation import decode, evaluate_links, joint_embedding
+from loginmea_fast.evaluation import JointEmbedding, decode, evaluate_links
 from loginmea_fast.evaluation.decoders import decoder_names
 from loginmea_fast.evaluation.metrics import alignment_metrics
 from loginmea_fast.runs import assemble, build_model, evaluate, fit, load_run
@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
 def test_joint_embedding_keeps_the_mode_and_leaves_no_gradient(trained):
     rows = torch.tensor([3, 70, 3])
     trained.model.train()
-    joint = joint_embedding(trained.model, trained.problem.features, rows)
+    joint = trained.embedding.embed(rows)
     assert trained.model.training
     assert not joint.requires_grad
     assert torch.equal(joint[0], joint[2])
@@ -38,12 +38,12 @@ def test_joint_embedding_keeps_the_mode_and_leaves_no_gradient(trained):
 
 def test_the_realistic_protocol_ranks_among_all_entities(trained):
     problem = trained.problem
-    arguments = (trained.model, problem.features, problem.pair, problem.split.test)
+    arguments = (trained.embedding, problem.pair, problem.split.test)
     field, realistic = evaluate_links(*arguments), evaluate_links(*arguments, candidates="all")
     assert field["protocol"] == "test"
     assert field["candidates"] == {"left_to_right": 24, "right_to_left": 24}
     assert realistic["candidates"] == {"left_to_right": 40, "right_to_left": 40}
-    joint = joint_embedding(trained.model, problem.features, torch.arange(80)).double()
+    joint = trained.embedding.embed(torch.arange(80)).double()
     links = problem.split.test
     cosines = F.normalize(joint[links[:, 0]]) @ F.normalize(joint[problem.pair.right_entities]).T
     own = (F.normalize(joint[links[:, 0]]) * F.normalize(joint[links[:, 1]])).sum(1)
@@ -69,7 +69,7 @@ def test_a_run_read_back_is_the_model_that_was_trained(trained):
 
 def test_bad_arguments(trained):
     problem = trained.problem
-    arguments = (trained.model, problem.features, problem.pair)
+    arguments = (trained.embedding, problem.pair)
     with pytest.raises(ConfigError, match="candidates must be one of test, all; got 'some'"):
         evaluate_links(*arguments, problem.split.test, candidates="some")
     with pytest.raises(InputError, match="no test links"):
@@ -82,7 +82,7 @@ def test_bad_arguments(trained):
 
 def test_decoding_agrees_with_hits(trained):
     problem = trained.problem
-    decoded = decode(trained.model, problem.features, problem.pair, problem.split.test, k=3)
+    decoded = decode(trained.embedding, problem.pair, problem.split.test, k=3)
     right = sum(entry.correct for entry in decoded) / len(decoded)
     assert right == trained.metrics["csls"]["left_to_right"]["hits@1"]
     for entry in decoded:
@@ -97,7 +97,7 @@ def test_decoding_without_links_looks_at_everyone(trained):
     problem = trained.problem
     for direction, sides in (("left_to_right", 1), ("right_to_left", -1)):
         queries, keys = [problem.pair.left_entities, problem.pair.right_entities][::sides]
-        decoded = decode(trained.model, problem.features, problem.pair, k=99, csls_k=0, direction=direction)
+        decoded = decode(trained.embedding, problem.pair, k=99, csls_k=0, direction=direction)
         assert [entry.entity for entry in decoded] == queries.tolist()
         assert all(entry.partners == () and entry.correct is None for entry in decoded)
         assert {match.entity for match in decoded[0].matches} == set(keys.tolist())
@@ -105,13 +105,11 @@ def test_decoding_without_links_looks_at_everyone(trained):
 
 def test_decoding_holds_columns_and_reads_as_a_sequence(trained):
     problem = trained.problem
-    decoded = decode(trained.model, problem.features, problem.pair, problem.split.test, k=2)
+    decoded = decode(trained.embedding, problem.pair, problem.split.test, k=2)
     assert decoded.matches.shape == decoded.scores.shape == (24, 2)
     assert list(decoded) == [decoded[i] for i in range(len(decoded))] == decoded[:]
     assert decoded[-1].partners == (int(problem.split.test[-1, 1]),)
-    backwards = decode(
-        trained.model, problem.features, problem.pair, problem.split.test, k=1, direction="right_to_left"
-    )
+    backwards = decode(trained.embedding, problem.pair, problem.split.test, k=1, direction="right_to_left")
     right = sum(entry.correct for entry in backwards) / len(backwards)
     assert right == trained.metrics["csls"]["right_to_left"]["hits@1"]
 
@@ -119,7 +117,7 @@ def test_decoding_holds_columns_and_reads_as_a_sequence(trained):
 @pytest.mark.parametrize("direction", ["left_to_right", "right_to_left"])
 def test_scores_do_not_depend_on_which_entities_are_decoded(trained, direction):
     problem = trained.problem
-    arguments = (trained.model, problem.features, problem.pair)
+    arguments = (trained.embedding, problem.pair)
     everyone = decode(*arguments, k=3, direction=direction)
     some = decode(*arguments, problem.split.test[4:7], k=3, candidates="all", direction=direction)
     place = [everyone.queries.tolist().index(entity) for entity in some.queries.tolist()]
@@ -129,7 +127,7 @@ def test_scores_do_not_depend_on_which_entities_are_decoded(trained, direction):
 
 def test_the_neighbours_taken_are_reported(trained, caplog):
     problem = trained.problem
-    arguments = (trained.model, problem.features, problem.pair, problem.split.test[:4])
+    arguments = (trained.embedding, problem.pair, problem.split.test[:4])
     assert decode(*arguments, csls_k=10).csls_k == 4
     assert evaluate_links(*arguments, csls_k=10)["csls_k"] == 4
     assert caplog.text.count("CSLS takes 4 neighbours instead of 10: there are 4 candidates") == 2
@@ -137,9 +135,18 @@ def test_the_neighbours_taken_are_reported(trained, caplog):
 
 
 @pytest.mark.parametrize("call", [evaluate_links, decode])
+def test_a_model_without_its_features_is_no_embedding(trained, call):
+    problem = trained.problem
+    with pytest.raises(InputError, match=r"got LoginMEA\. Give .*JointEmbedding\(model, features\)"):
+        call(trained.model, problem.pair, problem.split.test)
+    joint = JointEmbedding(trained.model, problem.features)
+    assert call(joint, problem.pair, problem.split.test) is not None
+
+
+@pytest.mark.parametrize("call", [evaluate_links, decode])
 def test_links_are_checked(trained, call):
     problem = trained.problem
-    arguments = (trained.model, problem.features, problem.pair)
+    arguments = (trained.embedding, problem.pair)
     links = problem.split.test
     for wrong, message in (
         (links.flip(1), r"link 0, .* must have an entity of graph 1 in column 0, and \d+ belongs to graph 2"),
@@ -160,7 +167,7 @@ def test_links_are_checked(trained, call):
 
 def test_every_decoder_is_reported(trained):
     problem = trained.problem
-    arguments = (trained.model, problem.features, problem.pair, problem.split.test)
+    arguments = (trained.embedding, problem.pair, problem.split.test)
     plain = evaluate_links(*arguments)
     metrics = evaluate_links(*arguments, decoder="all", decoder_k=10)
     assert set(metrics.pop("decoders")) == {"mutual", "one_to_one", "sinkhorn"}
@@ -177,7 +184,7 @@ def test_every_decoder_is_reported(trained):
 @pytest.mark.parametrize("direction", ["left_to_right", "right_to_left"])
 def test_decoding_by_every_decoder(trained, decoder, direction):
     problem = trained.problem
-    arguments = (trained.model, problem.features, problem.pair, problem.split.test)
+    arguments = (trained.embedding, problem.pair, problem.split.test)
     decoded = decode(*arguments, k=3, direction=direction, decoder=decoder, decoder_k=24)
     assert decoded.decoder == decoder
     right = sum(bool(entry.correct) for entry in decoded) / len(decoded)
@@ -193,7 +200,7 @@ def test_decoding_by_every_decoder(trained, decoder, direction):
 
 def test_known_links_are_left_out_and_a_threshold_leaves_some_alone(trained):
     problem = trained.problem
-    arguments = (trained.model, problem.features, problem.pair)
+    arguments = (trained.embedding, problem.pair)
     known = problem.split.train
     decoded = decode(*arguments, known=known, decoder="mutual")
     assert not torch.isin(decoded.queries, known[:, 0]).any()
@@ -209,7 +216,7 @@ def test_known_links_are_left_out_and_a_threshold_leaves_some_alone(trained):
 
 
 def test_what_decoding_refuses(trained):
-    arguments = (trained.model, trained.problem.features, trained.problem.pair)
+    arguments = (trained.embedding, trained.problem.pair)
     with pytest.raises(
         ConfigError, match="direction must be one of left_to_right, right_to_left; got 'back'"
     ):
@@ -228,12 +235,10 @@ def test_one_to_one_links_are_ranked_as_they_were(trained):
         entities[~torch.isin(entities, links[:, side])]
         for side, entities in enumerate((pair.left_entities, pair.right_entities))
     ]
-    joint = joint_embedding(trained.model, problem.features, torch.cat([links.t().reshape(-1), *others]))
+    joint = trained.embedding.embed(torch.cat([links.t().reshape(-1), *others]))
     left, right, more_left, more_right = joint.split([24, 24, 16, 16])
     for candidates, extra in (("test", (None, None)), ("all", (more_left, more_right))):
-        metrics = evaluate_links(
-            trained.model, problem.features, pair, links, candidates=candidates, breakdown=False
-        )
+        metrics = evaluate_links(trained.embedding, pair, links, candidates=candidates, breakdown=False)
         expected = alignment_metrics(left, right, 10, *extra)
         assert metrics == {"protocol": candidates, **expected}
 
@@ -283,18 +288,15 @@ def test_data_of_one_to_n_links_from_end_to_end(with_several_partners, tmp_path)
         "modalities": ["relation", "image"],
         **metrics,
     }
-    decoded = decode(
-        result.model, result.problem.features, with_several_partners, with_several_partners.links
-    )
+    decoded = decode(result.embedding, with_several_partners, with_several_partners.links)
     assert len(decoded) == 40
     assert {len(entry.partners) for entry in decoded} == {1, 2}
 
 
 def test_targets_are_distinct_and_other_partners_are_no_rivals(with_several_partners):
-    """An untrained model that gives copies equal rows: the copy of a partner must not push it to rank 1.5."""
+    """An embedding that gives copies equal rows: the copy of a partner must not push it to rank 1.5."""
     pair = with_several_partners
-    model = _Lookup(pair)
-    metrics = evaluate_links(model, {}, pair, pair.links, breakdown=False)
+    metrics = evaluate_links(_Lookup(pair), pair, pair.links, breakdown=False)
     assert metrics["pairs"] == 44
     assert metrics["candidates"] == {"left_to_right": 44, "right_to_left": 40}
     for score in ("cosine", "csls"):
@@ -303,17 +305,15 @@ def test_targets_are_distinct_and_other_partners_are_no_rivals(with_several_part
     assert metrics["random"]["left_to_right"]["mr"] == pytest.approx((36 * 22.5 + 8 * 22) / 44)
 
 
-class _Lookup(torch.nn.Module):
+class _Lookup:
     """Every entity has the row of what it is linked to."""
 
     def __init__(self, pair):
-        super().__init__()
-        self.graph = pair.graph()
         self.rows = torch.zeros(pair.num_entities, 40)
         self.rows[torch.arange(40), torch.arange(40)] = 1
         self.rows[pair.links[:, 1]] = self.rows[pair.links[:, 0]]
 
-    def joint_rows(self, features, rows):
+    def embed(self, rows):
         return self.rows[rows]
 
 
@@ -329,7 +329,7 @@ def test_every_link_a_seed(tmp_path):
         trainer.train(stop, progress=False)
     assert trainer.finish() == {}
     with pytest.raises(InputError, match="every known link is a seed"):
-        evaluate_links(trainer.model, problem.features, pair, split.test)
+        evaluate_links(trainer.joint, pair, split.test)
 
 
 def test_public_names():
