@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -9,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from loginmea_fast.errors import ConfigError, InputError
+from loginmea_fast.errors import CheckpointError, ConfigError, InputError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.nn.authors import AuthorsState, translate_authors_state
 from loginmea_fast.nn.features import Features, presence_of
 from loginmea_fast.nn.graph_encoder import GraphEncoder
 from loginmea_fast.nn.local_to_global_encoder import LocalToGlobalEncoder, take_rows
+from loginmea_fast.nn.pretrained import Pretrained, describe_graph
 from loginmea_fast.nn.projection import FeatureProjection
 from loginmea_fast.ops import relation_reflectors
 
@@ -95,6 +97,20 @@ class LoginMEA(nn.Module):
             raise ConfigError(
                 f"modality_dims names {sorted(unknown)}, but the modalities are {list(feature_dims)}"
             )
+        self.arguments = {
+            "feature_dims": dict(feature_dims),
+            "hidden_dim": hidden_dim,
+            "rank": rank,
+            "depth": depth,
+            "attention": attention,
+            "modality_dims": widths,
+            "use_graph_encoder": use_graph_encoder,
+            "use_local_fusion": use_local_fusion,
+            "use_adaptive_weights": use_adaptive_weights,
+            "use_low_rank": use_low_rank,
+            "use_global_aggregation": use_global_aggregation,
+            "compute_dtype": str(compute_dtype).removeprefix("torch."),
+        }
         self.graph = graph
         self.compute_dtype = compute_dtype
         self.modalities = tuple(feature_dims)
@@ -253,6 +269,51 @@ class LoginMEA(nn.Module):
                 )
         self.load_state_dict(translated.parameters)
         return translated
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Write model.safetensors and, beside it, model.json with what builds the model again.
+
+        Args:
+            directory: made where it is not there; files of these names in it are replaced.
+
+        Raises:
+            CheckpointError: they cannot be written.
+        """
+        Pretrained(self.arguments, describe_graph(self.graph), self.state_dict()).write(directory)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | os.PathLike[str],
+        graph: AlignmentGraph,
+        backend: str = "auto",
+        compute_dtype: torch.dtype | None = None,
+    ) -> LoginMEA:
+        """The model that `save_pretrained` wrote, on the device of its graph.
+
+        Args:
+            directory: what `save_pretrained` was given.
+            graph: what the model was trained on; neither its entities nor its triples may have changed.
+            backend: of every operator.
+            compute_dtype: dtype of activations; as it was unless given.
+
+        Raises:
+            CheckpointError: a file is missing, damaged or of a newer version, or the model is of another graph.
+        """
+        found = Pretrained.read(directory)
+        found.check_graph(graph, directory)
+        arguments = dict(found.arguments)
+        try:
+            dtype = compute_dtype or getattr(torch, arguments.pop("compute_dtype"))
+            with torch.random.fork_rng(devices=[]):
+                model = cls(graph, **arguments | {"backend": backend, "compute_dtype": dtype})
+            model.load_state_dict(found.parameters)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{directory} does not describe a model of this version: {str(error).splitlines()[0]}; "
+                "save the model again"
+            ) from error
+        return model.to(graph.device)
 
     def _check(self, features: Mapping[str, Tensor]) -> None:
         for name in self.modalities:

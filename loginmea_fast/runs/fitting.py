@@ -17,6 +17,7 @@ from loginmea_fast.nn import LoginMEA
 from loginmea_fast.runs.device import prepare_kernels
 from loginmea_fast.runs.directory import RunDirectory
 from loginmea_fast.runs.problem import Problem, assemble, build_model
+from loginmea_fast.runs.warm_start import check_source, warm_start
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.interrupt import StopOnSignal
 from loginmea_fast.training.loop import Trainer
@@ -93,6 +94,8 @@ def fit(
         run, split = None, None
         if out is not None:
             RunDirectory.check_new(out)
+        if config.init_from is not None:
+            check_source(config.init_from)
     objective_weights(config)  # a wrong name is told before data is read
     with _threads(config.threads):
         problem = assemble(pair, config, split)
@@ -123,7 +126,11 @@ def _threads(count: int | None) -> Iterator[None]:
 def _train(
     problem: Problem, config: Config, run: RunDirectory | None, resume: bool, progress: bool | None
 ) -> FitResult:
-    trainer = Trainer(problem, build_model(problem, config), config, run)
+    model = build_model(problem, config)
+    goes_on = resume and run is not None and run.last_file.is_file()
+    begun = [] if goes_on or config.init_from is None else [warm_start(model, config.init_from)]
+    trainer = Trainer(problem, model, config, run)
+    trainer.notes += begun
     with StopOnSignal(run is not None) as stop:
         trainer.start(resume, run is not None and run.config.epochs != config.epochs)
         if run is not None and run.config != config:  # the data is the run's: `start` has compared them
@@ -148,6 +155,8 @@ def _with_absolute_paths(config: Config) -> Config:
     values: dict[str, Any] = {}
     if config.path not in (None, "embedded") and os.path.exists(config.path):
         values["path"] = os.path.abspath(config.path)
+    if config.init_from is not None:
+        values["init_from"] = os.path.abspath(config.init_from)
     if config.vectors is not None:
         values["vectors"] = {
             modality: os.path.abspath(files) if isinstance(files, str) else [*map(os.path.abspath, files)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import struct
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loginmea_fast.errors import CheckpointError
+from loginmea_fast.nn.pretrained import digest, tensor_bytes
 
 __all__ = [
     "VERSION",
@@ -99,22 +99,7 @@ def fingerprint(model: torch.nn.Module, **data: Iterable[Tensor]) -> dict[str, A
         data: name -> tensors, each of which becomes 16 hexadecimal digits.
     """
     shapes = {name: list(t.shape) for name, t in model.state_dict().items()}
-    return {**shapes, **{name: _digest(tensors) for name, tensors in data.items()}}
-
-
-def _digest(tensors: Iterable[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()[:16]
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    """The memory of `tensor`, where it is on the CPU and contiguous without a copy."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    if not len(flat):  # torch gives it a stride that no view of bytes can have
-        return memoryview(b"")
-    return flat.view(torch.uint8).numpy().data
+    return {**shapes, **{name: digest(tensors) for name, tensors in data.items()}}
 
 
 def load_checkpoint(path: Path, remedy: str = _REMEDY) -> Checkpoint:
@@ -163,7 +148,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> 
     def write(file: BinaryIO) -> None:
         file.write(struct.pack("<Q", len(text)) + text)
         for _, tensor in ordered:
-            file.write(_bytes(tensor))
+            file.write(tensor_bytes(tensor))
 
     atomic_write(path, write, 8 + len(text) + offset)
 

@@ -139,6 +139,10 @@ class Config(BaseModel):
     warmup_epochs: int = _key("training", 5, "epochs of linear warm-up", ge=0)
     grad_clip: float = _key("training", 1.0, "largest norm of the gradient; 0: no clipping", ge=0)
 
+    init_from: _OptionalText = _key(
+        "training", None, "run, or directory of save_pretrained, whose parameters training begins with"
+    )
+
     # The objective.
     objectives: _Names = _key(
         "training",

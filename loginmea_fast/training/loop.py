@@ -148,6 +148,7 @@ class Trainer:
         self._record(
             "resume" if resume else "start",
             **circumstances,
+            notes=list(self.notes),
             parameters=sum(p.numel() for p in self.model.parameters()),
             graph=self.problem.graph.summary(),
             links={"train": len(split.train), "valid": len(split.valid), "test": len(split.test)},

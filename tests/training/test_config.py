@@ -41,6 +41,7 @@ OTHER = Config(
     schedule="constant",
     warmup_epochs=0,
     grad_clip=2,
+    init_from="runs/first",
     temperature=0.07,
     bidirectional=False,
     bootstrap=True,
