@@ -596,11 +596,11 @@ def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
         ctx.mark_non_differentiable(rows, *gradients)
         ctx.save_for_backward(rows, *gradients)
     else:
-        # Each row's factor comes with backward, which makes the products then.
+        # Each row's factor comes with backward, which makes the products then; coefficients have theirs in the rows.
         ctx.mark_non_differentiable(*gradients)
         ctx.arguments = [None if isinstance(value, Tensor) else value for value in inputs]
         ctx.tensors = [place for place, value in enumerate(inputs) if isinstance(value, Tensor)]
-        ctx.save_for_backward(*(inputs[place] for place in ctx.tensors))
+        ctx.save_for_backward(rows, *(inputs[place] for place in ctx.tensors))
 
 
 def _backward(ctx, loss_gradient, row_gradient, *_):  # type: ignore[no-untyped-def]
@@ -610,24 +610,23 @@ def _backward(ctx, loss_gradient, row_gradient, *_):  # type: ignore[no-untyped-
             "contrastive_loss can be differentiated once, without create_graph; for higher derivatives use "
             "loginmea_fast.reference.contrastive_loss"
         )
-    factor, rows = loss_gradient, None
-    if ctx.with_gradient:
-        rows, *gradients = ctx.saved_tensors
-    elif row_gradient is not None:
-        arguments = list(ctx.arguments)
-        for place, tensor in zip(ctx.tensors, ctx.saved_tensors, strict=True):
-            arguments[place] = tensor
-        arguments[8], arguments[-2] = row_gradient.contiguous(), True
-        _, _, *gradients = _contrastive_loss(*arguments)
-        factor = 1.0
-    if factor is None or (not ctx.with_gradient and row_gradient is None):
-        return (None,) * 15
+    rows, *saved = ctx.saved_tensors
+    factor, gradients = loss_gradient, saved
+    if not ctx.with_gradient:
+        gradients = []
+        if row_gradient is not None:
+            arguments = list(ctx.arguments)
+            for place, tensor in zip(ctx.tensors, saved, strict=True):
+                arguments[place] = tensor
+            arguments[8], arguments[-2] = row_gradient.contiguous(), True
+            _, _, *gradients = _contrastive_loss(*arguments)
+            factor = 1.0
     # queries, keys, more keys, key bias, temperatures, and the coefficients, whose gradient is the row's loss
-    found = dict(zip((0, 1, 2, 6, 5), gradients, strict=True))
-    if rows is not None:
+    found = dict(zip((0, 1, 2, 6, 5), gradients, strict=bool(gradients)))
+    if loss_gradient is not None:
         found[8] = rows
     return tuple(
-        factor * found[place] if needed and place in found else None
+        factor * found[place] if needed and factor is not None and place in found else None
         for place, needed in enumerate(ctx.needs_input_grad)
     )
 

@@ -108,6 +108,21 @@ def test_reductions_with_and_without_what_is_optional(backend, reduction, absent
     _assert_as_the_formula(backend, problem, torch.float32, reduction=reduction)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one way", "both ways"])
+def test_row_weights_have_a_gradient_where_nothing_else_has(backend, reduction, bidirectional) -> None:
+    _skip_unless_served(backend, torch.float32)
+    generator = torch.Generator().manual_seed(5)
+    left, right = (torch.randn(7, 12, generator=generator).to(_device(backend)) for _ in range(2))
+    gradients = []
+    for function, options in ((contrastive_loss, {"backend": backend}), (reference.contrastive_loss, {})):
+        weights = torch.linspace(0.1, 2, 7, device=_device(backend)).requires_grad_()
+        loss = function(left, right, 0.1, bidirectional, row_weights=weights, reduction=reduction, **options)
+        loss.sum().backward()
+        gradients.append(weights.grad)
+    assert_close(*gradients, "gradient to row_weights")
+
+
 def test_the_two_derivations_agree() -> None:
     problem = _problem((9, 6, 5), torch.float64)
     for normalize, counted in itertools.product((True, False), (True, False)):
