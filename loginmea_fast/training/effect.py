@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loginmea_fast.training.config import KEYS, Config
+from loginmea_fast.training.objectives import objective_weights
 
 __all__ = ["first_join", "without_effect"]
 
@@ -36,6 +37,12 @@ def without_effect(config: Config, modalities: int, valid: int) -> Iterator[str]
             verb = "changes" if len(names) == 1 else "change"
             yield f"{', '.join(names)} {verb} nothing: {why}"
 
+    objectives = objective_weights(config)
+    if "hard_sample" not in objectives:
+        why = "hard_sample is none of the objectives; name it there"
+        yield from idle(changed("hard_scale", "hard_samples"), why)
+    if set(objectives) == {"hard_sample"}:
+        yield from idle(changed("temperature", "bidirectional"), "the hard-sample loss has neither")
     if not config.bootstrap:
         names = changed("bootstrap_start", "bootstrap_every", "bootstrap_window")
         yield from idle([] if config.compat == "authors" else names, "bootstrap is off; turn it on")
