@@ -35,7 +35,12 @@ from loginmea_fast.training.effect import first_join, without_effect
         ({"warmup_epochs": 61}, 2, 9, "warmup_epochs changes nothing"),
         ({"decoder_k": 7}, 2, 9, "decoder_k changes nothing"),
         ({"decoder_k": 7, "decoder": "sinkhorn"}, 2, 9, ""),
-        ({"hard_scale": 9.0, "hard_samples": 5}, 2, 9, "hard_scale, hard_samples change nothing: hard_sample"),
+        (
+            {"hard_scale": 9.0, "hard_samples": 5},
+            2,
+            9,
+            "hard_scale, hard_samples change nothing: hard_sample",
+        ),
         ({"hard_samples": 5, "objectives": ("contrastive", "hard_sample:0")}, 2, 9, "hard_samples changes"),
         ({"hard_scale": 9.0, "objectives": ("hard_sample",)}, 2, 9, ""),
         ({"temperature": 0.2, "objectives": ("hard_sample",)}, 2, 9, "temperature changes nothing"),
