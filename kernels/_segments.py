@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from loginmea_fast.kernels._derived import Derived
 from torch import Tensor
+
+from loginmea_fast.derived import Derived
 
 __all__ = ["SEGMENT", "Schedule", "Segments", "schedule_of"]
 

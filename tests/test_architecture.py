@@ -31,9 +31,10 @@ ROOMS = (
 # Rooms that an operator does without: one implementation for the GPU is enough where no measurement asks for two.
 WITHOUT = {"contrastive_loss": {"csrc/cuda/{}.h", "csrc/cuda/{}.cuh", "csrc/cuda/{}.cu"}}
 
-# What each part may import of the package. `errors`, `locks`, `log` and `version` are everybody's.
-FOUNDATION = {"errors", "locks", "log", "version"}
+# What each part may import of the package. `derived`, `errors`, `locks`, `log` and `version` are everybody's.
+FOUNDATION = {"derived", "errors", "locks", "log", "version"}
 MAY_IMPORT: dict[str, set[str]] = {
+    "derived": set(),
     "errors": set(),
     "locks": set(),
     "log": set(),

@@ -19,7 +19,7 @@ import sys
 
 class Nothing:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"triton", "pybind11", "cmake", "ninja", "h5py", "faiss", "scipy"}:
+        if name.split(".")[0] in {"triton", "pybind11", "cmake", "ninja", "h5py", "faiss", "scipy", "pyarrow"}:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Nothing())

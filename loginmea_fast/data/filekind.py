@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-import pyarrow as pa
-
 from loginmea_fast.errors import DataError
 
 __all__ = [
@@ -105,6 +103,8 @@ class _Decompressed(io.RawIOBase):
     """A compressed file's content; one that is cut short or damaged is a DataError, not a shorter content."""
 
     def __init__(self, path: Path, compression: str) -> None:
+        import pyarrow as pa
+
         self.path, self.compression = path, compression
         self.stream = pa.CompressedInputStream(pa.OSFile(str(path)), compression)
 

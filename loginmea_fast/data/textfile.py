@@ -14,13 +14,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
-import pyarrow as pa
 
 from loginmea_fast.data.filekind import FileKind, file_kind, likely_encoding, open_file
 from loginmea_fast.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # imported where files are read: graphs and operators do without
 
 __all__ = [
     "Fields",
@@ -113,10 +115,14 @@ class Fields:
 
     def take(self, index: np.ndarray) -> pa.LargeBinaryArray:
         """Some fields, in this order, as :class:`Symbols` takes them."""
+        import pyarrow as pa
+
         return self.values.take(pa.array(index.reshape(-1)))
 
     def strings(self, index: np.ndarray) -> list[str]:
         """Some fields, in this order, as strings."""
+        import pyarrow as pa
+
         return [value[:-1] for value in self.take(index).cast(pa.large_string()).to_pylist()]
 
 
@@ -135,6 +141,8 @@ class Symbols:
 
     def number(self, values: pa.LargeBinaryArray) -> np.ndarray:
         """int64 numbers of the fields in ``values``, which may be new."""
+        import pyarrow as pa
+
         encoded = values.dictionary_encode()
         texts = encoded.dictionary.cast(pa.large_string()).to_pylist()
         ids = self.ids
@@ -160,6 +168,8 @@ def read_field_blocks(path: Path, least: int, most: int | None, meaning: str) ->
     Raises:
         DataError: file missing or empty, not UTF-8, another number of fields, or a line whose first field is empty.
     """
+    import pyarrow as pa
+
     for line, data in _blocks(path, f"lines of {meaning}, separated by tabs", b"\r\n"):
         _check_utf8(path, line, data)
         text = np.frombuffer(data, dtype=np.uint8)

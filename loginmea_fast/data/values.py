@@ -15,8 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from loginmea_fast.data.bags import csr_matrix, rows_with_entries
@@ -200,6 +198,9 @@ def _meanings(table: ValueTable, number: np.ndarray, links: Tensor) -> np.ndarra
     pairs = [pair for pair, count in agreed.items() if count >= 3 and count >= 0.3 * met[pair]]
     if not pairs:
         return np.zeros(len(table.kinds), dtype=np.int64)
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     left_kinds, right_kinds = np.array(pairs).T
     size = len(table.kinds)
     _, component = connected_components(

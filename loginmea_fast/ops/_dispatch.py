@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from loginmea_fast.derived import version_of
 from loginmea_fast.errors import BackendError, BuildError, InputError
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.kernels._derived import version_of
 from loginmea_fast.log import log
 
 __all__ = [

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loginmea_fast.derived import Derived
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.kernels._derived import Derived
 from loginmea_fast.ops._dispatch import (
     check_float,
     check_graph,

@@ -7,11 +7,11 @@ import weakref
 
 import pytest
 import torch
-from loginmea_fast.kernels._derived import Derived
 from loginmea_fast.kernels._segments import schedule_of
 from torch import Tensor
 
 from loginmea_fast import AlignmentGraph
+from loginmea_fast.derived import Derived
 from loginmea_fast.ops.graph_mean import csr_product
 from loginmea_fast.ops.relation_reflection_attention import _index_of
 from tests.helpers.graphs import triples_of
