@@ -58,7 +58,7 @@ def load(
         modalities: which features to build, in this order, as a sequence or as "relation,attribute". None takes those
             with a file of vectors, then ``relation``, then ``attribute`` where there are attributes: the order of the
             authors' model.
-        vectors: modality -> file of vectors; see :func:`loginmea_fast.data.vectors.vector_feature`.
+        vectors: modality -> file of vectors, or files; see :func:`loginmea_fast.data.vectors.vector_feature`.
         compat: "authors" gives bags their fixed width and fills missing images as their code does.
         bag_size: how many relations and attribute types the bags keep.
         name_ngrams: lengths of the character n-grams.
@@ -90,9 +90,9 @@ def load(
             "leave fold out"
         )
     pair = layout.read(directory, options)
-    given = {name: Path(_one_file(name, file)) for name, file in (vectors or {}).items()}
+    given = {name: _paths(named) for name, named in (vectors or {}).items()}
     found, unread = _vector_files(directory, given)
-    files = found | given
+    files: dict[str, Path | Sequence[Path]] = {**found, **given}
     if modalities is None:
         built = {"relation": len(pair.triples) > 0, "attribute": pair.attributes is not None}
         modalities = [*files, *(name for name, there in built.items() if there and name not in files)]
@@ -141,17 +141,8 @@ def load(
     return replace(pair.with_features(features), notes=pair.notes + notes)
 
 
-def _one_file(
-    modality: str, files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-) -> str | os.PathLike[str]:
-    if isinstance(files, (str, os.PathLike)):
-        return files
-    if len(files) != 1:
-        raise DataError(
-            f"vectors name {len(files)} files for {modality!r} ({', '.join(map(str, files))}), one is read; put their "
-            "rows into one file, or name them as modalities of their own"
-        )
-    return files[0]
+def _paths(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:
+    return (Path(files),) if isinstance(files, (str, os.PathLike)) else tuple(map(Path, files))
 
 
 def load_embedded(modalities: Sequence[str] | str | None = None, **options: Any) -> AlignmentPair:
@@ -177,12 +168,12 @@ def _unread_values(directory: Path) -> list[str]:
     return [f"attr_triples_{k}" for k in (1, 2) if {f"attr_triples_{k}", f"training_attrs_{k}"} <= set(there)]
 
 
-def _vector_files(directory: Path, given: Mapping[str, Path]) -> tuple[dict[str, Path], list[str]]:
+def _vector_files(directory: Path, given: Mapping[str, Sequence[Path]]) -> tuple[dict[str, Path], list[str]]:
     """Files of vectors in a data directory, modality -> file, images first, then by name; and those of no modality.
 
     Args:
         directory: where to look.
-        given: files that were named, modality -> file; these are nothing to wonder at.
+        given: files that were named, modality -> files; these are nothing to wonder at.
     """
     files: dict[str, Path] = {}
     unread = []
@@ -196,7 +187,7 @@ def _vector_files(directory: Path, given: Mapping[str, Path]) -> tuple[dict[str,
         if is_clutter(path.name):
             continue
         if not modality or plain.suffix.lower() not in SUFFIXES:
-            known = any(path.samefile(other) for other in given.values() if other.exists())
+            known = any(path.samefile(other) for named in given.values() for other in named if other.exists())
             if (named or plain.suffix.lower() in SUFFIXES) and not known:
                 why = "no modality; name it features_<modality> or give it as vectors"
                 unread.append(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from loginmea_fast.data.bags import csr_matrix
 from loginmea_fast.data.pair import AlignmentPair, Feature, first_nonfinite_row
-from loginmea_fast.data.textfile import shorten
-from loginmea_fast.data.vector_files import SUFFIXES, as_rows, read_vectors
+from loginmea_fast.data.textfile import shorten, some_of
+from loginmea_fast.data.vector_files import SUFFIXES, StoredVectors, as_rows, read_vectors
 from loginmea_fast.data.vector_keys import match_keys
 from loginmea_fast.errors import DataError
 
@@ -23,14 +24,14 @@ _BLOCK = 1 << 22  # numbers handled at once where half precision is computed in 
 
 
 def vector_feature(
-    path: Path,
+    path: Path | Sequence[Path],
     pair: AlignmentPair,
     *,
     has_vector: Tensor | None = None,
     compat: Literal["authors"] | None = None,
     seed: int = 0,
 ) -> tuple[Feature, tuple[str, ...]]:
-    """One vector an entity from a file, gaps filled, rows scaled to length one.
+    """One vector an entity from a file or several, gaps filled, rows scaled to length one.
 
     An entity without a vector (not among the ids, not in ``has_vector``, or a row of zeros) gets the mean of its
     neighbours' vectors, a neighbour counting once a triple; if no neighbour has one, the mean of all vectors. With
@@ -48,7 +49,8 @@ def vector_feature(
             - ``features`` [N, d] and ``present`` [N] bool: complete, taken as they are;
             - a sparse matrix [N, d] as scipy's ``save_npz`` writes it.
 
-            Several vectors of an entity are averaged.
+            Several vectors of an entity are averaged. Several files, one a graph for instance, are read each by itself
+            and joined before gaps are filled; a complete one stands alone.
         pair: whose entities these are.
         has_vector: [N] bool, which rows of an array without ids are to be believed; None: all that are not zero.
         compat: "authors" for their way with entities that have no vector near.
@@ -59,10 +61,68 @@ def vector_feature(
         entities with several vectors.
 
     Raises:
-        DataError: unreadable file, wrong number of rows, unknown id, NaN or infinity, no vector at all.
+        DataError: unreadable file, wrong number of rows, unknown id, NaN or infinity, no vector at all, files that
+            cannot be joined.
     """
-    stored = read_vectors(path)
+    files = (path,) if isinstance(path, Path) else tuple(path)
+    if len(set(files)) != len(files):
+        raise DataError(f"{some_of(map(str, files))} are one modality and name a file twice; name each once")
     count = pair.num_entities
+    parts: list[_Part] = []
+    for file in files:
+        stored = read_vectors(file)
+        if stored.values is not None and (
+            stored.values.layout == torch.sparse_csr or stored.present is not None
+        ):
+            if len(files) > 1:
+                raise DataError(
+                    f"{file} is complete, a row for each of the {count} entities, and cannot be joined with other "
+                    "files of its modality; leave those out, or give it as a modality of its own"
+                )
+            return _complete(file, stored, pair), ()
+        part = _read_part(file, stored, pair, has_vector)
+        if parts and part.rows.shape[1] != parts[0].rows.shape[1]:
+            raise DataError(
+                f"{file} has vectors of {part.rows.shape[1]} numbers, {files[0]} of {parts[0].rows.shape[1]}; the "
+                "files of one modality need as many, so give it as a modality of its own"
+            )
+        parts.append(part)
+    names = ", ".join(file.name for file in files)
+    told = dict.fromkeys(part.told for part in parts if part.told not in ("", "ids"))
+    notes = [note for part in parts for note in part.notes]
+    ids, values = (
+        (parts[0].ids, parts[0].rows)
+        if len(parts) == 1
+        else (torch.cat([part.ids for part in parts]), torch.cat([part.rows for part in parts]))
+    )
+    ids, values, averaged = _average(names, ids, values)
+    present = torch.zeros(count, dtype=torch.bool)
+    present[ids] = True
+    rows = torch.zeros(count, values.shape[1], dtype=values.dtype)
+    rows[ids] = values
+    by_neighbours, by_all = _fill(rows, present, pair.triples, compat, seed)
+    _normalise(rows)
+    last = "a shared random vector" if compat == "authors" else "the mean of all"
+    by = f" by {' and '.join(told)}" if told else ""
+    feature = Feature(
+        rows,
+        present,
+        f"vectors from {names}{by}; {by_neighbours:,} gaps got their neighbours' mean, {by_all:,} {last}",
+    )
+    return feature, (*notes, *averaged)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The vectors of one file: rows [n, d], whose they are [n], what its keys are, and notes."""
+
+    rows: Tensor
+    ids: Tensor
+    told: str
+    notes: list[str]
+
+
+def _read_part(path: Path, stored: StoredVectors, pair: AlignmentPair, has_vector: Tensor | None) -> _Part:
     told = ""
     notes: list[str] = []
     if stored.entries is not None:
@@ -71,21 +131,12 @@ def vector_feature(
         assert stored.values is not None
         values = stored.values
     values = values if values.dtype in _FLOATS else values.to(torch.float32)
-    if values.layout == torch.sparse_csr or stored.present is not None:
-        _check_rows(path, values, count)
-        present = values.crow_indices().diff() > 0 if stored.present is None else stored.present
-        if present.shape != (count,):
-            raise DataError(
-                f"{path}: 'present' has {present.numel()} flags for {count} entities; one each is needed"
-            )
-        _check_finite(path, values, torch.arange(count), pair)
-        return Feature(values, present, stored.description or f"as stored in {path.name}"), ()
     if stored.keys is not None:
         ids, told, notes = _owners(path, stored.keys, pair)
         ids, values = ids[ids >= 0], values[ids >= 0]
     elif stored.entries is None:
-        _check_rows(path, values, count)
-        ids = torch.arange(count)
+        _check_rows(path, values, pair.num_entities)
+        ids = torch.arange(pair.num_entities)
         if has_vector is not None:
             ids = has_vector.nonzero()[:, 0]
             values = values[ids]
@@ -93,21 +144,23 @@ def vector_feature(
     some = (values != 0).any(dim=1)
     if not bool(some.any()):
         raise DataError(f"{path} holds no vector that is not zero; check the file or leave its modality out")
-    ids, values, averaged = _average(path, ids[some], values[some])
-    present = torch.zeros(count, dtype=torch.bool)
-    present[ids] = True
-    rows = torch.zeros(count, values.shape[1], dtype=values.dtype)
-    rows[ids] = values
-    by_neighbours, by_all = _fill(rows, present, pair.triples, compat, seed)
-    _normalise(rows)
-    last = "a shared random vector" if compat == "authors" else "the mean of all"
-    by = f" by {told}" if told and told != "ids" else ""
-    feature = Feature(
-        rows,
-        present,
-        f"vectors from {path.name}{by}; {by_neighbours:,} gaps got their neighbours' mean, {by_all:,} {last}",
-    )
-    return feature, (*notes, *averaged)
+    return _Part(values[some], ids[some], told, notes)
+
+
+def _complete(path: Path, stored: StoredVectors, pair: AlignmentPair) -> Feature:
+    """The feature of a file with a row for each entity, taken as it is."""
+    assert stored.values is not None
+    count = pair.num_entities
+    values = stored.values
+    values = values if values.dtype in _FLOATS else values.to(torch.float32)
+    _check_rows(path, values, count)
+    present = values.crow_indices().diff() > 0 if stored.present is None else stored.present
+    if present.shape != (count,):
+        raise DataError(
+            f"{path}: 'present' has {present.numel()} flags for {count} entities; one each is needed"
+        )
+    _check_finite(path, values, torch.arange(count), pair)
+    return Feature(values, present, stored.description or f"as stored in {path.name}")
 
 
 def _fill(
@@ -224,7 +277,7 @@ def _called(key: Hashable) -> str:
     return shorten(key) if isinstance(key, str) else f"entity {key}"
 
 
-def _average(path: Path, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+def _average(names: str, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, list[str]]:
     """One row an entity: the mean of its rows, and a note where there are several."""
     distinct, inverse, times = ids.unique(return_inverse=True, return_counts=True)
     if len(distinct) == len(ids):
@@ -232,7 +285,7 @@ def _average(path: Path, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, lis
     sums = torch.zeros(len(distinct), rows.shape[1]).index_add_(0, inverse, rows.float())
     several = times > 1
     note = (
-        f"{path.name}: {int(several.sum()):,} entities have several vectors, {int(times.max())} at most, which are "
+        f"{names}: {int(several.sum()):,} entities have several vectors, {int(times.max())} at most, which are "
         f"averaged (first: entity {int(distinct[several][0])})"
     )
     return distinct, (sums / times[:, None]).to(rows.dtype), [note]

@@ -265,3 +265,46 @@ def test_sentence_vectors():
     assert feature.present.tolist() == [True, False, True, True]
     near, far = feature.values[0] @ feature.values[2], feature.values[0] @ feature.values[3]
     assert near > far + 0.2
+
+
+def test_several_files_of_a_modality_are_one_before_gaps_are_filled(tiny, tmp_path):
+    files = [write(tmp_path / "a.npz", IDS[:2], ROWS[:2]), write(tmp_path / "b.pkl", IDS[2:], ROWS[2:])]
+    joined = load(tiny(), vectors={"image": files})
+    whole = load(tiny(), vectors={"image": write(tmp_path / "whole.npz")})
+    assert torch.equal(joined.values, whole.values)
+    assert torch.equal(joined.present, whole.present)
+    assert joined.description.startswith("vectors from a.npz, b.pkl; ")
+
+
+def test_an_entity_in_two_files_gets_their_mean_and_a_note(tiny, tmp_path):
+    files = [write(tmp_path / "a.npz"), write(tmp_path / "b.npz", [0], np.array([[3, 4, 10]], np.float32))]
+    pair = data.load(tiny(), modalities=["image"], vectors={"image": files})
+    expected = torch.nn.functional.normalize(torch.tensor([3.0, 4.0, 5.0]), dim=0)
+    torch.testing.assert_close(pair.features["image"].values[0], expected)
+    (note,) = (note for note in pair.notes if "averaged" in note)
+    assert note.startswith("a.npz, b.npz: 1 entities have several vectors")
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (
+            lambda path: write(path, [0], np.ones((1, 2), np.float32)),
+            r"b\.npz has vectors of 2 numbers, .*a\.npz of 3",
+        ),
+        (lambda path: write(path, [99], ROWS[:1]), r"b\.npz: id 99 is none of the 8 entities"),
+        (lambda path: write(path, [0], ROWS[:1] * 0), r"b\.npz holds no vector that is not zero"),
+        (lambda path: path.with_name("a.npz"), r"a\.npz are one modality and name a file twice"),
+        (lambda path: path, r"b\.npz is missing"),
+    ],
+)
+def test_the_file_that_does_not_fit_is_named(tiny, tmp_path, second, message):
+    files = [write(tmp_path / "a.npz"), second(tmp_path / "b.npz")]
+    with pytest.raises(DataError, match=message):
+        load(tiny(), vectors={"image": files})
+
+
+def test_a_complete_file_stands_alone(tiny, tmp_path):
+    np.savez(tmp_path / "b.npz", features=np.ones((8, 3), np.float32), present=np.ones(8, dtype=bool))
+    with pytest.raises(DataError, match=r"b\.npz is complete, .*leave those out"):
+        load(tiny(), vectors={"image": [write(tmp_path / "a.npz"), tmp_path / "b.npz"]})
