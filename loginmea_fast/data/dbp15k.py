@@ -18,7 +18,7 @@ import torch
 from loginmea_fast.data.attributes import Attributes
 from loginmea_fast.data.directory import DataDirectory
 from loginmea_fast.data.formats import Format, ReadOptions, register_format
-from loginmea_fast.data.identifiers import SEVERAL, Listed, Respelled
+from loginmea_fast.data.identifiers import Listed, Respelled, by_identifier, plain_spelling
 from loginmea_fast.data.linkfiles import PART_FILES, part_files, read_identifier_pairs, read_links
 from loginmea_fast.data.namefiles import NAMES_FILE, read_translated_names
 from loginmea_fast.data.names import display_name
@@ -54,15 +54,13 @@ def read_dbp15k(directory: Path, options: ReadOptions) -> AlignmentPair:
     respelled = Respelled()
     listed = []
     for own in lists:
-        ids: dict[str, int] = {}
         for uri, entity in zip(own.uris, own.ids.tolist(), strict=True):
             uris[entity] = uri
-            ids[uri] = SEVERAL if uri in ids else entity
-        listed.append(Listed(ids, own.path.name, respelled))
+        listed.append(Listed(by_identifier(own.uris, own.ids.tolist()), own.path.name, respelled))
         listed[-1].note_twins()
     names = [display_name(uri) for uri in uris]
     triples = _triples(files, lists)
-    relation_names, num_relations = _relations(files, triples, notes)
+    relation_names, num_relations = _relations(files, lists, triples, notes)
     parts = {part: files.need(name) for part, name in part_files(files).items()}
     whole = files.find(_LINKS)
     links, split = read_links(
@@ -243,10 +241,16 @@ def _triples(files: DataDirectory, lists: list[_EntityList]) -> list[np.ndarray]
 
 
 def _relations(
-    files: DataDirectory, triples: list[np.ndarray], notes: list[str]
+    files: DataDirectory, lists: list[_EntityList], triples: list[np.ndarray], notes: list[str]
 ) -> tuple[list[str] | None, int]:
-    """Names of relations and how many there are; ids out of proportion are renumbered, in place."""
+    """Names of relations and how many there are; triples are renumbered in place where ids clash or run far up."""
+    left, right = (_relation_names(files.find(f"rel_ids_{graph}")) for graph in (1, 2))
     total = sum(len(part) for part in triples)
+    end = 1 + max([int(triples[0][:, 1].max(initial=-1)), *left])
+    if why := _counted_apart(lists, triples, left, right):
+        triples[1][:, 1] += end
+        right = {relation + end: name for relation, name in right.items()}
+        notes.append(f"{why}; those of graph 2 are renumbered after graph 1's, from {end:,}")
     count = 1 + max(int(part[:, 1].max(initial=-1)) for part in triples)
     file_ids = np.arange(min(count, 10 * total + 1000))
     if count > len(file_ids):  # a table of that height would be mostly rows that no triple has
@@ -256,18 +260,46 @@ def _relations(
         notes.append(
             f"relation ids run up to {count - 1}; renumbered 0 to {len(file_ids) - 1:,} in their order"
         )
-    named: dict[int, str] = {}
-    for graph in (1, 2):
-        path = files.find(f"rel_ids_{graph}")
-        if path is None:
-            continue
-        for number, (token, name) in read_fields(path, 2, 2, "id, relation"):
-            if not (token.isascii() and token.isdigit() and len(token) <= 18):
-                raise DataError(f"{path}, line {number}: {shorten(token)} is no id; ids are integers from 0")
-            named[int(token)] = name
+    named = left | right
     return (
         [named.get(relation, f"relation {relation}") for relation in file_ids.tolist()] if named else None
     ), len(file_ids)
+
+
+def _counted_apart(
+    lists: list[_EntityList], triples: list[np.ndarray], left: dict[int, str], right: dict[int, str]
+) -> str | None:
+    """Why a relation id of one graph is not that of the other, or None."""
+    for relation in sorted(left.keys() & right.keys()):
+        names = left[relation], right[relation]
+        if plain_spelling(names[0]) != plain_spelling(names[1]):
+            return (
+                f"relation {relation} is {shorten(names[0])} in rel_ids_1 and {shorten(names[1])} in rel_ids_2, so "
+                "each graph has relation ids of its own"
+            )
+    shared = np.intersect1d(triples[0][:, 1], triples[1][:, 1])
+    entities_too = np.isin(lists[0].file_ids, lists[1].file_ids).any()
+    if entities_too and len(shared) and not (left.keys() & right.keys()).issuperset(shared.tolist()):
+        return (
+            f"{len(shared):,} relation ids stand in triples_1 and in triples_2, and as the graphs count their entities "
+            "apart so do they their relations"
+        )
+    return None
+
+
+def _relation_names(path: Path | None) -> dict[int, str]:
+    named: dict[int, str] = {}
+    if path is None:
+        return named
+    for number, (token, name) in read_fields(path, 2, 2, "id, relation"):
+        if not (token.isascii() and token.isdigit() and len(token) <= 18):
+            raise DataError(f"{path}, line {number}: {shorten(token)} is no id; ids are integers from 0")
+        if named.setdefault(int(token), name) != name:
+            raise DataError(
+                f"{path}, line {number}: relation {token} is {shorten(named[int(token)])} on an earlier line; "
+                "give every relation an id of its own"
+            )
+    return named
 
 
 def _read_pairs(path: Path, lists: list[_EntityList], listed: list[Listed]) -> np.ndarray:

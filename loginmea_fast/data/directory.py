@@ -14,6 +14,7 @@ __all__ = ["VECTOR_PREFIX", "DataDirectory", "plain_name"]
 VECTOR_PREFIX = "features_"
 
 _TEXT_SUFFIXES = (".txt", ".tsv")
+_PACKED_SUFFIXES = (*COMPRESSED_SUFFIXES, ".xz", ".zip")  # opening the last two says to unpack them
 _DOCUMENTS = (
     ".md",
     ".rst",
@@ -35,7 +36,7 @@ _DOCUMENT_NAMES = ("readme", "license", "licence", "copying", "notice", "citatio
 
 def plain_name(name: str) -> str:
     """The name of a file without what says how its text is stored: ``ent_ids_1.txt.gz`` is ``ent_ids_1``."""
-    for suffixes in (COMPRESSED_SUFFIXES, _TEXT_SUFFIXES):
+    for suffixes in (_PACKED_SUFFIXES, _TEXT_SUFFIXES):
         for suffix in suffixes:
             if name.lower().endswith(suffix) and len(name) > len(suffix):
                 name = name[: -len(suffix)]

@@ -26,7 +26,13 @@ __all__ = [
 
 COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
 _HEAD = 1 << 14
-_COMPRESSIONS = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd", "bz2": b"BZh"}
+_COMPRESSIONS = {  # bzip2's and rar's first letters alone may begin the name of an entity
+    "gzip": re.compile(rb"\x1f\x8b"),
+    "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
+    "bz2": re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)"),
+}
+# Not <Headington> TAB ... nor <html> TAB ..., which are entities in brackets.
+_WEB_PAGE = re.compile(rb"<!doctype html|<\?xml|<html\s|<(?:html|head)>(?!\t)")
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _MARKS = (
     (b"\xff\xfe\x00\x00", "utf-32-le"),
@@ -91,7 +97,7 @@ def file_kind(path: Path) -> FileKind:
 
 def compression_of(head: bytes) -> str | None:
     """What a file with these first bytes is compressed by: "gzip", "zstd", "bz2" or nothing."""
-    return next((name for name, magic in _COMPRESSIONS.items() if head.startswith(magic)), None)
+    return next((name for name, magic in _COMPRESSIONS.items() if magic.match(head)), None)
 
 
 def open_file(path: Path, compression: str | None) -> BinaryIO:
@@ -133,12 +139,12 @@ def refuse_foreign(path: Path, head: bytes) -> None:
         raise DataError(
             f"{path} is a Git LFS pointer, not the file itself; run git lfs pull where it came from"
         )
-    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+    if _WEB_PAGE.match(start):
         raise DataError(f"{path} is a web page, probably a download that failed; fetch the file again")
     for magic, name in (
         (b"PK\x03\x04", "a zip archive"),
         (b"7z\xbc\xaf", "a 7z archive"),
-        (b"Rar!", "a rar archive"),
+        (b"Rar!\x1a\x07", "a rar archive"),
         (b"\xfd7zXZ", "xz data"),
     ):
         if head.startswith(magic):

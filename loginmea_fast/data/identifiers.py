@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import unquote
 
 import numpy as np
 
 from loginmea_fast.data.textfile import shorten
 
-__all__ = ["NONE", "SEVERAL", "Listed", "Respelled", "plain_spelling"]
+__all__ = ["NONE", "SEVERAL", "Listed", "Respelled", "by_identifier", "plain_spelling"]
 
 NONE, SEVERAL = -1, -2  # no listed entity is meant, or more than one could be
 _PLAIN = re.compile(r"(?!https://)[!-$&-;=?-~]+")
@@ -40,6 +40,14 @@ def plain_spelling(identifier: str) -> str:
             text = unquote(text, errors="strict")
     text = unicodedata.normalize("NFC", text)
     return "http://" + text.removeprefix("https://") if text.startswith("https://") else text
+
+
+def by_identifier(identifiers: Iterable[str], entities: Iterable[int]) -> dict[str, int]:
+    """Identifier -> entity, or SEVERAL where it stands for more than one."""
+    ids: dict[str, int] = {}
+    for identifier, entity in zip(identifiers, entities, strict=True):
+        ids[identifier] = SEVERAL if identifier in ids else entity
+    return ids
 
 
 class Respelled:
@@ -68,20 +76,27 @@ class Respelled:
 
 
 class Listed:
-    """The entities of one graph by identifier.
+    """Entities by identifier, as a rule those of one graph.
 
     Args:
         ids: identifier -> entity id, or SEVERAL where the list has it more than once.
         where: the file that lists them, for notes.
         respelled: where reconciled identifiers are counted.
+        spell: what of an identifier counts where it is not listed as it stands.
     """
 
-    def __init__(self, ids: Mapping[str, int], where: str, respelled: Respelled) -> None:
-        self.ids, self.where, self.respelled = ids, where, respelled
+    def __init__(
+        self,
+        ids: Mapping[str, int],
+        where: str,
+        respelled: Respelled,
+        spell: Callable[[str], str] = plain_spelling,
+    ) -> None:
+        self.ids, self.where, self.respelled, self._spell = ids, where, respelled, spell
         self._plain: dict[str, int] = {}
         self._twins: list[str] = []
         for identifier, entity in ids.items():
-            plain = plain_spelling(identifier)
+            plain = spell(identifier)
             other = self._plain.setdefault(plain, entity)
             if other != entity or entity == SEVERAL:
                 self._plain[plain] = SEVERAL
@@ -105,7 +120,7 @@ class Listed:
         for identifier in said:
             entity = self.ids.get(identifier, NONE)
             if entity == NONE:
-                entity = self._plain.get(plain_spelling(identifier), NONE)
+                entity = self._plain.get(self._spell(identifier), NONE)
                 if entity >= 0:
                     self.respelled.count += 1
                     self.respelled.example = self.respelled.example or f"{shorten(identifier)} in {file}"

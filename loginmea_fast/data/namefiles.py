@@ -27,7 +27,7 @@ def read_translated_names(
             identifier, which may stand for an entity of either graph.
         entity_of: our id of a file's id, or a ValueError that says what is wrong with it; None where files have no ids.
         sides: entities of both graphs by identifier.
-        notes: gets a sentence on identifiers that are nobody's.
+        notes: gets a sentence on identifiers that are nobody's, and on entities that have two names.
 
     Raises:
         DataError: no JSON of that form, or an id that is no entity's.
@@ -42,6 +42,13 @@ def read_translated_names(
         raise DataError(f"{path} holds a JSON {type(content).__name__}; it should be {_FORM}")
     words: dict[int, list[str]] = {}
     unknown: list[str] = []
+    again: list[int | str] = []
+
+    def name(entity: int, own: list[str], key: int | str) -> None:
+        if words.get(entity, own) != own:
+            again.append(key)
+        words[entity] = own
+
     for position, entry in enumerate(content, start=1):
         match entry:
             case [int() | str() as key, [*own]] if not isinstance(key, bool) and all(
@@ -60,18 +67,23 @@ def read_translated_names(
                 found = [int(side.match([key], path.name)[0]) for side in sides]
             for entity in found:
                 if entity >= 0:
-                    words[entity] = own
+                    name(entity, own, key)
             if max(found) < 0:
                 unknown.append(key)
             continue
         try:
             if entity_of is None:
                 raise ValueError("is an id, but this layout tells entities by identifier")
-            words[entity_of(key)] = own
+            name(entity_of(key), own, key)
         except ValueError as error:
             raise DataError(
                 f"{path}, entry {position}: {shorten(str(key))} {error}; correct the entry"
             ) from None
+    if again:
+        notes.append(
+            f"{path.name}: {len(again):,} entries name an entity that an earlier entry names otherwise, the last one "
+            f"counts (first: {shorten(str(again[0]))})"
+        )
     if unknown and not words:
         raise DataError(
             f"{path}: none of its {len(unknown):,} entities is in either graph, the first is {shorten(unknown[0])}; "

@@ -194,6 +194,7 @@ def _official_split(files: DataDirectory, fold: int) -> DataDirectory | None:
         name for name in files.names() if any(_holds_parts(sub) for sub in _folders(files.path / name))
     ]
     if not folders:
+        _refuse_fold(files.path, fold)
         return files if beside else None
     chosen = _FOLDS if _FOLDS in folders else folders[0]
     files.find(chosen)
@@ -205,7 +206,14 @@ def _official_split(files: DataDirectory, fold: int) -> DataDirectory | None:
         if str(fold) not in there:
             raise DataError(f"{path} has no fold {fold}; choose one of: {some_of(there, 10)}")
         path /= str(fold)
+    else:
+        _refuse_fold(path, fold)
     return DataDirectory(path)
+
+
+def _refuse_fold(path: Path, fold: int) -> None:
+    if fold != 1:
+        raise DataError(f"fold={fold}, but {path} has no folds to choose from; leave fold out")
 
 
 def _folders(path: Path) -> list[Path]:

@@ -245,6 +245,10 @@ def _from_arrays(arrays: dict[str, Any], description: str = "") -> StoredVectors
     named = [name for name in _KEYS if name in arrays]
     if len(named) > 1:
         raise DataError(f"holds {' and '.join(named)}, which all say whose the rows are; keep one")
+    if named and present is not None:
+        raise DataError(
+            f"holds {named[0]}, for rows of some entities, and 'present', for a row an entity; keep one of them"
+        )
     keys: Tensor | list[Any] | None = None
     if named:
         array = arrays[named[0]]

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
 
+from loginmea_fast.data.identifiers import NONE, SEVERAL, Listed, Respelled, by_identifier, plain_spelling
 from loginmea_fast.data.pair import AlignmentPair
 from loginmea_fast.data.textfile import read_fields, shorten
 from loginmea_fast.errors import DataError
 
 __all__ = ["Matched", "match_keys"]
 
-NONE, SEVERAL = -1, -2
 _SUFFIX = re.compile(
     r"(?:[_\-.#:/ ]\(?(?:(?:image|img|photo|pic|google|bing|yahoo)_?)?\d{1,5}\)?)?"
     r"(?:\.(?:jpe?g|png|gif|webp|bmp|npy))?$",
@@ -58,10 +57,11 @@ def match_keys(path: Path, keys: list[Hashable], pair: AlignmentPair) -> Matched
         DataError: a key that is neither, or not one that is an entity's.
     """
     texts = [_text(path, key) for key in keys]
+    tables = _tables(path, pair)
     best: tuple[int, str, list[int]] = (0, "", [])
     for bases in _bases(texts):
-        for told, table, spell in _tables(path, pair):
-            found = [table.get(spell(base), NONE) for base in bases]
+        for told, table in tables:
+            found = table.match(bases, path.name).tolist()
             count = sum(entity != NONE for entity in found)
             if count > best[0]:
                 best = (count, told, found)
@@ -113,35 +113,37 @@ def _bases(texts: list[str]) -> Iterable[list[str]]:
         yield [text.split("/", 1)[1].rsplit("/", 1)[0] for text in texts]
 
 
-def _tables(path: Path, pair: AlignmentPair) -> list[tuple[str, dict[str, int], Callable[[str], str]]]:
-    uris = _table(map(_spelt, pair.uris))
-    file_ids = range(pair.num_entities) if pair.file_ids is None else pair.file_ids.tolist()
-    tables: list[tuple[str, dict[str, int], Callable[[str], str]]] = [
-        ("uris", uris, _spelt),
-        ("ids", _table(map(str, file_ids)), str.strip),
-        ("names", _table(map(_named, pair.names)), _named),
+def _tables(path: Path, pair: AlignmentPair) -> list[tuple[str, Listed]]:
+    def listed(identifiers: Sequence[str], entities: Iterable[int], spell: Callable[[str], str]) -> Listed:
+        return Listed(by_identifier(identifiers, entities), path.name, Respelled(), spell)
+
+    everyone = range(pair.num_entities)
+    uris = listed(pair.uris, everyone, _stored)
+    file_ids = everyone if pair.file_ids is None else pair.file_ids.tolist()
+    tables = [
+        ("uris", uris),
+        ("ids", listed(list(map(str, file_ids)), everyone, str.strip)),
+        ("names", listed(pair.names, everyone, _named)),
     ]
-    index = {
-        image: uris.get(_spelt(uri), NONE)
+    index = [
+        fields
         for file in sorted(path.parent.glob(_INDEX))
-        for _line, (uri, image) in read_fields(file, 2, 2, "uri, image")
-    }
-    return [*tables, ("images of an index", index, str.strip)] if index else tables
+        for _, fields in read_fields(file, 2, 2, "uri, image")
+    ]
+    if index:
+        owners = uris.match([uri for uri, _ in index], path.name).tolist()
+        images = {image: entity for (_, image), entity in zip(index, owners, strict=True)}
+        tables.append(("images of an index", Listed(images, path.name, Respelled(), str.strip)))
+    return tables
 
 
-def _table(spelt: Iterable[str]) -> dict[str, int]:
-    table: dict[str, int] = {}
-    for entity, text in enumerate(spelt):
-        table[text] = SEVERAL if text in table else entity
-    return table
-
-
-def _spelt(uri: str) -> str:
-    """A uri without brackets and escapes; HDF5 keeps no repeated and no leading slash, MMKB writes m.1 for /m/1."""
-    text = uri.strip().removeprefix("<").removesuffix(">")
-    text = _SLASHES.sub("/", unquote(text) if "%" in text else text).strip("/")
+def _stored(uri: str) -> str:
+    """A uri's plain spelling; HDF5 keeps no repeated and no leading slash, MMKB writes m.1 for /m/1."""
+    text = _SLASHES.sub("/", plain_spelling(uri)).strip("/")
+    if text.startswith("https:/"):
+        text = "http:/" + text.removeprefix("https:/")
     return _FREEBASE.sub(lambda match: match[0][0] + "/", text) if text[1:2] == "." else text
 
 
 def _named(name: str) -> str:
-    return " ".join(name.replace("_", " ").split())
+    return " ".join(plain_spelling(name).replace("_", " ").split())

@@ -253,7 +253,7 @@ def _owners(path: Path, keys: Tensor | list[Any], pair: AlignmentPair) -> tuple[
         matched = match_keys(path, distinct, pair)
         entity = dict(zip(distinct, matched.entities.tolist(), strict=True))
         return torch.tensor([entity[key] for key in keys]), matched.told, list(matched.notes)
-    if isinstance(keys, Tensor) and keys.is_floating_point():
+    if isinstance(keys, Tensor) and (keys.is_floating_point() or keys.dtype == torch.bool):
         raise DataError(f"{path}: ids of {keys.dtype}; ids must be integers")
     ids = torch.as_tensor(keys).to(torch.int64)
     known = torch.arange(pair.num_entities) if pair.file_ids is None else pair.file_ids

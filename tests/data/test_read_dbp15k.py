@@ -154,6 +154,10 @@ BAD = {
     "blank list": ({"ent_ids_1": "\n \n"}, ["ent_ids_1 is empty"]),
     "no triples": ({"triples_2": ""}, ["triples_2 is empty", "lines of head, relation, tail", "again"]),
     "no links": ({"ill_ent_ids": "\n"}, ["ill_ent_ids is empty"]),
+    "two names of a relation": (
+        {"rel_ids_1": "0\tknows\n0\tlikes\n"},
+        ["rel_ids_1, line 2", "relation 0 is 'knows' on an earlier line"],
+    ),
     "columns of a list": ({"ent_ids_1": "0\ta\n1\n"}, ["ent_ids_1, line 2", "2 tab-separated fields", "'1'"]),
     "too many columns of a list": (
         {"ent_ids_1": "0\ta\tb\n"},
@@ -427,3 +431,42 @@ def test_links_of_one_entity_to_many(tiny):
     pair = data.load(tiny(ill_ent_ids="0\t2\n0\t3\n0\t5\n6\t7\n"))
     assert pair.links.tolist() == [[0, 2], [0, 3], [0, 5], [6, 7]]
     assert "2 of 4 links are such, all are kept" in pair.notes[0]
+
+
+def test_relation_ids_that_mean_another_relation_in_each_graph(tiny, tmp_path):
+    """They were taken for one relation, by the name that the second graph gives it."""
+    triples = {"triples_2": "2\t0\t3\n3\t0\t5\n5\t1\t7\n"}
+    names = {"rel_ids_1": "0\tknows\n1\tlikes\n", "rel_ids_2": "0\tlarge\n1\tsmall\n"}
+    pair = data.load(tiny(**triples, **names))
+    assert pair.relation_names == ["knows", "likes", "large", "small"]
+    assert pair.triples[pair.num_left_triples :, 1].tolist() == [2, 2, 3]
+    (note,) = pair.notes
+    assert "relation 0 is 'knows' in rel_ids_1 and 'large' in rel_ids_2" in note
+    data.save(pair, tmp_path / "out")
+    assert data.load(tmp_path / "out").notes == ()
+    same = tiny(**triples, rel_ids_1="0\tknows\n1\tlikes\n", rel_ids_2="0\t<knows>\n1\tlikes\n")
+    assert data.load(same).num_relations == 2
+    assert data.load(tiny(**triples)).notes == ()
+
+
+def test_graphs_that_count_their_entities_apart_count_their_relations_apart(tiny):
+    own = {
+        "ent_ids_2": "0\thttp://b/resource/Alpha\n1\thttp://b/resource/Beta\n4\thttp://b/resource/Gamma\n",
+        "triples_2": "0\t0\t1\n1\t2\t4\n",
+        "ill_ent_ids": "0\t0\n1\t1\n",
+        "translated_names_json": None,
+    }
+    pair = data.load(tiny(**own))
+    assert pair.triples[pair.num_left_triples :, 1].tolist() == [2, 4]
+    assert "1 relation ids stand in triples_1 and in triples_2" in pair.notes[1]
+    pair = data.load(tiny(**own, rel_ids_1="0\tknows\n1\tlikes\n", rel_ids_2="0\tknows\n2\tsees\n"))
+    assert pair.relation_names == ["knows", "likes", "sees"]
+
+
+def test_two_names_of_an_entity_are_counted(tiny):
+    pair = data.load(tiny(translated_names_json='[[0, ["a"]], [2, ["b"]], [0, ["a"]], [0, ["c"]]]'))
+    assert pair.words == {0: ["c"], 2: ["b"]}
+    (note,) = pair.notes
+    assert note.startswith(
+        "translated_names.json: 1 entries name an entity that an earlier entry names otherwise"
+    )

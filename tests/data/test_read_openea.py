@@ -2,6 +2,7 @@ import pytest
 
 import loginmea_fast.data as data
 from loginmea_fast.errors import DataError
+from tests.data.conftest import OPENEA
 
 
 def test_ids_follow_first_appearance(tiny_openea):
@@ -71,3 +72,14 @@ def test_links_of_one_entity_are_refused_only_where_that_is_asked_for(tiny_opene
 def test_unknown_fold(tiny_openea):
     with pytest.raises(DataError, match=r"no fold 3; choose one of: 1"):
         data.load(tiny_openea(), fold=3)
+
+
+def test_a_fold_of_no_folds_is_refused(tiny_openea):
+    """It was passed over: every fold was the same split."""
+    without = {name: None for name in OPENEA if name.startswith("721")}
+    flat = {"split/train_links": "http://a/x\thttp://b/x\n", "split/test_links": "http://a/y\thttp://b/y\n"}
+    for files in (without, without | flat):
+        directory = tiny_openea(files)
+        data.load(directory)
+        with pytest.raises(DataError, match=r"fold=2, but .* has no folds to choose from; leave fold out"):
+            data.load(directory, fold=2)

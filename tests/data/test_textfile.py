@@ -203,3 +203,31 @@ def test_an_error_stays_short_whatever_the_file(tiny, tiny_openea, length):
     last = TINY["ent_ids_1"].replace("http://a/resource/D%C3%A9lta", long)
     pair = data.load(tiny(ill_ent_ids="6\t2\n6\t3\n", ent_ids_1=last))
     assert max(map(len, pair.notes)) < 400
+
+
+@pytest.mark.parametrize("first", ["BZhang", "Rar!", "<Headington>", "<html>", "<HTML5>", "<Head of state>"])
+def test_entities_that_begin_like_something_else(tiny_openea, first):
+    """YAGO's entities stand in brackets, and three letters are no bzip2."""
+    other = OPENEA["ent_links"].replace("http://a/x", first)
+    pair = data.load(
+        tiny_openea(
+            {
+                "rel_triples_1": f"{first}\thttp://a/r\thttp://a/y\n",
+                "attr_triples_1": f"{first}\tage\t1\nhttp://a/z\tage\t2\n",
+                "ent_links": other,
+                **{name: None for name in OPENEA if name.startswith("721")},
+            }
+        )
+    )
+    assert pair.uris[0] == first
+    assert len(pair.links) == 3
+
+
+@pytest.mark.parametrize(
+    ("suffix", "magic", "told"), [(".xz", b"\xfd7zXZ", "xz data"), (".zip", b"PK\x03\x04", "a zip")]
+)
+def test_what_is_packed_as_nobody_reads_it_is_named(tiny, suffix, magic, told):
+    directory = tiny(ent_ids_1=None)
+    (directory / f"ent_ids_1{suffix}").write_bytes(magic + bytes(20))
+    with pytest.raises(DataError, match=f"ent_ids_1{suffix} is {told}.*; unpack it first"):
+        data.load(directory)

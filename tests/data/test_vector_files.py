@@ -348,3 +348,40 @@ def test_ids_are_those_of_the_files(tiny, tmp_path):
         pair = data.load(directory, modalities=["image"], vectors={"image": path})
         uris = [pair.uris[entity] for entity in pair.features["image"].present.nonzero()[:, 0].tolist()]
         assert sorted(uris) == sorted(URIS)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_keys_are_spelt_by_the_rule_of_every_file(tiny, tmp_path, suffix):
+    """https for http and characters in parts were nobody's, and of two listed ones that are alike neither was meant."""
+    # HDF5 alters every uri, so that there no key is one of two that are alike to the letter.
+    twin = "<http://a/resource/Beta>" if suffix == ".npz" else "http://a/resource/Gamma"
+    uris = ["http://a/resource/Caf\u00e9", "http://a/resource/Beta", twin, "http://a/resource/D"]
+    lists = "".join(f"{entity}\t{uri}\n" for entity, uri in zip((0, 1, 4, 6), uris, strict=True))
+    directory = tiny(ent_ids_1=lists, training_attrs_1=None)
+    said = ["https://a/resource/Cafe\u0301", *uris[1:3], f" <{uris[3]}>"]
+    path = tmp_path / f"vectors{suffix}"
+    rows = np.eye(4, dtype=np.float32)
+    if suffix == ".npz":
+        np.savez(path, features=rows, uris=np.array(said))
+    else:
+        with h5py.File(path, "w") as file:
+            for key, row in zip(said, rows, strict=True):
+                file[key] = row
+    pair = data.load(directory, modalities=["image"], vectors={"image": path})
+    assert pair.features["image"].values[[0, 1, 4, 6]].tolist() == rows.tolist()
+    assert not any("keys" in note for note in pair.notes)
+
+
+def test_owners_beside_a_mask_are_refused(tiny, tmp_path):
+    """The owners were not looked at, and rows went to other entities."""
+    path = tmp_path / "vectors.npz"
+    np.savez(path, features=np.eye(8), ids=np.arange(8)[::-1], present=np.ones(8, dtype=bool))
+    with pytest.raises(DataError, match=r"vectors\.npz: holds ids, .* and 'present', .*; keep one of them"):
+        data.load(tiny(), modalities=["image"], vectors={"image": path})
+
+
+def test_a_mask_is_no_row_of_ids(tiny, tmp_path):
+    path = tmp_path / "vectors.npz"
+    np.savez(path, features=np.eye(8), ids=np.ones(8, dtype=bool))
+    with pytest.raises(DataError, match=r"ids of torch\.bool; ids must be integers"):
+        data.load(tiny(), modalities=["image"], vectors={"image": path})
