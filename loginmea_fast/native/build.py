@@ -33,6 +33,10 @@ _HINTS = (
         "the system starts no more processes: set MAX_JOBS=1, or raise the limit (ulimit -u)",
     ),
     (
+        r"unrecognized (?:command.line )?option|unknown argument",
+        "take it out of CXX or CXXFLAGS, or set CXX to a compiler that knows it",
+    ),
+    (
         r"cannot execute|[Ee]xec format|loading shared libraries|Permission denied|not able to compile",
         "the compiler itself does not run: install g++, or set CXX to one that does",
     ),

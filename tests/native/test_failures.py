@@ -48,7 +48,8 @@ def test_a_broken_source_is_named_once_with_the_compilers_first_error(workshop: 
             {"CXX": "env /nowhere/c++ -O2"},
             "the C++ compiler that CXX names (env /nowhere/c++ -O2) is not there",
         ),
-        ({"CXX": "c++ -no-such-flag"}, "no-such-flag"),
+        ({"CXX": "c++ -no-such-flag"}, "; take it out of CXX or CXXFLAGS"),
+        ({"CXXFLAGS": "-fno-such-flag"}, "; take it out of CXX or CXXFLAGS"),
     ],
 )
 def test_the_message_says_what_to_do(workshop: Workshop, environment: dict[str, str], told: str) -> None:
