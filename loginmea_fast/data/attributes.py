@@ -15,10 +15,17 @@ from loginmea_fast.data.pair import AttributeTable
 from loginmea_fast.data.textfile import Fields, Symbols, read_field_blocks, shorten, some_of
 from loginmea_fast.errors import DataError
 
-__all__ = ["Attributes"]
+__all__ = ["Attributes", "literal_text"]
 
 Match = Callable[[list[str]], np.ndarray]
-_LITERAL = re.compile(r'"(.*)"(?:@[\w-]+|\^\^\S+)?', re.DOTALL)
+_LITERAL = re.compile(r'"(.*)"(?:@[\w-]+|\^\^.*)?', re.DOTALL)
+
+
+def literal_text(value: str) -> str:
+    """A value without white space around it and, of an RDF literal, without quotes, language and type."""
+    value = value.strip()
+    literal = _LITERAL.fullmatch(value)
+    return literal[1].strip() if literal else value
 
 
 class Attributes:
@@ -127,9 +134,8 @@ class Attributes:
             if rank >= self._rank.get(entity, len(self._wanted)):
                 continue
             first = block.first[line] + 2
-            value = "\t".join(block.strings(np.arange(first, block.first[line] + block.counts[line]))).strip()
-            literal = _LITERAL.fullmatch(value)
-            if name := (literal[1] if literal else value).strip():
+            value = "\t".join(block.strings(np.arange(first, block.first[line] + block.counts[line])))
+            if name := literal_text(value):
                 self.names[entity], self._rank[entity] = name, rank
 
 

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loginmea_fast.data.attributes import literal_text
 from loginmea_fast.data.bags import csr_matrix, rows_with_entries
 from loginmea_fast.data.directory import DataDirectory
-from loginmea_fast.data.identifiers import SEVERAL, Listed, Respelled
+from loginmea_fast.data.identifiers import Listed, Respelled, by_identifier
 from loginmea_fast.data.pair import AlignmentPair, Feature
 from loginmea_fast.data.textfile import read_fields, shorten
 from loginmea_fast.errors import DataError
@@ -31,7 +32,6 @@ _SCALES = (0.1, 0.01, 0.001, 0.0001)
 
 _AGREES = 5e-4  # relative: a year in 2,000, so that a date agrees with its year
 
-_LITERAL = re.compile(r'^"(.*)"(?:\^\^.*|@[\w-]+)?$', re.DOTALL)
 _NUMBER = re.compile(r"^[+-]?(?:\d+(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d+)?$")
 _QUANTITY = re.compile(r"^([+-]?[\d.,]+(?:[eE][+-]?\d+)?)\s*([^\W\d_][\w/^²³]{0,4}|%)$")
 _DATE = re.compile(r"^([+-]?\d{4,})-(\d\d)(?:-(\d\d))?(?:[T ].*|Z|[+-]\d\d:\d\d)?$")
@@ -87,9 +87,8 @@ def read_values(directory: Path, pair: AlignmentPair) -> ValueTable:
     for path, entities in zip(paths, (pair.left_entities, pair.right_entities), strict=True):
         if path is None:
             continue
-        ids: dict[str, int] = {}
-        for entity in entities.tolist():
-            ids[pair.uris[entity]] = SEVERAL if pair.uris[entity] in ids else entity
+        own = entities.tolist()
+        ids = by_identifier([pair.uris[entity] for entity in own], own)
         listed = Listed(ids, "the list of entities", Respelled())
         meant: dict[str, int] = {}
         for _, (uri, kind, *rest) in read_fields(path, 2, None, "entity, attribute, value"):
@@ -216,9 +215,7 @@ def _parse(table: ValueTable) -> _Parsed:
     parsed = _Parsed(np.full(count, np.nan), np.full(count, -1), np.zeros(count, dtype=np.int64), units={})
     assert parsed.units is not None
     for position, (text, kind) in enumerate(zip(table.texts, table.kind.tolist(), strict=True)):
-        bare = text.strip()
-        if literal := _LITERAL.match(bare):
-            bare = literal[1].strip()
+        bare = literal_text(text)
         unit = ""
         if date := _DATE.match(bare):
             year, month, day = int(date[1]), int(date[2]), int(date[3] or 0)
