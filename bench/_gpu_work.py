@@ -1,6 +1,6 @@
 """What an operator cannot do without: floating-point operations and bytes, as formulas; and the goals they make.
 
-Symbols are those of DESIGN: N entities, E edges, U relation sets, d width, L layers, B rows, M modalities, K rank.
+Symbols as in docs/model.md: N entities, E edges, U relation sets, d width, L layers, B rows, M modalities, K rank.
 Nothing here needs torch or a GPU; docs/gpu.md shows the figures, and a test holds the page to these functions.
 """
 

@@ -1,6 +1,6 @@
 """AlignmentGraph: the triples of two knowledge graphs as edges, relation sets and the orders that operators walk.
 
-DESIGN section 2.1. Everything is built by sorting and counting whole columns; nothing loops over triples.
+docs/model.md, Graph. Everything is built by sorting and counting whole columns; nothing loops over triples.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""AlignmentGraph against brute force over triples (DESIGN 2.1)."""
+"""AlignmentGraph against brute force over triples (docs/model.md, Graph)."""
 
 from __future__ import annotations
 

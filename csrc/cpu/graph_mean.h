@@ -1,4 +1,4 @@
-// Weighted sums of rows over a sparse matrix, and unit reflectors of relation sets: DESIGN 2.2 and 2.5.
+// Weighted sums of rows over a sparse matrix, and unit reflectors of relation sets: docs/model.md.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 """Alignment metrics: Hits@k, mean reciprocal rank and mean rank, both ways, with CSLS and without, and by group.
 
-Everything is a function of ranks, and ranks come from `ops.alignment_ranks` block by block (DESIGN 2.10): no matrix
+Everything is a function of ranks, and ranks come from `ops.alignment_ranks` block by block (docs/model.md): no matrix
 of all similarities exists at any time.
 """
 

@@ -1,4 +1,4 @@
-"""The authors' parameter names, translated into ours (DESIGN section 4)."""
+"""The authors' parameter names, translated into ours (docs/model.md, The authors' parameter names)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GraphEncoder: entity embeddings, neighbour mean, then layers of relation-reflection attention (DESIGN 2.5)."""
+"""GraphEncoder: entity embeddings, neighbour mean, then layers of relation-reflection attention (docs/model.md)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ATTENTIONS = ("relation", "triple")
 
 
 class ReflectionLayers(nn.Module):
-    """Layers of relation-reflection attention with their own vectors (DESIGN 2.3, 2.4).
+    """Layers of relation-reflection attention with their own vectors (docs/model.md, Layers).
 
     Args:
         width: d.
@@ -63,7 +63,7 @@ class ReflectionLayers(nn.Module):
 
 
 class GraphEncoder(nn.Module):
-    """z_0 = tanh(mean of an entity's and its neighbours' embeddings), then `ReflectionLayers` (DESIGN 2.5).
+    """z_0 = tanh(mean of an entity's and its neighbours' embeddings), then `ReflectionLayers` (docs/model.md).
 
     Args:
         width: d.

@@ -1,4 +1,4 @@
-"""LocalToGlobalEncoder: local low-rank fusion, then global aggregation over the graph (DESIGN 2.6, 2.7)."""
+"""LocalToGlobalEncoder: local low-rank fusion, then global aggregation over the graph (docs/model.md)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class WeightedSum(nn.Module):
 
 
 class LocalToGlobalEncoder(nn.Module):
-    """z_0 = tanh(concat_m softmax(omega)_m x_m / |x_m|); layers over tanh of the fused modalities (DESIGN 2.7).
+    """z_0 = tanh(concat_m softmax(omega)_m x_m / |x_m|); layers over tanh of the fused modalities (docs/model.md).
 
     Args:
         modality_dims: d_m of each modality, M >= 1.

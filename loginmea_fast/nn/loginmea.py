@@ -1,4 +1,4 @@
-"""LoginMEA, the whole model (Su et al., ECAI 2024; DESIGN 2.5 to 2.8)."""
+"""LoginMEA, the whole model (Su et al., ECAI 2024; docs/model.md)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LoginMEAOutput(NamedTuple):
     """What the model returns for the rows that were asked for.
 
     Attributes:
-        joint: [B, D], J = [graph encoder | local-to-global encoder], rows normalised (DESIGN 2.8).
+        joint: [B, D], J = [graph encoder | local-to-global encoder], rows normalised (docs/model.md, Joint embedding).
         graph: [B, (L + 1) d], the graph encoder's part before normalisation; None without the graph encoder.
         modalities: modality -> [B, d_m], projected features x_m.
         unnormalized: [B, D], `joint` before its rows are divided by their lengths, which autograd keeps anyway; None
@@ -239,7 +239,7 @@ class LoginMEA(nn.Module):
             yield from self.local_to_global(list(projected.values()), reflectors, self.graph, rows, has)
 
     def load_authors_state_dict(self, state: Mapping[str, Tensor]) -> AuthorsState:
-        """Take over the parameters of the authors' `MultiModalEncoderMrFusion` (DESIGN section 4).
+        """Take over the parameters of the authors' `MultiModalEncoderMrFusion` (docs/model.md).
 
         Args:
             state: their `state_dict()`.

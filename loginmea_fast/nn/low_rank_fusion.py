@@ -14,7 +14,7 @@ __all__ = ["LowRankFusion"]
 
 
 class LowRankFusion(nn.Module):
-    """Fuse M modalities of each entity into one vector (DESIGN 2.6).
+    """Fuse M modalities of each entity into one vector (docs/model.md, Local fusion).
 
         a_m = softmax_m(q . tanh(x_m)) ,   t_m = a_m x_m / |x_m|
         y = sum_k o_k prod_m ( [1 | t_m] W_m^(k) ) + b

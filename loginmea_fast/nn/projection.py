@@ -1,4 +1,4 @@
-"""Raw features to modality embeddings, x_m = f_m W_m + b_m (DESIGN 2.6), without making a raw feature dense or wide."""
+"""Raw features to modality embeddings, x_m = f_m W_m + b_m (docs/model.md), without making a feature dense or wide."""
 
 from __future__ import annotations
 

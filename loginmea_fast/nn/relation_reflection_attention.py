@@ -16,7 +16,7 @@ __all__ = ["RelationReflectionAttention"]
 
 
 class RelationReflectionAttention(nn.Module):
-    """Relation-reflection attention with its relation embeddings (LoginMEA, section 4.1; DESIGN 2.2, 2.3).
+    """Relation-reflection attention with its relation embeddings (LoginMEA, section 4.1; docs/model.md, Attention).
 
     Drops into a PyTorch Geometric model: `layer(x, edge_index, edge_type)`. Typed edges with the same ends are one edge
     whose reflector is the mean of their relations. The index that the operator walks is made at the first call and kept

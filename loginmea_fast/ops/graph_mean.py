@@ -1,4 +1,4 @@
-"""Means over the graph: relation reflectors (DESIGN 2.2) and neighbour means (2.5).
+"""Means over the graph: relation reflectors (docs/model.md, Reflectors) and neighbour means (Graph encoder).
 
 Both are products with a sparse matrix of fixed values whose transpose is kept beside it, so that the gradient is such
 a product too and sums run in a fixed order both ways. On the CPU kernels of this package compute them, with the
@@ -36,7 +36,7 @@ _EPS = 1e-12
 
 
 def relation_reflectors(relation_embedding: Tensor, graph: AlignmentGraph) -> Tensor:
-    """Unit reflector of every relation set: u_s = p_s / max(|p_s|, 1e-12), p_s the mean over the set (DESIGN 2.2).
+    """Unit reflector of every relation set: u_s = p_s / max(|p_s|, 1e-12), p_s the mean over the set (docs/model.md).
 
     Args:
         relation_embedding: [2R, d], one row a relation id, inverses last.
@@ -61,7 +61,7 @@ def relation_reflectors(relation_embedding: Tensor, graph: AlignmentGraph) -> Te
 
 
 def neighbor_mean(x: Tensor, graph: AlignmentGraph) -> Tensor:
-    """Mean of each entity and its distinct neighbours (DESIGN 2.5): the graph encoder's input.
+    """Mean of each entity and its distinct neighbours (docs/model.md, Graph encoder): the graph encoder's input.
 
     Args:
         x: [N, d], entity embeddings.

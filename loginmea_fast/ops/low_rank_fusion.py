@@ -49,7 +49,7 @@ def low_rank_fusion(
     precision: str | None = None,
     keep_products: bool = False,
 ) -> Tensor:
-    """Weighted sum over ranks of products over modalities (LoginMEA, arXiv 2407.19625, section 4.2; DESIGN 2.6).
+    """Weighted sum over ranks of products over modalities (LoginMEA, arXiv 2407.19625, section 4.2; docs/model.md).
 
         y = sum_k o_k prod_m ( [1 | t_m] W_m^(k) ) + b ,    t_m = row_scale_m x_m
 

@@ -36,7 +36,7 @@ def modality_scale(
     *,
     present: Tensor | None = None,
 ) -> Tensor:
-    """Attention weight of each modality over its length, the `row_scale` of `low_rank_fusion` (DESIGN 2.6).
+    """Attention weight of each modality over its length, the `row_scale` of `low_rank_fusion` (docs/model.md).
 
         s_m = q . tanh(x_m) ,   r_m = softmax_m(s) / |x_m|
 

@@ -106,7 +106,7 @@ def relation_reflection_layers(
     *,
     relation_vectors: Tensor | None = None,
 ) -> Tensor:
-    """L layers of relation-reflection attention, all outputs side by side (DESIGN 2.4).
+    """L layers of relation-reflection attention, all outputs side by side (docs/model.md, Layers).
 
     z_0 = `x`, z_k = activation(attention_k(z_(k-1))). All layers share the reflectors, each has its own logits.
     The layers are one autograd node that writes into one buffer; `relation_reflection_attention` says what holds.

@@ -61,7 +61,7 @@ def fit(
     progress: bool | None = None,
     **overrides: Any,
 ) -> FitResult:
-    """Train LoginMEA on `pair` (DESIGN 2.8, 2.9) and measure it on the test links.
+    """Train LoginMEA on `pair` (docs/model.md) and measure it on the test links.
 
     Args:
         pair: two knowledge graphs with links and features.

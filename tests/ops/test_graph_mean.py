@@ -33,7 +33,7 @@ def make_graph(case: str) -> AlignmentGraph:
 
 
 def _plain_reflectors(relations: Tensor, graph: AlignmentGraph) -> Tensor:
-    """Row after row, straight from DESIGN 2.2."""
+    """Row after row, straight from docs/model.md, Reflectors."""
     rows = []
     for s in range(graph.num_relation_sets):
         members = slice(int(graph.set_rel_ptr[s]), int(graph.set_rel_ptr[s + 1]))
