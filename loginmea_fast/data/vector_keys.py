@@ -70,10 +70,15 @@ def match_keys(path: Path, keys: list[Hashable], pair: AlignmentPair) -> Matched
     count, told, found = best
     entities = np.array(found, dtype=np.int64)
     if not (entities >= 0).any():
-        several = " (some are the names of several entities)" if count else ""
+        if count:
+            raise DataError(
+                f"{path}: {count:,} of {len(keys):,} keys, taken for {told}, are those of several entities each, the "
+                f"first being {shorten(texts[int((entities == SEVERAL).argmax())])}, and no other key is an entity's; "
+                "store 'ids' and 'features', for ids are of one entity"
+            )
         raise DataError(
             f"{path}: none of {len(keys):,} keys, the first being {shorten(texts[0])}, is the uri, name or id of an "
-            f"entity{several}; name the arrays by uris such as {shorten(pair.uris[0])}, or store 'ids' and 'features'"
+            f"entity; name the arrays by uris such as {shorten(pair.uris[0])}, or store 'ids' and 'features'"
         )
     notes = []
     for code, what in ((NONE, "are no entity's"), (SEVERAL, "mean several entities")):

@@ -385,3 +385,13 @@ def test_a_mask_is_no_row_of_ids(tiny, tmp_path):
     np.savez(path, features=np.eye(8), ids=np.ones(8, dtype=bool))
     with pytest.raises(DataError, match=r"ids of torch\.bool; ids must be integers"):
         data.load(tiny(), modalities=["image"], vectors={"image": path})
+
+
+def test_keys_that_both_graphs_have_are_not_told_to_be_uris(tiny, tmp_path):
+    """The remedy was to name the arrays by uris, which they were."""
+    directory = tiny(ent_ids_2=TINY["ent_ids_2"].replace("http://b", "http://a"), training_attrs_2=None)
+    path = tmp_path / "vectors.npz"
+    np.savez(path, features=np.eye(2), uris=np.array(["nobody", "http://a/resource/Beta"]))
+    told = r"1 of 2 keys, taken for uris, .* the first being 'http://a/resource/Beta'.*; store 'ids' and 'features'"
+    with pytest.raises(DataError, match=told):
+        data.load(directory, modalities=["image"], vectors={"image": path})
