@@ -126,7 +126,7 @@ class Config(BaseModel):
     use_graph_encoder: bool = _key("model", True, "structure embedding beside the modalities")
     missing: Literal["mask", "learned", "neighbors"] = _key(
         "model",
-        "mask",
+        "learned",
         "for a modality that an entity lacks: no weight, a learned vector, or its neighbours' mean",
     )
 
