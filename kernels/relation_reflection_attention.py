@@ -45,6 +45,26 @@ def _power(logit, peak):
     return tl.where(logit == float("-inf"), 0.0, tl.exp(logit - peak))
 
 
+@triton.jit
+def _segment(rows, starts, stops):
+    """Number of this program's segment, its row, and its edges from start to stop."""
+    number = tl.program_id(0)
+    row = tl.load(rows + number).to(tl.int64)
+    return number.to(tl.int64), row, tl.load(starts + number), tl.load(stops + number)
+
+
+@triton.jit
+def _numbers(table, at, there):
+    """Row numbers, wide enough to address with; 0 where there is no edge."""
+    return tl.load(table + at, mask=there, other=0).to(tl.int64)
+
+
+@triton.jit
+def _gather(table, row, stride, d, mask):
+    """Rows of a table, [BE, BD], in float32; zeros outside."""
+    return tl.load(table + row[:, None] * stride + d[None, :], mask=mask, other=0.0).to(tl.float32)
+
+
 @triton.jit(do_not_specialize=["num_parts"])
 def _forward(
     x, reflectors, logits, vector, y, lse, part_sum, part_peak, part_total,
@@ -52,9 +72,7 @@ def _forward(
     TRIPLE: tl.constexpr, TANH: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """y_i = act(sum_e softmax(l)_e m_e) over one segment of the edges of i, with a running maximum."""
-    segment = tl.program_id(0)
-    row = tl.load(seg_row + segment).to(tl.int64)
-    start, stop = tl.load(seg_start + segment), tl.load(seg_stop + segment)
+    segment, row, start, stop = _segment(seg_row, seg_start, seg_stop)
     d = tl.arange(0, BD)
     inside = d < width
     if TRIPLE:
@@ -66,10 +84,8 @@ def _forward(
         e = first + tl.arange(0, BE)
         there = e < stop
         mask = there[:, None] & inside[None, :]
-        j = tl.load(edge_source + e, mask=there, other=0).to(tl.int64)
-        s = tl.load(edge_set + e, mask=there, other=0).to(tl.int64)
-        xj = tl.load(x + j[:, None] * x_stride + d[None, :], mask=mask, other=0.0).to(tl.float32)  # [BE, BD]
-        u = tl.load(reflectors + s[:, None] * width + d[None, :], mask=mask, other=0.0).to(tl.float32)
+        j, s = _numbers(edge_source, e, there), _numbers(edge_set, e, there)
+        xj, u = _gather(x, j, x_stride, d, mask), _gather(reflectors, s, width, d, mask)
         m = xj - 2 * tl.sum(xj * u, 1)[:, None] * u
         el = tl.load(logits + s, mask=there, other=float("-inf"))
         if TRIPLE:
@@ -79,11 +95,10 @@ def _forward(
         total = total * shrink + tl.sum(a, 0)
         acc = acc * shrink + tl.sum(a[:, None] * m, 0)
         peak = higher
-    part = segment.to(tl.int64)
-    if part < num_parts:
-        tl.store(part_peak + part, peak)
-        tl.store(part_total + part, total)
-        tl.store(part_sum + part * width + d, acc, mask=inside)
+    if segment < num_parts:
+        tl.store(part_peak + segment, peak)
+        tl.store(part_total + segment, total)
+        tl.store(part_sum + segment * width + d, acc, mask=inside)
     else:
         empty = start == stop
         out = tl.where(empty, 0.0, acc / tl.where(empty, 1.0, total))
@@ -149,9 +164,7 @@ def _backward_source(
     TRIPLE: tl.constexpr, DIRECT: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """dx_j = sum over edges out of j of H - 2 (H . u) u, H = a h_i (+ dl w); keeps a and dl of each edge."""
-    segment = tl.program_id(0)
-    row = tl.load(seg_row + segment).to(tl.int64)
-    start, stop = tl.load(seg_start + segment), tl.load(seg_stop + segment)
+    segment, row, start, stop = _segment(seg_row, seg_start, seg_stop)
     d = tl.arange(0, BD)
     inside = d < width
     xj = tl.load(x + row * x_stride + d, mask=inside, other=0.0).to(tl.float32)  # [BD]
@@ -163,10 +176,8 @@ def _backward_source(
         e = first + tl.arange(0, BE)
         there = e < stop
         mask = there[:, None] & inside[None, :]
-        i = tl.load(edge_destination + e, mask=there, other=0).to(tl.int64)
-        s = tl.load(edge_set + e, mask=there, other=0).to(tl.int64)
-        hi = tl.load(h + i[:, None] * width + d[None, :], mask=mask, other=0.0).to(tl.float32)  # [BE, BD]
-        u = tl.load(reflectors + s[:, None] * width + d[None, :], mask=mask, other=0.0).to(tl.float32)
+        i, s = _numbers(edge_destination, e, there), _numbers(edge_set, e, there)
+        hi, u = _gather(h, i, width, d, mask), _gather(reflectors, s, width, d, mask)
         p, q = tl.sum(u * xj[None, :], 1), tl.sum(u * hi, 1)
         el = tl.load(logits + s, mask=there, other=float("-inf"))
         if TRIPLE:
@@ -182,9 +193,8 @@ def _backward_source(
         acc += tl.sum(tl.where(there[:, None], big - 2 * along_u[:, None] * u, 0.0), 0)
         tl.store(edge_weight + e, a, mask=there)
         tl.store(edge_slope + e, dl, mask=there)
-    part = segment.to(tl.int64)
-    if part < num_parts:
-        tl.store(part_sum + part * width + d, acc, mask=inside)
+    if segment < num_parts:
+        tl.store(part_sum + segment * width + d, acc, mask=inside)
     else:
         if DIRECT:
             acc += tl.load(direct + row * direct_stride + d, mask=inside, other=0.0).to(tl.float32)
@@ -198,9 +208,7 @@ def _backward_set(
     TRIPLE: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """du_s += -2 sum [(H . u) x_j + (x_j . u) H]; dc_s = sum of dl; in triple mode sum of dl m, a line a segment."""
-    segment = tl.program_id(0)
-    row = tl.load(seg_row + segment).to(tl.int64)
-    start, stop = tl.load(seg_start + segment), tl.load(seg_stop + segment)
+    segment, row, start, stop = _segment(seg_row, seg_start, seg_stop)
     d = tl.arange(0, BD)
     inside = d < width
     u = tl.load(reflectors + row * width + d, mask=inside, other=0.0).to(tl.float32)  # [BD]
@@ -214,13 +222,11 @@ def _backward_set(
         e = first + tl.arange(0, BE)
         there = e < stop
         mask = there[:, None] & inside[None, :]
-        at = tl.load(set_edge + e, mask=there, other=0).to(tl.int64)
-        i = tl.load(set_destination + e, mask=there, other=0).to(tl.int64)
-        j = tl.load(set_source + e, mask=there, other=0).to(tl.int64)
+        at = _numbers(set_edge, e, there)
+        i, j = _numbers(set_destination, e, there), _numbers(set_source, e, there)
         a = tl.load(edge_weight + at, mask=there, other=0.0)
         dl = tl.load(edge_slope + at, mask=there, other=0.0)
-        big = a[:, None] * tl.load(h + i[:, None] * width + d[None, :], mask=mask, other=0.0).to(tl.float32)
-        xj = tl.load(x + j[:, None] * x_stride + d[None, :], mask=mask, other=0.0).to(tl.float32)  # [BE, BD]
+        big, xj = a[:, None] * _gather(h, i, width, d, mask), _gather(x, j, x_stride, d, mask)
         p = tl.sum(xj * u[None, :], 1)
         if TRIPLE:
             big += dl[:, None] * w[None, :]
@@ -229,11 +235,10 @@ def _backward_set(
         acc += tl.sum(tl.sum(big * u[None, :], 1)[:, None] * xj + p[:, None] * big, 0)
         slope += tl.sum(dl, 0)
     if TRIPLE:
-        tl.store(dw + segment.to(tl.int64) * width + d, slope_x - 2 * slope_p * u, mask=inside)
-    part = segment.to(tl.int64)
-    if part < num_parts:
-        tl.store(part_sum + part * width + d, -2 * acc, mask=inside)
-        tl.store(part_slope + part, slope)
+        tl.store(dw + segment * width + d, slope_x - 2 * slope_p * u, mask=inside)
+    if segment < num_parts:
+        tl.store(part_sum + segment * width + d, -2 * acc, mask=inside)
+        tl.store(part_slope + segment, slope)
     else:
         tl.store(dc + row, slope)
         acc = tl.load(du + row * width + d, mask=inside, other=0.0) - 2 * acc
