@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from loginmea_fast.errors import CheckpointError
@@ -50,6 +48,9 @@ class Pretrained(NamedTuple):
         Raises:
             CheckpointError: they cannot be written.
         """
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
         path = Path(directory)
         description = {
             "format": _FORMAT,
@@ -83,6 +84,9 @@ class Pretrained(NamedTuple):
         Raises:
             CheckpointError: a file is missing, damaged, of a newer version, or the two are not of one model.
         """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
         path = Path(directory)
         file = path / DESCRIPTION
         try:

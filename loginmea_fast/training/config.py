@@ -124,10 +124,11 @@ class Config(BaseModel):
     use_low_rank: bool = _key("model", True, "low-rank products; off: the modalities are summed")
     use_global_aggregation: bool = _key("model", True, "relation-reflection layers over the fused modalities")
     use_graph_encoder: bool = _key("model", True, "structure embedding beside the modalities")
-    missing: Literal["mask", "learned", "neighbors"] = _key(
+    missing: Literal["filled", "mask", "learned", "neighbors"] = _key(
         "model",
-        "learned",
-        "for a modality that an entity lacks: no weight, a learned vector, or its neighbours' mean",
+        "filled",
+        "a modality that an entity lacks: the row that the reader filled in, no weight, a learned vector, or its "
+        "neighbours' mean",
     )
 
     # Steps.
