@@ -226,6 +226,15 @@ def _cases_of(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
         lambda t, backend: [ops.contrastive_loss(t[0], t[1], 0.1, bidirectional=True, backend=backend)],
     )
     yield Case(
+        "contrastive_loss_to_keys",
+        sides,
+        lambda t, backend: [
+            ops.contrastive_loss_to_keys(
+                t[0], t[1], torch.arange(_PAIRS, device=t[0].device), 0.1, backend=backend
+            )
+        ],
+    )
+    yield Case(
         "alignment_ranks",
         sides,
         lambda t, backend: ops.alignment_ranks(t[0], t[1], csls_k=5, backend=backend),
