@@ -582,11 +582,12 @@ def test_a_signal_during_validation_ends_it_at_once(tmp_path, monkeypatch):
     assert losses(resumed.history) == losses(whole.history)
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path, capsys):
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path, caplog):
     whole = quiet_fit(out=tmp_path / "whole")
     assert run_child(tmp_path / "killed", SMALL, at=1, number=signal.SIGKILL).returncode == -signal.SIGKILL
-    resumed = fit(synthetic_pair(), out=tmp_path / "killed", resume=True, progress=True)
-    assert "the run has no checkpoint yet and starts over" in capsys.readouterr().err
+    with caplog.at_level("INFO", logger="loginmea_fast"):
+        resumed = fit(synthetic_pair(), out=tmp_path / "killed", resume=True, progress=True)
+    assert "the run has no checkpoint yet and starts over" in caplog.text
     assert [r["epoch"] for r in resumed.history if r["event"] == "resume"] == [0]
     assert losses(resumed.history) == losses(whole.history)
     assert resumed.metrics == whole.metrics
