@@ -25,6 +25,13 @@ CASES = (
     "low_rank_fusion.py::test_a_projection_or_a_rank_weight_of_zero[triton]",
     "contrastive_loss.py::test_a_low_temperature_does_not_overflow[triton-both ways]",
     "contrastive_loss.py::test_zero_rows_have_no_direction[triton]",
+    "contrastive_loss_to_keys.py::test_loss_and_every_gradient[triton-(9, 30, 63)-torch.float32-out-as they are]",
+    "contrastive_loss_to_keys.py::test_loss_and_every_gradient[triton-(9, 30, 63)-torch.float32-in-unit]",
+    "contrastive_loss_to_keys.py::test_reductions_with_and_without_what_is_optional[triton-absent1-none]",
+    "contrastive_loss_to_keys.py::test_keys_of_both_sides_and_known_links_left_out[triton]",
+    "contrastive_loss_to_keys.py::test_a_temperature_that_is_learned[triton-both ways]",
+    "contrastive_loss_to_keys.py::test_a_query_without_negatives_says_nothing[triton]",
+    "contrastive_loss_to_keys.py::test_row_weights_have_a_gradient_where_nothing_else_has[triton-both ways-mean]",
     "alignment_search.py::test_ranks_equal_a_brute_force[triton-shape3-ties-None]",
     "alignment_search.py::test_topk_and_mutual_pairs_equal_the_dense_ones[triton-shape2-random-None]",
 )
