@@ -24,7 +24,8 @@
 #include <vector>
 
 #include "cpu/elementwise.h"
-#include "cpu/gemm_tile.h"
+#include "cpu/gemm_product.h"
+#include "cpu/softmax_rows.h"
 
 namespace loginmea {
 namespace {
@@ -255,10 +256,10 @@ class Loss {
           gemm::pack_right_transposed<S, T>(keys.rows + j * keys.stride + d, keys.stride, count, depth, nullptr,
                                             scratch());
           const bool complete = d + piece >= p_.width;
-          multiply({query_rows_.get() + d, stride, kStep<T>, kRows * stride}, scratch(), rows, count, depth,
-                   panel_.get() + column, panel_stride_, d > 0, nullptr, [&](int64_t row, int64_t height) {
-                     if (complete) epilogue(row, height, column, count, keys.first_group + j / kGroup);
-                   });
+          gemm::multiply<T>({query_rows_.get() + d, stride, kStep<T>, kRows * stride}, scratch(), rows, count, depth,
+                            panel_.get() + column, panel_stride_, d > 0, nullptr, [&](int64_t row, int64_t height) {
+                              if (complete) epilogue(row, height, column, count, keys.first_group + j / kGroup);
+                            });
         }
       }
     }
@@ -288,34 +289,15 @@ class Loss {
     for (; out < end && *out < column + count; ++out) s[*out - column] = static_cast<A>(kOut);
   }
 
-  static A maximum(const A* s, int64_t count) {
-    A largest = -std::numeric_limits<A>::infinity();
-#pragma omp simd reduction(max : largest)
-    for (int64_t c = 0; c < count; ++c) largest = std::max(largest, s[c]);
-    return largest;
-  }
-
   // One way: exponentials over the group's maximum take the place of logits.
   void exponentiate_tile(int64_t first, int64_t row, int64_t height, int64_t column, int64_t count, int64_t group) {
     for (int64_t r = row; r < row + height; ++r) {
       A* s = panel_row(r) + column;
       make_logits(first + r, s, column, count);
-      const A largest = maximum(s, count);
-      A total = 0, moment = 0;
-      if (p_.temperature_gradient) {
-#pragma omp simd reduction(+ : total, moment)
-        for (int64_t c = 0; c < count; ++c) {
-          const A e = exponential(s[c] - largest);
-          total += e, moment += e * s[c];
-          s[c] = e;
-        }
-        moment_.get()[r * groups_ + group] = moment;
-      } else {
-#pragma omp simd reduction(+ : total)
-        for (int64_t c = 0; c < count; ++c) total += s[c] = exponential(s[c] - largest);
-      }
-      largest_.get()[r * groups_ + group] = largest;
-      total_.get()[r * groups_ + group] = total;
+      const int64_t place = r * groups_ + group;
+      largest_.get()[place] = maximum(s, count);
+      A* moment = p_.temperature_gradient ? moment_.get() + place : nullptr;
+      total_.get()[place] = exponentiate(s, count, largest_.get()[place], moment);
     }
   }
 
@@ -324,59 +306,27 @@ class Loss {
     for (int64_t r = row; r < row + height; ++r) {
       A* s = panel_row(r) + column;
       make_logits(first + r, s, column, count);
-      const A largest = maximum(s, count);
-      A total = 0;
-#pragma omp simd reduction(+ : total)
-      for (int64_t c = 0; c < count; ++c) total += exponential(s[c] - largest);
-      largest_.get()[r * groups_ + group] = largest;
-      total_.get()[r * groups_ + group] = total;
+      const int64_t place = r * groups_ + group;
+      largest_.get()[place] = maximum(s, count);
+      total_.get()[place] = exponential_sum(s, count, largest_.get()[place]);
     }
     const int64_t square = std::min(count, p_.batch - column);
     if (square <= 0) return;
-    A* largest = column_largest_.get() + column;
-    A* total = column_total_.get() + column;
-    A higher[kGroup];
-    std::copy_n(largest, square, higher);
-    for (int64_t r = row; r < row + height; ++r) {
-      const A* s = panel_row(r) + column;
-#pragma omp simd
-      for (int64_t c = 0; c < square; ++c) higher[c] = std::max(higher[c], s[c]);
-    }
-#pragma omp simd
-    for (int64_t c = 0; c < square; ++c) total[c] *= exponential(largest[c] - higher[c]);
-    for (int64_t r = row; r < row + height; ++r) {
-      const A* s = panel_row(r) + column;
-#pragma omp simd
-      for (int64_t c = 0; c < square; ++c) total[c] += exponential(s[c] - higher[c]);
-    }
-    std::copy_n(higher, square, largest);
+    add_to_columns<kGroup>(panel_row(row) + column, height, panel_stride_, square, column_largest_.get() + column,
+                           column_total_.get() + column);
   }
 
   // Both ways, second pass: logits become 2 tau w, less the diagonal.
   void weigh_tile_both_ways(int64_t first, int64_t row, int64_t height, int64_t column, int64_t count, int64_t group) {
     const int64_t square = std::clamp<int64_t>(p_.batch - column, 0, count);
-    const A* back = column_lse() + column;
+    const A* theirs = p_.coefficients ? p_.coefficients + column : nullptr;
     for (int64_t r = row; r < row + height; ++r) {
       A* s = panel_row(r) + column;
-      const int64_t b = first + r;
+      const int64_t b = first + r, place = r * groups_ + group;
       make_logits(b, s, column, count);
-      const A row_lse = lse_.get()[b], own = coefficient(b);
-      A moment = 0;
-#pragma omp simd reduction(+ : moment)
-      for (int64_t c = 0; c < square; ++c) {
-        const A theirs = p_.coefficients ? p_.coefficients[column + c] : own;
-        const A w = own * exponential(s[c] - row_lse) + theirs * exponential(s[c] - back[c]);
-        moment += w * s[c];
-        s[c] = w;
-      }
-#pragma omp simd reduction(+ : moment)
-      for (int64_t c = square; c < count; ++c) {
-        const A w = own * exponential(s[c] - row_lse);
-        moment += w * s[c];
-        s[c] = w;
-      }
-      largest_.get()[r * groups_ + group] = inverse_temperature(b) / 2;
-      if (p_.temperature_gradient) moment_.get()[r * groups_ + group] = moment;
+      A* moment = p_.temperature_gradient ? moment_.get() + place : nullptr;
+      weigh_both_ways(s, count, square, lse_.get()[b], column_lse() + column, coefficient(b), theirs, moment);
+      largest_.get()[place] = inverse_temperature(b) / 2;
     }
   }
 
@@ -487,8 +437,8 @@ class Loss {
       for (int64_t j = 0; j < keys.count; j += piece) {
         const int64_t depth = std::min(piece, keys.count - j);
         gemm::pack_right<S, T>(keys.rows + j * keys.stride + d, keys.stride, depth, count, A(1), scratch());
-        multiply({weights(row, keys.first + j), weight_stride(), kStep<T>, kRows * weight_stride()}, scratch(), rows,
-                 count, depth, row_sums(first, row) + d, p_.width, add);
+        gemm::multiply<T>({weights(row, keys.first + j), weight_stride(), kStep<T>, kRows * weight_stride()}, scratch(),
+                          rows, count, depth, row_sums(first, row) + d, p_.width, add);
         add = true;
       }
     }
@@ -518,8 +468,9 @@ class Loss {
       const T* panel = query_columns_.get() + gemm::panel_offset<T>(rows, d);
       const T* following =
           query_columns_.get() + gemm::panel_offset<T>(rows, d + kColumns<T> < p_.width ? d + kColumns<T> : 0);
-      multiply({transposed, kStep<T>, kTileStep, tile}, panel, count, std::min<int64_t>(kColumns<T>, p_.width - d),
-               rows, keys.gradient_sums() + j * p_.width + d, p_.width, add, following);
+      gemm::multiply<T>({transposed, kStep<T>, kTileStep, tile}, panel, count,
+                        std::min<int64_t>(kColumns<T>, p_.width - d), rows, keys.gradient_sums() + j * p_.width + d,
+                        p_.width, add, following);
     }
   }
 
@@ -543,54 +494,6 @@ class Loss {
         through_length(keys.gradient_sums() + j * p_.width, keys.rows + j * keys.stride,
                        key_scale_.get()[keys.first + j], keys.gradient + j * p_.width);
       }
-    }
-  }
-
-  struct LeftOperand {
-    const T* data;
-    int64_t row_stride, step, tile;
-  };
-  struct Nothing {
-    void operator()(int64_t, int64_t) const {}
-  };
-
-  // out[rows, columns] (+)= left right, where right is packed; done(row, height) follows each row of tiles.
-  template <class Done = Nothing>
-  void multiply(LeftOperand left, const T* right, int64_t rows, int64_t columns, int64_t depth, A* out,
-                int64_t out_stride, bool add, const T* following = nullptr, Done&& done = {}) const {
-    const int64_t steps = round_up(depth, kStep<T>) / kStep<T>;
-    for (int64_t row = 0; row < rows; row += kRows) {
-      const T* operand = left.data + row / kRows * left.tile;
-      const int64_t height = std::min<int64_t>(kRows, rows - row);
-      for (int64_t column = 0; column < columns; column += kColumns<T>) {
-        const int vectors = gemm::panel_vectors<T>(columns, column);
-        const int64_t width = vectors * gemm::kLanes<T>, count = std::min(width, columns - column);
-        const T* panel = right + gemm::panel_offset<T>(depth, column);
-        const gemm::ahead next(following ? following : panel, following ? steps * width * kStep<T> * sizeof(T) : 0,
-                               row / kRows, gemm::tiles(rows), steps);
-        A* place = out + row * out_stride + column;
-        if (height == kRows && count == width) {
-          // Sums of the keys' gradient come from memory: they arrive while the tile is multiplied.
-          for (int64_t r = 0; add && r < kRows; ++r) {
-            for (int64_t c = 0; c < width; c += 64 / static_cast<int64_t>(sizeof(A))) {
-              __builtin_prefetch(place + r * out_stride + c, 1);
-            }
-          }
-          gemm::multiply_tile<T>(vectors, operand, left.row_stride, left.step, panel, width * kStep<T>, steps, place,
-                                 out_stride, add, next);
-          continue;
-        }
-        // A tile that reaches over an edge must not write there.
-        alignas(64) A tile[kRows * kColumns<T>];
-        gemm::multiply_tile<T>(vectors, operand, left.row_stride, left.step, panel, width * kStep<T>, steps, tile,
-                               width);
-        for (int64_t r = 0; r < height; ++r) {
-          for (int64_t c = 0; c < count; ++c) {
-            place[r * out_stride + c] = tile[r * width + c] + (add ? place[r * out_stride + c] : A(0));
-          }
-        }
-      }
-      done(row, height);
     }
   }
 

@@ -41,7 +41,7 @@ class OutOfMemory : public std::bad_alloc {
 };
 
 // Bytes that begin at a cache line, on huge pages where they are many. An exception must not leave a parallel region,
-// where it would end the process: workspaces are made in front of it, those of threads by per_thread.
+// where it would end the process: workspaces are made in front of it, those of threads by PerThread.
 inline void* allocate(std::int64_t bytes) {
   void* data = ::operator new(static_cast<std::size_t>(bytes), std::align_val_t{64}, std::nothrow);
   if (data == nullptr) throw OutOfMemory(bytes);
