@@ -34,7 +34,15 @@ from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.ops import alignment_ranks, mutual_nearest, propagate
 from loginmea_fast.ops.graph_mean import sparse_product
 
-__all__ = ["VIEWS", "Propagated", "join", "late_weight", "propagate_labels", "propagate_rounds"]
+__all__ = [
+    "VIEWS",
+    "Propagated",
+    "join",
+    "late_weight",
+    "one_sided",
+    "propagate_labels",
+    "propagate_rounds",
+]
 
 VIEWS = ("entities", "relations", "triples")
 
@@ -130,12 +138,7 @@ def propagate_labels(
             both sides.
     """
     _check(graph, seeds, views, width, depth, folds)
-    one_sided = int((graph.degrees()[seeds.to(graph.device)] == 0).any(1).sum())
-    if one_sided == len(seeds):
-        raise InputError(
-            f"each of the {len(seeds):,} known links has an entity without a neighbour, so no label reaches both "
-            "graphs; give links between entities that stand in triples"
-        )
+    lost = one_sided(graph, seeds)
     generator = torch.Generator().manual_seed(seed)
     labels = F.normalize(torch.randn(len(seeds), width, generator=generator), dim=1)
     signs = torch.randint(0, 2, (2, depth + 1, width), generator=generator).mul_(2).sub_(1).to(graph.device)
@@ -154,7 +157,22 @@ def propagate_labels(
             own = seeds[fold == number].reshape(-1)
             embedding[own] = others[own]
     reached = embedding.any(1)
-    return Propagated(embedding, reached, len(seeds), one_sided)
+    return Propagated(embedding, reached, len(seeds), lost)
+
+
+def one_sided(graph: AlignmentGraph, seeds: Tensor) -> int:
+    """How many of the known links [S, 2] have an entity without a neighbour.
+
+    Raises:
+        InputError: all of them, so that propagation would join nothing.
+    """
+    count = int((graph.degrees()[seeds.to(graph.device)] == 0).any(1).sum())
+    if count == len(seeds):
+        raise InputError(
+            f"each of the {len(seeds):,} known links has an entity without a neighbour, so no label reaches both "
+            "graphs; give links between entities that stand in triples"
+        )
+    return count
 
 
 def propagate_rounds(

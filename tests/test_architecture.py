@@ -48,8 +48,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"graph"},
     "propagation": {"data", "ops", "graph"},
     "evaluation": {"data", "nn", "ops", "graph"},
-    "training": {"evaluation", "data", "nn", "ops", "graph"},
-    "runs": {"training", "evaluation", "data", "nn", "ops", "graph"},
+    "training": {"evaluation", "propagation", "data", "nn", "ops", "graph"},
+    "runs": {"training", "evaluation", "propagation", "data", "nn", "ops", "graph"},
     "cli": {"runs", "training", "evaluation", "data", "nn", "ops", "graph", "native"},
     "__main__": {"cli"},
     "__init__": {

@@ -79,6 +79,11 @@ def describe_metrics(metrics: Mapping[str, Any]) -> str:
         f"{metrics['pairs']:,} test pairs, ranked among {among} ({counts})",
         table(["", *COLUMNS.values()], rows),
     ]
+    if "propagation" in metrics:
+        beside = metrics["propagation"]
+        parts.append(
+            f"labels of {beside['links']:,} links, propagated, stand beside the model with weight {beside['weight']:g}"
+        )
     if "decoders" in metrics:
         columns = ("matched", "precision", "recall", "f1")
         matched = [

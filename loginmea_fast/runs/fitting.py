@@ -31,14 +31,15 @@ class FitResult:
     """What `fit` returns.
 
     Attributes:
-        metrics: of the test links, by the best parameters; see `evaluation.evaluate_links`. Empty where every known
+        metrics: of the test links, by `embedding`; see `evaluation.evaluate_links`. Empty where every known
             link is a seed, so that there is none to test.
         model: with the best parameters.
         problem: graph, features and links that the model was trained on.
         config: as trained.
         history: the records of metrics.jsonl, in memory.
         best_epoch: the epoch, counted from 1, whose parameters the model has.
-        embedding: of the entities, what evaluation and decoding take.
+        embedding: of the entities, what evaluation and decoding take: the model's, and propagated labels beside it
+            where `propagation` asks for them.
         run: the run directory; None where none was asked for.
     """
 
@@ -145,7 +146,7 @@ def _train(
         config,
         trainer.history,
         trainer.standing.best_epoch,
-        trainer.joint,
+        trainer.embedding,
         run,
     )
 

@@ -14,6 +14,7 @@ from loginmea_fast.runs.device import choose_device
 from loginmea_fast.runs.directory import RunDirectory, Which
 from loginmea_fast.runs.problem import Problem, assemble, build_model, load_pair
 from loginmea_fast.training.config import Config
+from loginmea_fast.training.late import beside_propagation
 
 __all__ = ["LoadedRun", "load_run"]
 
@@ -28,7 +29,8 @@ class LoadedRun:
         problem: graph, features and links.
         model: with the parameters of the checkpoint.
         epoch: the epoch, counted from 1, that they are from.
-        embedding: of the entities, what evaluation and decoding take.
+        embedding: of the entities, what evaluation and decoding take: the model's, and propagated labels beside it
+            where `propagation` asks for them.
     """
 
     run: RunDirectory
@@ -74,5 +76,12 @@ def load_run(
     model = build_model(problem, config)
     loaded.check_model(problem.fingerprint(model), file)
     model.load_state_dict(loaded.part("model"))
-    embedding = JointEmbedding(model, problem.features)
+    joint = JointEmbedding(model, problem.features)
+    embedding: Embedding = joint
+    if config.propagation == "late":
+        # Only the best checkpoint of a run at its end has the weight; of another it is chosen as it would be then.
+        same = config.propagation_width == run.config.propagation_width
+        weight = loaded.state.get("late_weight") if same else None
+        joined = loaded.part("links").get("joined", problem.split.train[:0])
+        embedding = beside_propagation(joint, problem, config, joined, weight)
     return LoadedRun(run, config, problem, model, loaded.state["epoch"], embedding)

@@ -9,6 +9,7 @@ from loginmea_fast.data import AlignmentPair
 from loginmea_fast.evaluation.links import evaluate_links
 from loginmea_fast.runs.directory import Which
 from loginmea_fast.runs.loading import load_run
+from loginmea_fast.training.late import LateEmbedding
 
 __all__ = ["evaluate"]
 
@@ -29,7 +30,8 @@ def evaluate(
         overrides: see `load_run`.
 
     Returns:
-        As `evaluate_links`, with `epoch` and `modalities`; these two alone where every known link is a seed, so that
+        As `evaluate_links`, with `epoch` and `modalities`, and with `propagation` where labels stand beside the model;
+        the first two alone where every known link is a seed, so that
         there is none to test.
 
     Raises:
@@ -52,4 +54,6 @@ def evaluate(
         decoder=config.decoder,
         decoder_k=config.decoder_k,
     )
+    if isinstance(loaded.embedding, LateEmbedding):
+        metrics["propagation"] = loaded.embedding.summary()
     return found | metrics

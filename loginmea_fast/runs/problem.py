@@ -15,6 +15,7 @@ from loginmea_fast.data import AlignmentPair, Feature, Split
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.nn import Features, LoginMEA
+from loginmea_fast.propagation import one_sided
 from loginmea_fast.runs.device import choose_device
 from loginmea_fast.training.checkpoint import fingerprint
 from loginmea_fast.training.config import Config
@@ -87,6 +88,7 @@ def assemble(pair: AlignmentPair, config: Config, split: Split | None = None) ->
     Raises:
         ConfigError: a modality the pair does not have, or a device that is not there.
         DataError: no training or no test links are left.
+        InputError: `propagation`, and each training link has an entity without a neighbour.
     """
     device = choose_device(config.device, config.backend)
     names = list(pair.features) if config.modalities is None else list(config.modalities)
@@ -96,6 +98,8 @@ def assemble(pair: AlignmentPair, config: Config, split: Split | None = None) ->
     if split is None:
         seed = config.seed if config.split_seed is None else config.split_seed
         split = pair.split(config.seed_ratio, config.valid_ratio, seed)
+    if config.propagation == "late":
+        one_sided(graph, split.train)
     pair = replace(pair, features={name: pair.features[name] for name in names})
     return Problem(pair, graph.to(device), features, split, device)
 

@@ -163,6 +163,12 @@ class Config(BaseModel):
     bootstrap_every: int = _key("training", 2, "epochs between proposals", ge=1)
     bootstrap_window: int = _key("training", 10, "rounds a pair must stay mutual before it joins", ge=1)
 
+    # Beside the model.
+    propagation: Literal["none", "late"] = _key(
+        "training", "none", "'late': propagated labels of the training links stand beside the trained model"
+    )
+    propagation_width: int = _key("training", 1024, "columns of a propagated label", ge=1)
+
     # Choosing the epoch.
     eval_every: int = _key("training", 5, "epochs between validations, each with a checkpoint", ge=1)
     patience: int = _key("training", 0, "validations without progress before training stops; 0: never", ge=0)

@@ -56,6 +56,8 @@ def without_effect(config: Config, modalities: int, valid: int) -> Iterator[str]
                 f"the last window of bootstrapping changes nothing: its links join after epoch {config.epochs}, when "
                 "training ends; raise epochs, or lower bootstrap_start or bootstrap_window"
             )
+    if config.propagation == "none":
+        yield from idle(changed("propagation_width"), "propagation is none; set it to 'late'")
     if config.patience and not valid and config.compat != "authors":
         yield from idle(["patience"], "there are no validation links; raise valid_ratio")
     elif config.patience * config.eval_every >= config.epochs:

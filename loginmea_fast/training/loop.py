@@ -12,7 +12,7 @@ import platform
 import shlex
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from loginmea_fast import ops
 from loginmea_fast.errors import LoginMEAError
-from loginmea_fast.evaluation.embedding import JointEmbedding
+from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding
 from loginmea_fast.evaluation.links import evaluate_links, rank_links
 from loginmea_fast.evaluation.metrics import rank_metrics
 from loginmea_fast.nn import LoginMEA
@@ -30,6 +30,7 @@ from loginmea_fast.training.checkpoint import Checkpoint
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.effect import without_effect
 from loginmea_fast.training.interrupt import StopOnSignal, TrainingInterrupted
+from loginmea_fast.training.late import beside_propagation
 from loginmea_fast.training.memory import measure_peak_memory
 from loginmea_fast.training.objectives import Batch, WeightedObjectives
 from loginmea_fast.training.progress import Progress
@@ -92,6 +93,7 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.model = model
         self.joint = JointEmbedding(model, problem.features)
+        self.embedding: Embedding = self.joint
         self.forward: Any = torch.compile(self.model, dynamic=True) if config.compile else self.model
         has_graph = self.model.graph_encoder is not None
         self.objectives = WeightedObjectives(config, self.model.modalities, has_graph).to(problem.device)
@@ -101,7 +103,7 @@ class Trainer:
             config, pair.left_entities, pair.right_entities, problem.split.train
         )
         self.fingerprint = problem.fingerprint(self.model)
-        self.best_parameters: dict[str, Tensor] = {}
+        self.best: Checkpoint | None = None
         self.notes: list[str] = []
         self.saved_at = time.monotonic()
 
@@ -385,17 +387,19 @@ class Trainer:
     def _score(self) -> tuple[dict[str, float], float | None]:
         """Metrics to choose the epoch by, and the one that decides; None where there is nothing to choose by."""
         if self.config.compat == "authors":
-            metrics = self._test_metrics(breakdown=False)["csls" if self.config.csls_k else "cosine"]
+            metrics = self._test_metrics(self.joint, breakdown=False)[
+                "csls" if self.config.csls_k else "cosine"
+            ]
             return metrics["left_to_right"], metrics["left_to_right"]["hits@1"]
         if len(self.problem.split.valid):
             chosen = self._validation_metrics()
             return chosen, chosen["mrr"]
         return {}, None
 
-    def _test_metrics(self, breakdown: bool) -> dict[str, Any]:
+    def _test_metrics(self, embedding: Embedding, breakdown: bool) -> dict[str, Any]:
         config, problem = self.config, self.problem
         return evaluate_links(
-            self.joint,
+            embedding,
             problem.pair,
             problem.split.test,
             csls_k=config.csls_k,
@@ -415,23 +419,40 @@ class Trainer:
         return rank_metrics(torch.cat([ranks[0], ranks[1]]))
 
     def _keep_best(self) -> None:
-        parameters = self.model.state_dict()
+        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        tensors["links.joined"] = self.bootstrapping.joined
         if self.run is None:
-            self.best_parameters = {name: t.detach().clone() for name, t in parameters.items()}
-            return
-        tensors = {f"model.{name}": t for name, t in parameters.items()}
-        standing = dict(vars(self.standing))
-        Checkpoint(tensors, standing, self.fingerprint, self.config.shape()).save(self.run.best_file)
+            tensors = {name: t.detach().clone() for name, t in tensors.items()}
+        best = Checkpoint(tensors, dict(vars(self.standing)), self.fingerprint, self.config.shape())
+        if self.run is None:
+            self.best = best
+        else:
+            best.save(self.run.best_file)
 
     def finish(self) -> dict[str, Any]:
-        """Give the model the best parameters; its metrics on the test links, see `evaluation.evaluate_links`.
+        """Give the model the best parameters; metrics on the test links, see `evaluation.evaluate_links`.
 
-        Empty where every known link is a seed.
+        They are those of `embedding`: of the model, or of the model with propagated labels beside it. Empty where every
+        known link is a seed.
         """
-        best = self.best_parameters if self.run is None else self.run.load()[0].part("model")
-        self.model.load_state_dict(best)
-        metrics = self._test_metrics(breakdown=True) if len(self.problem.split.test) else {}
-        self._record("final", best_epoch=self.standing.best_epoch, metrics=metrics)
+        best = self.run.load()[0] if self.run is not None else self.best
+        assert best is not None, "the last epoch is always validated"
+        self.model.load_state_dict(best.part("model"))
+        tested = len(self.problem.split.test) > 0
+        metrics = self._test_metrics(self.joint, breakdown=True) if tested else {}
+        record: dict[str, Any] = {}
+        if self.config.propagation == "late":
+            started = time.perf_counter()
+            joined = best.part("links").get("joined", self.problem.split.train[:0])
+            late = beside_propagation(self.joint, self.problem, self.config, joined)
+            record = {"alone": metrics, "propagation_seconds": round(time.perf_counter() - started, 4)}
+            self.embedding = late
+            if self.run is not None:
+                state = {**best.state, "late_weight": late.weight}
+                replace(best, state=state).save(self.run.best_file)
+            if tested:
+                metrics = {**self._test_metrics(late, breakdown=True), "propagation": late.summary()}
+        self._record("final", best_epoch=self.standing.best_epoch, metrics=metrics, **record)
         return metrics
 
 

@@ -37,5 +37,15 @@ def test_what_decoders_made_is_told() -> None:
     assert "sinkhorn did not converge in 7 iterations; its last iterate was taken" in text
 
 
+def test_what_stands_beside_the_model_is_told() -> None:
+    left = torch.eye(6) + 0.1
+    metrics = {"protocol": "test", **alignment_metrics(left, left, csls_k=2)}
+    assert "propagated" not in describe_metrics(metrics)
+    metrics["propagation"] = {"weight": 0.35, "links": 4275, "columns": 1280}
+    assert "labels of 4,275 links, propagated, stand beside the model with weight 0.35" in describe_metrics(
+        metrics
+    )
+
+
 def test_a_run_without_test_links_says_so() -> None:
     assert "every known link was a seed" in describe_metrics({})

@@ -45,6 +45,8 @@ from loginmea_fast.training.effect import first_join, without_effect
         ({"hard_scale": 9.0, "objectives": ("hard_sample",)}, 2, 9, ""),
         ({"temperature": 0.2, "objectives": ("hard_sample",)}, 2, 9, "temperature changes nothing"),
         ({"temperature": 0.2, "objectives": ("hard_sample", "contrastive")}, 2, 9, ""),
+        ({"propagation_width": 64}, 2, 9, "propagation_width changes nothing: propagation is none"),
+        ({"propagation_width": 64, "propagation": "late"}, 2, 9, ""),
         ({"rank": 4}, 2, 9, ""),
         ({"rank": 4}, 0, 9, "rank changes nothing: the model has no modalities"),
         ({"rank": 4, "use_low_rank": False}, 2, 9, "rank changes nothing: use_low_rank is off"),

@@ -1,0 +1,166 @@
+"""Late propagation: what stands beside the model, how its weight comes about, and that a run read back has the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from loginmea_fast.errors import ConfigError, InputError
+from loginmea_fast.evaluation import JointEmbedding, decode, evaluate_links
+from loginmea_fast.propagation import join, propagate_labels
+from loginmea_fast.runs import assemble, evaluate, fit, load_run
+from loginmea_fast.training import Config, late, loop
+from tests.training.synthetic import synthetic_pair
+
+SMALL = {
+    "hidden_dim": 16,
+    "rank": 2,
+    "epochs": 6,
+    "lr": 0.02,
+    "seed_ratio": 0.4,
+    "valid_ratio": 0.2,
+    "warmup_epochs": 2,
+    "propagation": "late",
+    "propagation_width": 64,
+}
+BOOTSTRAP = {**SMALL, "bootstrap": True, "bootstrap_start": 1, "bootstrap_every": 1, "bootstrap_window": 2}
+
+
+def quiet_fit(config, out=None, pair=None, **more):
+    return fit(pair or synthetic_pair(), Config.build(config, **more), out, progress=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run in which links have joined."""
+    return quiet_fit(BOOTSTRAP, tmp_path_factory.mktemp("late") / "run")
+
+
+def test_rows_are_those_of_join_however_they_are_asked_for(run, monkeypatch):
+    everyone = torch.arange(80)
+    whole = run.embedding.embed(everyone)
+    alone = JointEmbedding(run.model, run.problem.features).embed(everyone)
+    expected = join(alone, run.embedding.propagated, run.embedding.weight)
+    assert torch.equal(whole, expected)
+    monkeypatch.setattr(late, "_BLOCK", 7)
+    some = torch.tensor([3, 70, 3, *range(20)])
+    torch.testing.assert_close(run.embedding.embed(some), expected[some])
+    assert run.embedding.embed(everyone[:0]).shape == (0, expected.shape[1])
+
+
+def test_labels_are_those_of_training_links_and_of_links_that_joined(run):
+    joined = run.run.load("best")[0].part("links")["joined"]
+    assert len(joined)
+    links = torch.cat([run.problem.split.train, joined])
+    expected = propagate_labels(run.problem.graph, links, width=64, seed=0).embedding
+    assert torch.equal(run.embedding.propagated, expected)
+    assert run.metrics["propagation"] == {
+        "weight": run.embedding.weight,
+        "links": len(links),
+        "columns": expected.shape[1],
+    }
+
+
+def test_a_run_read_back_has_the_same_embedding_and_metrics(run):
+    loaded = load_run(run.run.path, synthetic_pair())
+    everyone = torch.arange(80)
+    assert torch.equal(loaded.embedding.embed(everyone), run.embedding.embed(everyone))
+    measured = evaluate(run.run.path, synthetic_pair())
+    assert {key: measured[key] for key in run.metrics} == run.metrics
+    found, again = (decode(e, loaded.problem.pair, k=3) for e in (run.embedding, loaded.embedding))
+    assert torch.equal(found.matches, again.matches)
+    assert torch.equal(found.scores, again.scores)
+
+
+def test_the_recorded_weight_is_taken_and_another_checkpoint_chooses_its_own(run, monkeypatch):
+    chosen = []
+
+    def choose(*arguments, **options):
+        chosen.append(arguments)
+        return 2.0
+
+    monkeypatch.setattr(late, "late_weight", choose)
+    assert load_run(run.run.path, synthetic_pair()).embedding.weight == run.embedding.weight
+    assert not chosen
+    assert load_run(run.run.path, synthetic_pair(), "last").embedding.weight == 2.0
+    assert load_run(run.run.path, synthetic_pair(), propagation_width=32).embedding.weight == 2.0
+    assert len(chosen) == 2
+
+
+def test_the_metrics_are_of_both_and_the_model_is_what_it_is_without(run):
+    without = quiet_fit(BOOTSTRAP, propagation="none", propagation_width=1024)
+    for name, tensor in without.model.state_dict().items():
+        assert torch.equal(run.model.state_dict()[name], tensor)
+    final = run.history[-1]
+    assert final["alone"] == without.metrics
+    assert final["metrics"] == run.metrics != without.metrics
+    pair, test = run.problem.pair, run.problem.split.test
+    joined = evaluate_links(run.embedding, pair, test)
+    assert {**joined, "propagation": run.embedding.summary()} == run.metrics
+    assert isinstance(without.embedding, JointEmbedding)
+
+
+def test_a_run_resumed_at_its_end_says_the_same(run):
+    again = fit(synthetic_pair(), out=run.run.path, resume=True, progress=False)
+    assert again.metrics == run.metrics
+    assert again.history[-1]["alone"] == run.history[-1]["alone"]
+
+
+def test_test_partners_change_no_weight():
+    """The weight is chosen by validation links: other test partners leave it and the embedding as they are."""
+    first = quiet_fit(SMALL)
+    problem = first.problem
+    test = problem.split.test.clone()
+    test[:, 1] = test[:, 1].roll(1)
+    permuted = replace(problem, split=replace(problem.split, test=test))
+    joint = JointEmbedding(first.model, problem.features)
+    again = late.beside_propagation(joint, permuted, first.config, problem.split.train[:0])
+    assert again.weight == first.embedding.weight
+    assert torch.equal(again.propagated, first.embedding.propagated)
+
+
+def test_the_weight_follows_validation(monkeypatch):
+    """Rows of the model that say nothing: labels get weight. Labels that say nothing: none."""
+    result = quiet_fit(SMALL)
+    problem, none = result.problem, result.problem.split.train[:0]
+
+    class Constant:
+        def embed(self, rows):
+            return torch.ones(len(rows), 4) / 2
+
+    assert late.beside_propagation(Constant(), problem, result.config, none).weight > 0
+
+    class Perfect:
+        def embed(self, rows):
+            partner = dict(map(tuple, problem.pair.links.flip(1).tolist()))
+            return torch.eye(40)[torch.tensor([partner.get(i, i) for i in rows.tolist()])]
+
+    assert late.beside_propagation(Perfect(), problem, result.config, none).weight == 0
+
+
+def test_without_validation_links_the_weight_is_told(caplog):
+    result = quiet_fit(SMALL, valid_ratio=0.0)
+    assert result.embedding.weight == 0.7
+    assert "take the weight 0.7: there are no validation links" in caplog.text
+
+
+def test_bad_values():
+    with pytest.raises(ConfigError, match="'propagation' must be one of 'none', 'late'; got 'early'"):
+        Config(propagation="early")
+    with pytest.raises(ConfigError, match="'propagation_width' must be a whole number of at least 1; got 0"):
+        Config(propagation_width=0)
+
+
+def test_labels_that_cannot_travel_are_told_before_training(tmp_path, monkeypatch):
+    pair = synthetic_pair()
+    split = pair.split(0.4, 0.2)
+    touched = torch.isin(pair.triples[:, ::2], split.train[:, 0]).any(1)
+    left = int((~touched[: pair.num_left_triples]).sum())
+    bare = replace(pair, triples=pair.triples[~touched], num_left_triples=left)
+    monkeypatch.setattr(loop.Trainer, "_step", None)
+    with pytest.raises(InputError, match="has an entity without a neighbour"):
+        quiet_fit(SMALL, tmp_path / "run", bare)
+    assert not (tmp_path / "run").exists()
+    assert assemble(bare, Config.build(SMALL, propagation="none")) is not None
