@@ -118,7 +118,12 @@ class RunDirectory:
             CheckpointError: the last checkpoint is cut short, of a newer version, or of another model.
         """
         stored = self.config.as_dict()
-        free = {"path", "vectors", "epochs"}  # that the data is the same, the checkpoint can tell
+        free = {
+            "path",
+            "vectors",
+            "epochs",
+            "tensorboard",
+        }  # that the data is the same, the checkpoint can tell
         changed = [key for key, value in wanted.as_dict().items() if stored[key] != value and key not in free]
         if changed:
             raise ConfigError(
@@ -140,6 +145,11 @@ class RunDirectory:
     def _quoted(self) -> str:
         """The path, as a shell reads it."""
         return shlex.quote(str(self.path))
+
+    @property
+    def curves(self) -> Path:
+        """Where TensorBoard is to look, under `tensorboard = true`."""
+        return self.path / "tensorboard"
 
     @property
     def config_file(self) -> Path:

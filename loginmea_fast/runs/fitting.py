@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +19,12 @@ from loginmea_fast.runs.device import prepare_kernels
 from loginmea_fast.runs.directory import RunDirectory
 from loginmea_fast.runs.problem import Problem, assemble, build_model
 from loginmea_fast.runs.warm_start import check_source, warm_start
+from loginmea_fast.training.callbacks import Callback
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.interrupt import StopOnSignal
 from loginmea_fast.training.loop import Trainer
 from loginmea_fast.training.objectives import objective_weights
+from loginmea_fast.training.tensorboard import TensorBoard
 
 __all__ = ["FitResult", "fit"]
 
@@ -60,6 +63,7 @@ def fit(
     *,
     resume: bool = False,
     progress: bool | None = None,
+    callbacks: Sequence[Callback] = (),
     **overrides: Any,
 ) -> FitResult:
     """Train LoginMEA on `pair` (docs/model.md) and measure it on the test links.
@@ -71,6 +75,7 @@ def fit(
         resume: continue the run in `out` from its last checkpoint, bit for bit as if it had not stopped. `epochs` may
             be another number: learning rates are those of the new length from there on, and patience begins anew.
         progress: False is silent; otherwise a bar on a terminal, lines elsewhere, on stderr.
+        callbacks: told of each moment of the training, in their order; see `training.Callback`.
         overrides: configuration by keyword, for example `epochs=100`.
 
     Raises:
@@ -97,18 +102,22 @@ def fit(
             RunDirectory.check_new(out)
         if config.init_from is not None:
             check_source(config.init_from)
+    if config.tensorboard:
+        if out is None:
+            raise ConfigError("tensorboard writes into the run directory; give one as out", "tensorboard")
+        callbacks = [*callbacks, TensorBoard(RunDirectory(Path(out), config).curves)]
     objective_weights(config)  # a wrong name is told before data is read
     with _threads(config.threads):
         problem = assemble(pair, config, split)
         prepare_kernels(config)
         if out is None:
-            return _train(problem, config, None, resume, progress)
+            return _train(problem, config, None, resume, progress, callbacks)
         if run is None:
             run = RunDirectory.create(out, config)
         with run.hold():
             if split is None:
                 run.save_split(problem.split)
-            return _train(problem, config, run, resume, progress)
+            return _train(problem, config, run, resume, progress, callbacks)
 
 
 @contextmanager
@@ -125,20 +134,29 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 def _train(
-    problem: Problem, config: Config, run: RunDirectory | None, resume: bool, progress: bool | None
+    problem: Problem,
+    config: Config,
+    run: RunDirectory | None,
+    resume: bool,
+    progress: bool | None,
+    callbacks: Sequence[Callback],
 ) -> FitResult:
     model = build_model(problem, config)
     goes_on = resume and run is not None and run.last_file.is_file()
     begun = [] if goes_on or config.init_from is None else [warm_start(model, config.init_from)]
-    trainer = Trainer(problem, model, config, run)
+    trainer = Trainer(problem, model, config, run, callbacks)
     trainer.notes += begun
     with StopOnSignal(run is not None) as stop:
         trainer.start(resume, run is not None and run.config.epochs != config.epochs)
         if run is not None and run.config != config:  # the data is the run's: `start` has compared them
             run.keep(config)
-        trainer.train(stop, progress)
-        stop.interrupt_with(f"stopped while the test links were measured; {trainer.how_to_go_on()}")
-        metrics = trainer.finish()
+        metrics = None
+        try:
+            trainer.train(stop, progress)
+            stop.interrupt_with(f"stopped while the test links were measured; {trainer.how_to_go_on()}")
+            metrics = trainer.finish()
+        finally:
+            trainer.end(metrics)
     return FitResult(
         metrics,
         trainer.model,

@@ -9,13 +9,21 @@ from loginmea_fast.training.config import Config
 from loginmea_fast.training.interrupt import TrainingInterrupted
 
 if TYPE_CHECKING:
+    from loginmea_fast.training.callbacks import Callback
     from loginmea_fast.training.loop import Trainer
     from loginmea_fast.training.protocols import Problem, Store
+    from loginmea_fast.training.tensorboard import TensorBoard
 
 # What needs torch is imported when it is first used: the command line shows its help from the configuration alone.
-_LAZY = {"Problem": "protocols", "Store": "protocols", "Trainer": "loop"}
+_LAZY = {
+    "Callback": "callbacks",
+    "Problem": "protocols",
+    "Store": "protocols",
+    "TensorBoard": "tensorboard",
+    "Trainer": "loop",
+}
 
-__all__ = ["Config", "Problem", "Store", "Trainer", "TrainingInterrupted"]
+__all__ = ["Callback", "Config", "Problem", "Store", "TensorBoard", "Trainer", "TrainingInterrupted"]
 
 
 def __getattr__(name: str) -> Any:

@@ -200,6 +200,7 @@ class Config(BaseModel):
         "run", "auto", "backend of the operators"
     )
     compile: bool = _key("run", False, "torch.compile the model")
+    tensorboard: bool = _key("run", False, "write curves for TensorBoard into the run directory")
     threads: int | None = _key("run", None, "CPU threads; unset: as many as torch takes", ge=1)
 
     if not TYPE_CHECKING:  # type checkers know the keys from the class

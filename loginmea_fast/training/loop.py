@@ -12,7 +12,8 @@ import platform
 import shlex
 import time
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from loginmea_fast.evaluation.links import evaluate_links, rank_links
 from loginmea_fast.evaluation.metrics import rank_metrics
 from loginmea_fast.nn import LoginMEA
 from loginmea_fast.training.bootstrapping import Bootstrapping, without
+from loginmea_fast.training.callbacks import Callback
 from loginmea_fast.training.checkpoint import Checkpoint
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.effect import without_effect
@@ -36,33 +38,13 @@ from loginmea_fast.training.objectives import Batch, WeightedObjectives
 from loginmea_fast.training.progress import Progress
 from loginmea_fast.training.protocols import Problem, Store
 from loginmea_fast.training.schedule import learning_rate
+from loginmea_fast.training.standing import Standing
 from loginmea_fast.version import __version__
 
 # What a kill may cost, besides the epoch it strikes: where validations are further apart, a checkpoint comes between.
 _UNSAVED_SECONDS = 60
 
 __all__ = ["Trainer"]
-
-
-@dataclass
-class Standing:
-    """How far a run is, JSON-ready.
-
-    Attributes:
-        epoch: epochs finished.
-        best_score: of the best validation so far; None before the first.
-        best_epoch: the epoch it followed; 0 before the first.
-        stale: validations since then.
-        stopped_early: whether patience ran out.
-        settled: whether the bootstrapping and validation that follow `epoch` are done.
-    """
-
-    epoch: int = 0
-    best_score: float | None = None
-    best_epoch: int = 0
-    stale: int = 0
-    stopped_early: bool = False
-    settled: bool = True
 
 
 class Step(NamedTuple):
@@ -77,7 +59,14 @@ class Step(NamedTuple):
 class Trainer:
     """One run: parameters, optimiser, links and how far it is."""
 
-    def __init__(self, problem: Problem, model: LoginMEA, config: Config, run: Store | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        model: LoginMEA,
+        config: Config,
+        run: Store | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
         """Stand at epoch 0.
 
         Args:
@@ -85,7 +74,9 @@ class Trainer:
             model: of `problem`, on its device.
             config: how.
             run: where records and checkpoints go; None keeps the best parameters in memory.
+            callbacks: told of each moment, in their order.
         """
+        self.callbacks = callbacks
         self.problem = problem
         self.config = config
         self.run = run
@@ -204,12 +195,19 @@ class Trainer:
         if self.run is not None:
             self._checkpoint().save(self.run.last_file)
             self.saved_at = time.monotonic()
+            for callback in self.callbacks:
+                callback.on_checkpoint(self, self.run.last_file)
 
     def _record(self, event: str, **values: Any) -> None:
         record = {"event": event, "epoch": self.standing.epoch, **values}
         self.history.append(record)
         if self.run is not None:
             self.run.append_metrics(record)
+        for callback in self.callbacks:
+            if event == "epoch":
+                callback.on_epoch(self, record)
+            elif event == "validation":
+                callback.on_validation(self, record)
 
     # Training.
 
@@ -220,6 +218,8 @@ class Trainer:
             TrainingInterrupted: `stop` has received a signal; the state is saved.
             LoginMEAError: the loss is no longer finite.
         """
+        for callback in self.callbacks:
+            callback.on_start(self)
         bar = Progress(self.config.epochs, self.standing.epoch, progress)
         try:
             for note in self.notes:
@@ -428,6 +428,8 @@ class Trainer:
             self.best = best
         else:
             best.save(self.run.best_file)
+            for callback in self.callbacks:
+                callback.on_checkpoint(self, self.run.best_file)
 
     def finish(self) -> dict[str, Any]:
         """Give the model the best parameters; metrics on the test links, see `evaluation.evaluate_links`.
@@ -454,6 +456,11 @@ class Trainer:
                 metrics = {**self._test_metrics(late, breakdown=True), "propagation": late.summary()}
         self._record("final", best_epoch=self.standing.best_epoch, metrics=metrics, **record)
         return metrics
+
+    def end(self, metrics: dict[str, Any] | None) -> None:
+        """Tell the callbacks that it has ended: with the metrics of `finish`, or None where it never came to them."""
+        for callback in self.callbacks:
+            callback.on_end(self, metrics)
 
 
 def _differences(history: list[dict[str, Any]], now: dict[str, Any]) -> str:

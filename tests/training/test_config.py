@@ -62,6 +62,7 @@ OTHER = Config(
     dtype="bfloat16",
     backend="reference",
     compile=True,
+    tensorboard=True,
     threads=2,
 )
 

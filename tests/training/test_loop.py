@@ -47,8 +47,10 @@ AUTHORS = {
 }
 
 
-def quiet_fit(config=SMALL, out=None, pair=None, **more):
-    return fit(pair or synthetic_pair(), Config.build(config, **more), out, progress=False)
+def quiet_fit(config=SMALL, out=None, pair=None, callbacks=(), **more):
+    return fit(
+        pair or synthetic_pair(), Config.build(config, **more), out, progress=False, callbacks=callbacks
+    )
 
 
 def new_trainer(config, pair=None):

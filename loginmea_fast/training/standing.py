@@ -1,0 +1,28 @@
+"""How far a run is: what a checkpoint keeps beside tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Standing"]
+
+
+@dataclass
+class Standing:
+    """How far a run is, JSON-ready.
+
+    Attributes:
+        epoch: epochs finished.
+        best_score: of the best validation so far; None before the first.
+        best_epoch: the epoch it followed; 0 before the first.
+        stale: validations since then.
+        stopped_early: whether patience ran out.
+        settled: whether the bootstrapping and validation that follow `epoch` are done.
+    """
+
+    epoch: int = 0
+    best_score: float | None = None
+    best_epoch: int = 0
+    stale: int = 0
+    stopped_early: bool = False
+    settled: bool = True
