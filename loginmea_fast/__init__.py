@@ -29,18 +29,6 @@ if TYPE_CHECKING:
     from loginmea_fast.runs import fit
     from loginmea_fast.training import Config
 
-_MODULES = (
-    "data",
-    "errors",
-    "evaluation",
-    "native",
-    "nn",
-    "ops",
-    "propagation",
-    "reference",
-    "runs",
-    "training",
-)
 _NAMES = {
     "AlignmentGraph": "loginmea_fast.graph",
     "Config": "loginmea_fast.training",
@@ -65,6 +53,10 @@ __all__ = [
     "runs",
     "training",
 ]
+
+
+# All that is public and not a name of a module is a module.
+_MODULES = frozenset(__all__) - _NAMES.keys() - {"__version__"}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,8 +2,7 @@
 
 A command is a module with `run`, whose parameters are what it takes and whose result is the exit status, and with
 `EXAMPLES`. So that `--help` is quick, only the module of the command that is asked for is imported, and importing it
-must not import torch. Standard output carries the answer alone; progress, notes and errors
-go to standard error.
+must not import torch. Standard output carries the answer alone; progress, notes and errors go to standard error.
 """
 
 from __future__ import annotations

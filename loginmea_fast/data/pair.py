@@ -276,6 +276,12 @@ class AlignmentPair:
             return AlignmentGraph.from_edges(torch.stack([none, none]), none, self.num_entities, 2)
         return AlignmentGraph.from_triples(self.triples, self.num_entities, self.num_relations)
 
+    def degrees(self) -> Tensor:
+        """int64 [N]: distinct neighbours of each entity, itself one where it has a loop; as in `graph()`."""
+        ends = torch.cat([self.triples[:, ::2], self.triples[:, ::2].flip(1)])
+        neighbours = (ends[:, 0] * self.num_entities + ends[:, 1]).unique()
+        return torch.bincount(neighbours // max(self.num_entities, 1), minlength=self.num_entities)
+
     def with_features(self, features: Mapping[str, Feature]) -> AlignmentPair:
         """The same pair with these features in place of its own."""
         return replace(self, features=dict(features))

@@ -86,28 +86,21 @@ class Decoding(Sequence[Decoded]):
     def __getitem__(self, place: int | slice) -> Decoded | list[Decoded]:
         if isinstance(place, slice):
             return [self[i] for i in range(*place.indices(len(self)))]
-        entity = int(self.queries[place])
-        found = zip(self.matches[place].tolist(), self.scores[place].tolist(), strict=True)
-        return Decoded(
-            entity,
-            self.names[entity],
-            tuple(self.links[self.links[:, 0] == entity, 1].tolist()),
-            tuple(Match(key, self.names[key], score) for key, score in found if key >= 0),
-        )
+        partners = self.links[self.links[:, 0] == self.queries[place], 1]
+        return self._one(int(place), partners.tolist())
 
     def __iter__(self) -> Iterator[Decoded]:
         partners: dict[int, list[int]] = {}
         for entity, partner in self.links.tolist():
             partners.setdefault(entity, []).append(partner)
-        for entity, keys, scores in zip(self.queries, self.matches, self.scores, strict=True):
-            query = int(entity)
-            found = zip(keys.tolist(), scores.tolist(), strict=True)
-            yield Decoded(
-                query,
-                self.names[query],
-                tuple(partners.get(query, ())),
-                tuple(Match(key, self.names[key], score) for key, score in found if key >= 0),
-            )
+        for place, entity in enumerate(self.queries.tolist()):
+            yield self._one(place, partners.get(entity, []))
+
+    def _one(self, place: int, partners: list[int]) -> Decoded:
+        entity = int(self.queries[place])
+        found = zip(self.matches[place].tolist(), self.scores[place].tolist(), strict=True)
+        matches = tuple(Match(key, self.names[key], score) for key, score in found if key >= 0)
+        return Decoded(entity, self.names[entity], tuple(partners), matches)
 
 
 def decode(

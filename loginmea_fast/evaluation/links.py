@@ -68,7 +68,7 @@ def evaluate_links(
     joint = embedding.embed(torch.cat([rows.left, rows.right]))
     groups: dict[str, dict[str, Tensor]] = {}
     if breakdown:
-        groups["by_degree"] = degree_groups(pair.graph().degrees(), links)
+        groups["by_degree"] = degree_groups(pair.degrees(), links)
         for name, feature in pair.features.items():
             if not feature.present.all():
                 groups[f"by_{name}"] = presence_groups(feature.present, links)

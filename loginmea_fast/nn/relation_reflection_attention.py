@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loginmea_fast.derived import version_of
 from loginmea_fast.errors import ConfigError, InputError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.ops import relation_reflection_attention, relation_reflectors
-from loginmea_fast.ops._dispatch import version_of
 
 __all__ = ["RelationReflectionAttention"]
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from loginmea_fast.derived import version_of
 from loginmea_fast.errors import BackendError, BuildError, InputError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.log import log
@@ -37,7 +36,6 @@ __all__ = [
     "own_dtypes",
     "triton_reason",
     "under_autocast",
-    "version_of",
     "watch_choices",
 ]
 

@@ -43,8 +43,6 @@ def _device(name: str) -> torch.device:
         raise ConfigError(
             f"configuration key 'device' must be 'auto', 'cpu' or 'cuda'; got {name!r}"
         ) from None
-    if device.type == "mps":
-        raise ConfigError("device 'mps' is not supported; use 'cpu'", key="device")
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"configuration key 'device' must be 'auto', 'cpu' or 'cuda'; got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

@@ -6,10 +6,9 @@ import os
 from typing import Any
 
 from loginmea_fast.data import AlignmentPair
-from loginmea_fast.evaluation.links import evaluate_links
 from loginmea_fast.runs.directory import Which
 from loginmea_fast.runs.loading import load_run
-from loginmea_fast.training.late import LateEmbedding
+from loginmea_fast.training.measuring import measure_test_links
 
 __all__ = ["evaluate"]
 
@@ -40,20 +39,5 @@ def evaluate(
         DataError: see `load_run`.
     """
     loaded = load_run(path, pair, checkpoint, **overrides)
-    config, problem = loaded.config, loaded.problem
-    found = {"epoch": loaded.epoch, "modalities": list(problem.features)}
-    if not len(problem.split.test):
-        return found
-    metrics = evaluate_links(
-        loaded.embedding,
-        problem.pair,
-        problem.split.test,
-        csls_k=config.csls_k,
-        candidates=config.candidates,
-        backend=config.backend,
-        decoder=config.decoder,
-        decoder_k=config.decoder_k,
-    )
-    if isinstance(loaded.embedding, LateEmbedding):
-        metrics["propagation"] = loaded.embedding.summary()
-    return found | metrics
+    found = {"epoch": loaded.epoch, "modalities": list(loaded.problem.features)}
+    return found | measure_test_links(loaded.embedding, loaded.problem, loaded.config)

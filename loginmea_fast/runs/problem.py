@@ -107,8 +107,8 @@ def assemble(pair: AlignmentPair, config: Config, split: Split | None = None) ->
 def _prepare(
     features: dict[str, Feature], graph: AlignmentGraph, config: Config, device: torch.device
 ) -> Features:
-    """Features on the device, with what stands in for absent rows; the authors' code takes rows as they were filled."""
-    if config.compat == "authors" or config.missing == "filled":
+    """Features on the device, with what stands in for absent rows; rows as a reader filled them are everybody's."""
+    if config.missing == "filled":
         return Features({name: feature.values.to(device) for name, feature in features.items()})
     given = {name: data.stand_in(feature, graph, config.missing) for name, feature in features.items()}
     return Features(

@@ -1,8 +1,7 @@
 """Bootstrapping: pairs that stay mutual nearest neighbours through a window of rounds become training links.
 
-docs/model.md; LoginMEA (arXiv 2407.19625, 4.4) after BootEA. The pool is every entity without a *training* link: which
-of
-them are held out for validation or test is never looked at.
+docs/model.md; LoginMEA (arXiv 2407.19625, 4.4) after BootEA. The pool is every entity without a *training* link:
+which of them are held out for validation or test is never looked at.
 """
 
 from __future__ import annotations

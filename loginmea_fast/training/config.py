@@ -81,7 +81,7 @@ _Files = Annotated[
 class Config(BaseModel):
     """Everything that decides a run; equal configurations on one machine give equal results, bit for bit.
 
-    Keys that are not given come from the preset, where `compat` or `preset` names one, else from the defaults here.
+    Keys that are not given come from the preset, where `compat` names one, else from the defaults here.
     `Config.build` also takes them in sections. Optional keys mean "not set" by None; every other switch is off at 0.
 
     Raises:

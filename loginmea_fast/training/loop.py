@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from loginmea_fast import ops
 from loginmea_fast.errors import LoginMEAError
 from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding
-from loginmea_fast.evaluation.links import evaluate_links, rank_links
+from loginmea_fast.evaluation.links import rank_links
 from loginmea_fast.evaluation.metrics import rank_metrics
 from loginmea_fast.nn import LoginMEA
 from loginmea_fast.training.bootstrapping import Bootstrapping, without
@@ -33,6 +33,7 @@ from loginmea_fast.training.config import Config
 from loginmea_fast.training.effect import without_effect
 from loginmea_fast.training.interrupt import StopOnSignal, TrainingInterrupted
 from loginmea_fast.training.late import beside_propagation
+from loginmea_fast.training.measuring import measure_test_links
 from loginmea_fast.training.memory import measure_peak_memory
 from loginmea_fast.training.objectives import Batch, WeightedObjectives
 from loginmea_fast.training.progress import Progress
@@ -387,28 +388,13 @@ class Trainer:
     def _score(self) -> tuple[dict[str, float], float | None]:
         """Metrics to choose the epoch by, and the one that decides; None where there is nothing to choose by."""
         if self.config.compat == "authors":
-            metrics = self._test_metrics(self.joint, breakdown=False)[
-                "csls" if self.config.csls_k else "cosine"
-            ]
+            found = measure_test_links(self.joint, self.problem, self.config, breakdown=False)
+            metrics = found["csls" if self.config.csls_k else "cosine"]
             return metrics["left_to_right"], metrics["left_to_right"]["hits@1"]
         if len(self.problem.split.valid):
             chosen = self._validation_metrics()
             return chosen, chosen["mrr"]
         return {}, None
-
-    def _test_metrics(self, embedding: Embedding, breakdown: bool) -> dict[str, Any]:
-        config, problem = self.config, self.problem
-        return evaluate_links(
-            embedding,
-            problem.pair,
-            problem.split.test,
-            csls_k=config.csls_k,
-            candidates=config.candidates,
-            backend=config.backend,
-            breakdown=breakdown,
-            decoder=config.decoder if breakdown else "csls",
-            decoder_k=config.decoder_k,
-        )
 
     def _validation_metrics(self) -> dict[str, float]:
         """Both ways together, among all entities without a training link: so few links tell epochs apart better."""
@@ -440,8 +426,7 @@ class Trainer:
         best = self.run.load()[0] if self.run is not None else self.best
         assert best is not None, "the last epoch is always validated"
         self.model.load_state_dict(best.part("model"))
-        tested = len(self.problem.split.test) > 0
-        metrics = self._test_metrics(self.joint, breakdown=True) if tested else {}
+        metrics = measure_test_links(self.joint, self.problem, self.config)
         record: dict[str, Any] = {}
         if self.config.propagation == "late":
             started = time.perf_counter()
@@ -452,8 +437,7 @@ class Trainer:
             if self.run is not None:
                 state = {**best.state, "late_weight": late.weight}
                 replace(best, state=state).save(self.run.best_file)
-            if tested:
-                metrics = {**self._test_metrics(late, breakdown=True), "propagation": late.summary()}
+            metrics = measure_test_links(late, self.problem, self.config)
         self._record("final", best_epoch=self.standing.best_epoch, metrics=metrics, **record)
         return metrics
 

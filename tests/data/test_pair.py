@@ -172,6 +172,14 @@ def test_default_share_is_the_fields():
     assert (len(split.train), len(split.valid), len(split.test)) == (285, 15, 700)
 
 
+def test_degrees_are_those_of_the_graph(pair):
+    loops = torch.tensor([[0, 0, 0], [0, 0, 0], [0, 0, int(pair.left_entities[1])]])
+    for triples in (pair.triples, torch.cat([loops, pair.triples]), pair.triples[:0]):
+        left = int(torch.isin(triples[:, 0], pair.left_entities).sum())
+        some = dataclasses.replace(pair, triples=triples, num_left_triples=left)
+        assert torch.equal(some.degrees(), some.graph().degrees())
+
+
 def test_summary_is_json_and_reports_coverage(pair):
     facts = json.loads(json.dumps(pair.summary()))
     assert facts["entities"] == [4, 4]

@@ -17,7 +17,7 @@ import torch
 import loginmea_fast as lf
 from loginmea_fast.errors import CheckpointError, ConfigError, DataError, LoginMEAError
 from loginmea_fast.runs import RunDirectory, assemble, build_model, device, fit
-from loginmea_fast.training import Config, TrainingInterrupted, loop
+from loginmea_fast.training import Config, TrainingInterrupted, loop, measuring
 from loginmea_fast.training.interrupt import StopOnSignal
 from loginmea_fast.training.loop import Trainer, batches
 from tests.training.synthetic import synthetic_pair
@@ -145,7 +145,7 @@ def test_authors_choose_the_epoch_by_test_score(monkeypatch):
         hits = next(scores)
         return {"csls": {"left_to_right": {"hits@1": hits, "mrr": hits}}}
 
-    monkeypatch.setattr(loop, "evaluate_links", fake)
+    monkeypatch.setattr(measuring, "evaluate_links", fake)
     config = Config.build(AUTHORS, eval_every=3)
     trainer = new_trainer(config)
     trainer.start(False)
@@ -636,7 +636,9 @@ def test_signal_handlers_are_put_back(tmp_path, monkeypatch):
 
 def test_a_signal_during_the_last_measurement_ends_it_at_once(tmp_path, monkeypatch):
     whole = quiet_fit(out=tmp_path / "whole")
-    monkeypatch.setattr(loop, "evaluate_links", lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(
+        measuring, "evaluate_links", lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM)
+    )
     with pytest.raises(TrainingInterrupted, match="stopped while the test links were measured; all is saved"):
         quiet_fit(out=tmp_path / "stopped")
     monkeypatch.undo()
