@@ -90,6 +90,8 @@ def load(
             "leave fold out"
         )
     pair = layout.read(directory, options)
+    if vectors is not None and not isinstance(vectors, Mapping):
+        raise DataError(f"vectors must be a mapping, modality -> file; got {type(vectors).__name__}")
     given = {name: _paths(named) for name, named in (vectors or {}).items()}
     found, unread = _vector_files(directory, given)
     files: dict[str, Path | Sequence[Path]] = {**found, **given}
@@ -98,6 +100,11 @@ def load(
         modalities = [*files, *(name for name, there in built.items() if there and name not in files)]
     elif isinstance(modalities, str):
         modalities = [name.strip() for name in modalities.split(",")]
+    if unasked := [name for name in given if name not in modalities]:
+        raise DataError(
+            f"vectors are given for {some_of(unasked)}, which is none of the modalities {', '.join(modalities)}; "
+            "name it there too, or leave its vectors out"
+        )
     width = bag_size if compat == "authors" else None
     features: dict[str, Feature] = {}
     notes: tuple[str, ...] = ()

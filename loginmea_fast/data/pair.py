@@ -305,6 +305,9 @@ class AlignmentPair:
         Raises:
             DataError: a share outside its range, no training link left, or links that all hang together.
         """
+        for name, share in (("seed_ratio", seed_ratio), ("valid_ratio", valid_ratio)):
+            if share is not None and not isinstance(share, (int, float)):
+                raise DataError(f"{name} must be a number; got {share!r}")
         if not 0 <= valid_ratio < 1:
             raise DataError(
                 f"the validation share valid_ratio is {valid_ratio}, it must be in [0, 1); 0.05 is usual"

@@ -8,6 +8,7 @@ Known links tell more: attributes whose values agree on them mean the same, and 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class ValueTable:
     first_unknown: str = ""
 
 
-def read_values(directory: Path, pair: AlignmentPair) -> ValueTable:
+def read_values(directory: str | os.PathLike[str], pair: AlignmentPair) -> ValueTable:
     """Reads ``attr_triples_1/2`` (uri TAB attribute TAB value) of a directory.
 
     Args:
@@ -72,7 +73,7 @@ def read_values(directory: Path, pair: AlignmentPair) -> ValueTable:
     Raises:
         DataError: neither file is there, or one is malformed; names the file and the line.
     """
-    files = DataDirectory(directory)
+    files = DataDirectory(Path(directory))
     paths = [files.find(f"attr_triples_{graph}") for graph in (1, 2)]
     if paths == [None, None]:
         raise DataError(

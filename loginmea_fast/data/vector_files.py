@@ -314,7 +314,8 @@ def _sparse(kind: str, arrays: dict[str, Any]) -> Tensor:
             raise DataError(
                 f"is a sparse matrix with {size} {name}s and an entry in {name} {int(places[wrong][0])}; store it again"
             )
-    return csr_matrix(rows, columns, data, shape).to(dtype)
+    stored = data != 0  # bsr and dia store zeros of their own: a row of zeros is a gap, however it is stored
+    return csr_matrix(rows[stored], columns[stored], data[stored], shape).to(dtype)
 
 
 def as_rows(value: Any, depth: int = 0) -> Tensor:

@@ -86,6 +86,10 @@ def fit(
         TrainingInterrupted: SIGINT or SIGTERM came; the state is saved in `out`.
         LoginMEAError: the loss is no longer finite.
     """
+    if not isinstance(pair, AlignmentPair):
+        raise ConfigError(
+            f"fit takes an AlignmentPair, as lf.data.load(directory) gives it; got {type(pair).__name__}"
+        )
     if resume:
         if out is None:
             raise ConfigError("resume needs the run directory; give it as out")

@@ -64,6 +64,11 @@ def test_a_share_is_rounded_down_without_floating_point_slips():
     assert len(split.train) == 29
 
 
+def test_shares_are_numbers(pair):
+    with pytest.raises(DataError, match=r"seed_ratio must be a number; got '0\.3'"):
+        pair.split("0.3")
+
+
 @pytest.mark.parametrize("ratio", [0, -0.1, 1.5, float("nan"), float("inf")])
 def test_seed_ratio_must_be_a_share(pair, ratio):
     with pytest.raises(DataError, match=r"seed_ratio is .* above 0 and at most 1"):

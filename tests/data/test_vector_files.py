@@ -56,6 +56,17 @@ def test_sparse_in_every_format_of_scipy(tiny, tmp_path, kind, shape, array):
     assert np.array_equal(feature.values.to_dense().numpy(), dense.astype(np.float32))
 
 
+@pytest.mark.parametrize("kind", ["csr", "bsr", "dia"])
+def test_zeros_that_a_sparse_file_stores_are_none_of_an_entitys(tiny, tmp_path, kind):
+    sparse = pytest.importorskip("scipy.sparse")
+    dense = np.diag(np.arange(1.0, 9.0)).astype(np.float32)
+    matrix = sparse.csr_matrix(dense)
+    matrix.data[5] = 0
+    sparse.save_npz(tmp_path / "vectors.npz", matrix.asformat(kind))
+    present = load(tiny, tmp_path / "vectors.npz").features["image"].present
+    assert present.tolist() == [row != 5 for row in range(8)]
+
+
 def test_sparse_entries_at_the_same_place_are_added_up(tiny, tmp_path):
     path = tmp_path / "vectors.npz"
     np.savez(path, indptr=[0, 3, 3, 3, 3, 3, 3, 3, 3], indices=[2, 0, 2], data=[1.0, 5.0, 2.0], shape=[8, 3])

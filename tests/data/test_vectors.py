@@ -308,3 +308,11 @@ def test_a_complete_file_stands_alone(tiny, tmp_path):
     np.savez(tmp_path / "b.npz", features=np.ones((8, 3), np.float32), present=np.ones(8, dtype=bool))
     with pytest.raises(DataError, match=r"b\.npz is complete, .*leave those out"):
         load(tiny(), vectors={"image": [write(tmp_path / "a.npz"), tmp_path / "b.npz"]})
+
+
+def test_vectors_that_no_modality_asks_for_are_refused(tiny, tmp_path):
+    files = {"image": write(tmp_path / "vectors.npz")}
+    with pytest.raises(DataError, match="given for image, which is none of the modalities relation"):
+        data.load(tiny(), modalities="relation", vectors=files)
+    with pytest.raises(DataError, match="vectors must be a mapping, modality -> file; got str"):
+        data.load(tiny(), vectors="vectors.npz")

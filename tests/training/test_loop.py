@@ -663,3 +663,8 @@ def test_the_embedded_pair_stays_itself_beside_a_directory_of_its_name(tmp_path,
     monkeypatch.chdir(tmp_path)
     result = quiet_fit(out="run", pair=synthetic_pair(), path="embedded", epochs=1)
     assert result.run.config.path == "embedded"
+
+
+def test_a_directory_is_no_pair():
+    with pytest.raises(ConfigError, match=r"takes an AlignmentPair, as lf\.data\.load"):
+        fit("dbp15k/zh_en", epochs=1)
