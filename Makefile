@@ -89,7 +89,7 @@ bench-step: $(VENV)/.bench ## a whole training step
 	$(BIN)/python bench/training_step.py
 
 bench-gpu: $(VENV)/.bench ## every operator on a CUDA device
-	$(BIN)/python bench/gpu.py
+	$(BIN)/python bench/gpu
 
 clean: ## remove the environment and everything built here
 	rm -rf $(VENV) build dist *.egg-info loginmea_fast/native/lib

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench._gpu_graphs import generated
 from loginmea_fast import AlignmentGraph
 
-__all__ = ["GRAPHS", "load_graph", "uniform_graph"]
+__all__ = ["GRAPHS", "generated", "load_graph", "uniform_graph"]
 
 ROOT = Path(__file__).resolve().parents[1]
 DIRECTORIES = {
@@ -38,6 +37,26 @@ def load_graph(name: str) -> AlignmentGraph:
         for line in (directory / f"ent_ids_{side}").read_text(encoding="utf-8").splitlines()
     ]
     return AlignmentGraph.from_triples(triples, max(ids) + 1, int(triples[:, 1].max()) + 1)
+
+
+def generated(entities: int, relations: int, count: int, hub: float = 0.005, seed: int = 0) -> np.ndarray:
+    """Triples [count, 3] of a power-law graph: the r-th busiest entity occurs as r^(-1/2), and one hub far more.
+
+    Args:
+        entities: N; ids are shuffled, so that neighbours lie anywhere.
+        relations: R, frequent ones far more so than others, as in DBpedia.
+        count: T.
+        hub: share of the triples whose head is one and the same entity.
+        seed: of the generator.
+    """
+    rng = np.random.default_rng(seed)
+    name = rng.permutation(entities)
+    triples = np.empty((count, 3), np.int64)
+    for column in (0, 2):
+        triples[:, column] = name[(entities * rng.random(count) ** 2).astype(np.int64)]
+    triples[:, 1] = relations * rng.random(count) ** 4
+    triples[: int(hub * count), 0] = name[0]
+    return triples
 
 
 def uniform_graph(edges: int, degree: int = 8, relations: int = 50) -> AlignmentGraph:

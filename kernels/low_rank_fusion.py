@@ -36,7 +36,7 @@ class Tile(NamedTuple):
 
 
 # What each kernel is launched with, by the precision of its products: chosen for registers and shared memory by the
-# compiler's report, to be chosen by the clock with bench/gpu.py.
+# compiler's report, to be chosen by the clock with bench/gpu.
 TILES: dict[tuple[str, str], Tile] = {
     ("forward", "ieee"): Tile(64, 64, 16, 8, 2),
     ("forward", "tf32"): Tile(128, 64, 32, 8, 3),

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench._gpu_table import Choice, choice  # noqa: E402
+from bench.gpu.table import Choice, choice  # noqa: E402
 
 MODULE = ROOT / "loginmea_fast" / "ops" / "_device_choice.py"
 

@@ -38,6 +38,19 @@ class Arguments(NamedTuple):
         return reference.accumulation_dtype(self.queries.dtype)
 
     @property
+    def scoring(self) -> tuple[Tensor | float, Tensor | None, Tensor | None, Tensor | None, bool, bool, bool]:
+        """What makes losses of products, in the order of the reference and of Triton."""
+        return (
+            self.temperature if self.temperatures is None else self.temperatures,
+            self.key_bias,
+            self.excluded,
+            self.coefficients,
+            self.normalize,
+            self.positive_in_denominator,
+            self.both_ways,
+        )
+
+    @property
     def blocks(self) -> list[Tensor]:
         """The keys, block by block; their columns follow each other."""
         return [self.keys] if self.more_keys is None else [self.keys, self.more_keys]
@@ -123,13 +136,7 @@ def by_triton(call: Arguments) -> Outputs:
         call.queries,
         call.blocks,
         call.positives,
-        call.temperature if call.temperatures is None else call.temperatures,
-        call.key_bias,
-        call.excluded,
-        call.coefficients,
-        call.normalize,
-        call.positive_in_denominator,
-        call.both_ways,
+        *call.scoring,
         call.precision,
         call.with_gradient,
     )
@@ -145,13 +152,7 @@ def by_reference(call: Arguments) -> Outputs:
             call.queries,
             call.keys if call.more_keys is None else torch.cat([call.keys, call.more_keys]),
             positives,
-            call.temperature if call.temperatures is None else call.temperatures,
-            call.key_bias,
-            call.excluded,
-            call.coefficients,
-            call.normalize,
-            call.positive_in_denominator,
-            call.both_ways,
+            *call.scoring,
         )
     empty = call.empty()
     if not call.with_gradient:

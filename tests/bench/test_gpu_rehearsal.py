@@ -1,4 +1,4 @@
-"""bench/gpu.py where there is no GPU: it runs through, claims nothing, and loses no more than the task that fails."""
+"""bench/gpu where there is no GPU: it runs through, claims nothing, and loses no more than the task that fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import _gpu_table, _gpu_work, gpu
+from bench._graphs import generated
+from bench.gpu import graphs, session, tasks
+from bench.gpu import table as gpu_table
+from bench.gpu import work as floor
+from bench.gpu.command import parse
+from bench.gpu.sanitizer import judged, kernels_in
 from tests.helpers.plain_checkout import checkout, python_with
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +41,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str]:
     out = tmp_path_factory.mktemp("rehearsal")
     python = python_with(tmp_path_factory.mktemp("python"), *packages())
     tree = checkout(tmp_path_factory.mktemp("checkout"))
-    command = [str(python), str(tree / "bench" / "gpu.py"), "--rehearse", "--out", str(out)]
+    command = [str(python), str(tree / "bench" / "gpu"), "--rehearse", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=out)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads((out / "gpu.json").read_text()), done.stdout
@@ -45,12 +50,12 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str]:
 @pytest.mark.slow
 def test_every_task_is_rehearsed_or_says_that_it_needs_a_gpu(rehearsal: tuple[dict, str]) -> None:
     record, _ = rehearsal
-    tasks = {task["task"]: task for task in record["tasks"]}
-    assert set(tasks) == {task.name for task in gpu.TASKS.values() if not task.hidden}
-    for task in gpu.TASKS.values():
+    found = {task["task"]: task for task in record["tasks"]}
+    assert set(found) == {task.name for task in tasks.TASKS.values() if not task.hidden}
+    for task in tasks.TASKS.values():
         if not task.hidden:
             expected = "not run" if task.needs_cuda else "ok"
-            assert tasks[task.name]["status"] == expected, tasks[task.name]
+            assert found[task.name]["status"] == expected, found[task.name]
 
 
 @pytest.mark.slow
@@ -74,7 +79,7 @@ def test_a_rehearsal_claims_nothing_about_a_gpu(rehearsal: tuple[dict, str]) -> 
     assert "nothing here was run on a GPU" in printed
 
 
-class Scripted(gpu.Session):
+class Scripted(session.Session):
     """A session whose tasks are scripts in place of the real ones."""
 
     scripts: dict[str, str]
@@ -90,14 +95,14 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
     """Make a session of scripts, a task each, all of one stage."""
 
     def make(budget: float = 100, **scripts: str) -> Scripted:
-        tasks = {f"floors/{name}": gpu.Task(f"floors/{name}", "", limit=3) for name in scripts}
-        card = gpu.Task("environment/card", "")
-        monkeypatch.setattr(gpu, "TASKS", {card.name: card, **tasks})
-        monkeypatch.setattr(gpu, "SHORTEST", 1)
-        session = Scripted("full", budget, tmp_path)
-        session.scripts = {f"floors/{name}": script for name, script in scripts.items()}
-        session.scripts[card.name] = "write(capability='90'); write(finished=True)"
-        return session
+        scripted = {f"floors/{name}": tasks.Task(f"floors/{name}", "", limit=3) for name in scripts}
+        card = tasks.Task("environment/card", "")
+        monkeypatch.setattr(session, "TASKS", {card.name: card, **scripted})
+        monkeypatch.setattr(session, "SHORTEST", 1)
+        made = Scripted("full", budget, tmp_path)
+        made.scripts = {f"floors/{name}": script for name, script in scripts.items()}
+        made.scripts[card.name] = "write(capability='90'); write(finished=True)"
+        return made
 
     return make
 
@@ -105,14 +110,14 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
 def test_a_task_that_hangs_or_dies_costs_itself_alone(
     scripted: Callable[..., Scripted], tmp_path: Path
 ) -> None:
-    session = scripted(
+    run = scripted(
         hangs="write(found=1)\nos.spawnlp(os.P_NOWAIT, 'sleep', 'sleep', '60')\ntime.sleep(60)",
         dies="write(found=2)\nos.abort()",
         cut="write(found=3)\nout.write('{\"task\": ')\nos.abort()",
         works="write(found=4); write(finished=True)",
     )
     start = time.monotonic()
-    session.run()
+    run.run()
     assert time.monotonic() - start < 30
     record = json.loads((tmp_path / "gpu.json").read_text())
     states = {task["task"]: task["status"] for task in record["tasks"]}
@@ -124,19 +129,19 @@ def test_a_task_that_hangs_or_dies_costs_itself_alone(
         "floors/works": "ok",
     }
     assert [row["found"] for row in record["rows"] if "found" in row] == [1, 2, 3, 4]
-    assert session.environment["LOGINMEA_CUDA_ARCHS"] == os.environ.get("LOGINMEA_CUDA_ARCHS", "90")
+    assert run.environment["LOGINMEA_CUDA_ARCHS"] == os.environ.get("LOGINMEA_CUDA_ARCHS", "90")
 
 
 def test_what_no_longer_fits_the_budget_is_said(scripted: Callable[..., Scripted]) -> None:
-    session = scripted(budget=4, first="time.sleep(60)", second="write(finished=True)")
-    session.run()
-    states = {task["task"]: (task["status"], task.get("reason", "")) for task in session.tasks}
+    run = scripted(budget=4, first="time.sleep(60)", second="write(finished=True)")
+    run.run()
+    states = {task["task"]: (task["status"], task.get("reason", "")) for task in run.tasks}
     assert states["floors/first"][0] == "timed out"
     assert states["floors/second"] == ("not run", "the budget is spent")
 
 
 def test_a_run_that_is_cut_off_keeps_what_it_had(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "bench" / "gpu.py"), "--rehearse", "--out", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "bench" / "gpu"), "--rehearse", "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert "environment/card: ok" in process.stdout.readline()
@@ -149,16 +154,14 @@ def test_a_run_that_is_cut_off_keeps_what_it_had(tmp_path: Path) -> None:
 
 
 def test_without_a_card_nothing_is_tried(scripted: Callable[..., Scripted]) -> None:
-    session = scripted(anything="write(finished=True)")
-    session.scripts["environment/card"] = "write(python='3'); write(finished=True)"
-    session.run()
-    assert not session.sound()
-    assert session.tasks[-1] == {"task": "floors/anything", "status": "not run", "reason": "no CUDA device"}
+    run = scripted(anything="write(finished=True)")
+    run.scripts["environment/card"] = "write(python='3'); write(finished=True)"
+    run.run()
+    assert not run.sound()
+    assert run.tasks[-1] == {"task": "floors/anything", "status": "not run", "reason": "no CUDA device"}
 
 
 def test_a_sanitizer_that_found_something_is_believed() -> None:
-    from bench._gpu_sanitizer import judged
-
     case = {"small": "alignment_search", "status": "ok"}
     clean = "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors"
     assert judged(clean, 0, case) == {"findings": 0}
@@ -174,8 +177,6 @@ def test_a_sanitizer_that_found_something_is_believed() -> None:
 
 
 def test_every_kernel_of_a_source_is_found() -> None:
-    from bench._gpu_sanitizer import kernels_in
-
     for path in (ROOT / "csrc" / "cuda").glob("*.cu"):
         text = path.read_text()
         assert len(kernels_in(text)) == text.count("__global__"), path.name
@@ -183,30 +184,30 @@ def test_every_kernel_of_a_source_is_found() -> None:
 
 def test_an_unknown_stage_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        gpu.parse(["--stages", "floor"])
+        parse(["--stages", "floor"])
     assert "no stage or task is called floor" in capsys.readouterr().err
 
 
 def test_floating_point_operations_of_the_real_graph() -> None:
-    forward = _gpu_work.fusion_forward(38_960, [300] * 3, 8, 300, 4)
+    forward = floor.fusion_forward(38_960, [300] * 3, 8, 300, 4)
     assert forward.flop == 2 * 38_960 * 8 * 3 * 301 * 300
-    assert _gpu_work.fusion_backward(38_960, [300] * 3, 8, 300, 4).flop == 2 * forward.flop
-    batches = _gpu_work.loss(3500, 0, 2400, 4) + _gpu_work.loss(1000, 0, 2400, 4)
+    assert floor.fusion_backward(38_960, [300] * 3, 8, 300, 4).flop == 2 * forward.flop
+    batches = floor.loss(3500, 0, 2400, 4) + floor.loss(1000, 0, 2400, 4)
     assert batches.flop == 6 * 2400 * (3500**2 + 1000**2)
 
 
 def test_the_page_has_the_figures_of_the_formulas() -> None:
-    work, graph = _gpu_work, _gpu_work.ZH_EN
+    graph = floor.ZH_EN
     fusion = graph.entities, [300] * 3, 8, 300
 
-    def rows(itemsize: int) -> dict[str, _gpu_work.Work]:
+    def rows(itemsize: int) -> dict[str, floor.Work]:
         return {
-            "attention, forward": work.attention_forward(graph, 300, 2, itemsize),
-            "attention, backward": work.attention_backward(graph, 300, 2, itemsize),
-            "fusion, forward": work.fusion_forward(*fusion, itemsize),
-            "fusion, backward": work.fusion_backward(*fusion, itemsize),
-            "loss, both batches": work.loss(3500, 0, 2400, itemsize) + work.loss(1000, 0, 2400, itemsize),
-            "whole step": work.step(graph, [2048], [3500, 1000], itemsize=itemsize, nonzeros=634_490),
+            "attention, forward": floor.attention_forward(graph, 300, 2, itemsize),
+            "attention, backward": floor.attention_backward(graph, 300, 2, itemsize),
+            "fusion, forward": floor.fusion_forward(*fusion, itemsize),
+            "fusion, backward": floor.fusion_backward(*fusion, itemsize),
+            "loss, both batches": floor.loss(3500, 0, 2400, itemsize) + floor.loss(1000, 0, 2400, itemsize),
+            "whole step": floor.step(graph, [2048], [3500, 1000], itemsize=itemsize, nonzeros=634_490),
         }
 
     page = (ROOT / "docs" / "gpu.md").read_text()
@@ -215,7 +216,7 @@ def test_the_page_has_the_figures_of_the_formulas() -> None:
         figures = w.flop, w.bytes, w.gathered, narrow[name].bytes
         assert f"| {name} | {' | '.join(f'{figure / 1e9:.2f}' for figure in figures)} |" in page
     for pairs in (10_500, 70_000):
-        w = work.ranks(pairs, pairs, 2400, csls=True)
+        w = floor.ranks(pairs, pairs, 2400, csls=True)
         figures = " | ".join(f"{figure / 1e9:,.2f}" for figure in w)
         assert f"| ranks at {pairs:,} pairs | {figures} | |" in page
 
@@ -227,12 +228,12 @@ def test_the_page_names_every_stage() -> None:
         for row in re.findall(r"^\| ([a-z, ]+) \|", page, re.MULTILINE)
         for name in row.split(",")
     }
-    assert {stage.name for stage in gpu.STAGES} <= column
+    assert {stage.name for stage in tasks.STAGES} <= column
 
 
 def test_attention_moves_at_least_its_inputs_and_at_most_a_row_an_edge() -> None:
-    graph = _gpu_work.GraphSize(entities=1000, edges=50_000, sets=10)
-    for formula in (_gpu_work.attention_forward, _gpu_work.attention_backward):
+    graph = floor.GraphSize(entities=1000, edges=50_000, sets=10)
+    for formula in (floor.attention_forward, floor.attention_backward):
         work = formula(graph, 300, 2, 4)
         rows = 2 * graph.entities * 300 * 4
         assert 2 * rows < work.bytes < work.gathered
@@ -250,18 +251,16 @@ def test_fractions_and_goals_of_known_rows() -> None:
         "alone": True, "status": "ok", "ms": [1.0, 4.0], "flop": [3.2e11, 6.4e11], "bytes": [1e9, 2e9],
         "gathered": [1e9, 2e9],
     }  # fmt: skip
-    rows = _gpu_table.with_fractions([*floors, alone])
+    rows = gpu_table.with_fractions([*floors, alone])
     assert rows[-1]["of_products"] == [0.8, 0.4]
     assert rows[-1]["of_bytes"] == [0.5, 0.25]
-    reached = {goal["goal"]: goal["reached"] for goal in _gpu_table.goals(rows, rehearsal=False)}
+    reached = {goal["goal"]: goal["reached"] for goal in gpu_table.goals(rows, rehearsal=False)}
     assert reached["fusion forward, share of the tf32 rate"] is True
     assert reached["fusion backward, share of the tf32 rate"] is False
     assert reached["training step on zh_en in tf32, ms"] is None
 
 
 def test_a_generated_graph_has_a_hub_and_all_of_its_triples() -> None:
-    from bench._gpu_graphs import generated
-
     triples = generated(500, 20, 4000, hub=0.1)
     assert triples.shape == (4000, 3)
     assert triples[:, [0, 2]].max() < 500
@@ -272,18 +271,17 @@ def test_a_generated_graph_has_a_hub_and_all_of_its_triples() -> None:
 def test_a_pack_is_the_data_set(
     dataset: Callable[[str], Path], data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench import _gpu_graphs
     from loginmea_fast import data
 
-    directory = dataset(_gpu_graphs.PACKED["zh_en"])
+    directory = dataset(graphs.PACKED["zh_en"])
     monkeypatch.setenv("LOGINMEA_DATA", str(data_root))
-    monkeypatch.setattr(_gpu_graphs, "PACKED", {"zh_en": _gpu_graphs.PACKED["zh_en"]})
-    (path,) = _gpu_graphs.pack_all(tmp_path)
+    monkeypatch.setattr(graphs, "PACKED", {"zh_en": graphs.PACKED["zh_en"]})
+    (path,) = graphs.pack_all(tmp_path)
     assert path.stat().st_size < 4e6
-    found = _gpu_graphs.problem("zh_en", cache=tmp_path)
-    pair = data.load(directory, modalities=["attribute"], bag_size=_gpu_graphs.BAG)
+    found = graphs.problem("zh_en", cache=tmp_path)
+    pair = data.load(directory, modalities=["attribute"], bag_size=graphs.BAG)
     graph = pair.graph()
-    assert (found.graph.num_entities, found.graph.num_edges, found.graph.num_relation_sets) == _gpu_work.ZH_EN
+    assert (found.graph.num_entities, found.graph.num_edges, found.graph.num_relation_sets) == floor.ZH_EN
     assert all((a == b).all() for a, b in zip(found.graph.index, graph.index, strict=True))
     assert (found.links == pair.links).all()
     bag = pair.features["attribute"].values

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench._gpu_table import choice
+from bench.gpu.table import choice
 from loginmea_fast.ops import _device_choice
 from loginmea_fast.ops._device_choice import in_order
 from tests.test_architecture import OPERATORS, WITHOUT

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench._gpu_run import Run
+from bench.gpu.run import Run
+from bench.gpu.session import COMMAND, ROOT
 from loginmea_fast import AlignmentGraph, ops
 from tests.helpers.graphs import triples_of
 
 __all__ = ["check", "judged", "kernels_in", "small"]
 
-ROOT = Path(__file__).resolve().parents[1]
 OURS = "loginmea"  # in the mangled name of each of our kernels; libraries' kernels are not instrumented
 POOLLESS = "PYTORCH_NO_CUDA_MEMORY_CACHING"
 _SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")
@@ -43,8 +42,7 @@ def check(run: Run, op: str, tool: str) -> None:
                 "--tool",
                 tool,
                 *_only_ours(program),
-                sys.executable,
-                str(ROOT / "bench" / "gpu.py"),
+                *COMMAND,
             ]
             command += ["--task", f"small/{op}", "--rows", rows.name, "--scale", run.scale]
             # Without PyTorch's pool every tensor is an allocation of its own, so that its ends are seen.

@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import _gpu_work as work
 from bench._authors import AuthorsModel
 from bench._clean import CleanModel
-from bench._gpu_graphs import BAG, CACHE, Problem, generated, problem
-from bench._gpu_run import NO_CUDA, Run
+from bench._graphs import generated
+from bench.gpu import work
+from bench.gpu.graphs import BAG, CACHE, Problem, problem
+from bench.gpu.run import NO_CUDA, Run
 from loginmea_fast import AlignmentGraph, LoginMEA, ops
 
 __all__ = ["authors", "clean", "largest", "ours", "prepare"]
@@ -28,7 +29,7 @@ __all__ = ["authors", "clean", "largest", "ours", "prepare"]
 IMAGE, BATCH, TEMPERATURE = 2048, 3500, 0.1
 MODALITIES = ("image", "relation", "attribute")
 LEARNING_RATE = 5e-4
-SCRATCH = "LOGINMEA_BENCH_SCRATCH"  # set by bench/gpu.py for its tasks
+SCRATCH = "LOGINMEA_BENCH_SCRATCH"  # set by bench/gpu for its tasks
 
 
 class Setting:

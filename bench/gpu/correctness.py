@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench._gpu_graphs import generated, problem
-from bench._gpu_run import Run
+from bench._graphs import generated
+from bench.gpu.graphs import problem
+from bench.gpu.run import Run
 from loginmea_fast import AlignmentGraph, ops
 from loginmea_fast.reference import contrastive_loss as loss_reference
 from loginmea_fast.reference import low_rank_fusion as fusion_reference

@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench import _gpu_work as work
 from bench._authors import AuthorsAttention, AuthorsEdges, AuthorsFusion
-from bench._gpu_graphs import generated, problem
-from bench._gpu_run import Run
+from bench._graphs import generated
+from bench.gpu import work
+from bench.gpu.graphs import problem
+from bench.gpu.run import Run
 from loginmea_fast import AlignmentGraph, ops
 from loginmea_fast.ops.modality_scale import modality_scale
 from loginmea_fast.reference import alignment_search as search_reference

@@ -7,11 +7,11 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
 
-from bench._gpu_run import Run
+from bench.gpu.run import Run
 
 __all__ = ["suite"]
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NAMED = 5  # failures that are told by name
 
 

@@ -10,7 +10,7 @@ import subprocess
 import torch
 import torch.nn.functional as F
 
-from bench._gpu_run import Run
+from bench.gpu.run import Run
 
 __all__ = ["build", "environment", "floors"]
 

@@ -1,4 +1,4 @@
-"""What a task of bench/gpu.py works with: its device, its rows, and how things are timed there.
+"""What a task of bench/gpu works with: its device, its rows, and how things are timed there.
 
 A task is a process of its own, because a kernel that reads where it may not takes the whole CUDA context with it. Its
 rows are lines of JSON, written as soon as they are known: a task that is killed leaves what it had found.

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench._graphs import generated
 from loginmea_fast.data import load
 from loginmea_fast.data.bags import csr_matrix, relation_bag
 from loginmea_fast.graph import AlignmentGraph
 
-__all__ = ["PACKED", "Problem", "generated", "pack_all", "problem"]
+__all__ = ["PACKED", "Problem", "pack_all", "problem"]
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "bench" / ".cache"
 PACKED = {"zh_en": "dbp15k/zh_en", "FB15K_DB15K": "mmkb/FB15K_DB15K"}
 # entities, relations, triples and links of the data sets, for graphs generated in their place
@@ -115,23 +116,3 @@ def problem(name: str, shrink: int = 1, cache: Path = CACHE) -> Problem:
     attributes.values().fill_(1.0)
     graph = AlignmentGraph.from_triples(triples, entities, relations)
     return Problem(f"{name}-sized (generated)", graph, triples, links, attributes)
-
-
-def generated(entities: int, relations: int, count: int, hub: float = 0.005, seed: int = 0) -> np.ndarray:
-    """Triples [count, 3] of a power-law graph: the r-th busiest entity occurs as r^(-1/2), and one hub far more.
-
-    Args:
-        entities: N; ids are shuffled, so that neighbours lie anywhere.
-        relations: R, frequent ones far more so than others, as in DBpedia.
-        count: T.
-        hub: share of the triples whose head is one and the same entity.
-        seed: of the generator.
-    """
-    rng = np.random.default_rng(seed)
-    name = rng.permutation(entities)
-    triples = np.empty((count, 3), np.int64)
-    for column in (0, 2):
-        triples[:, column] = name[(entities * rng.random(count) ** 2).astype(np.int64)]
-    triples[:, 1] = relations * rng.random(count) ** 4
-    triples[: int(hub * count), 0] = name[0]
-    return triples
