@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from loginmea_fast.cli.options import Json, key_flags, keys_given
-from loginmea_fast.cli.tables import describe_metrics
+from loginmea_fast.cli.tables import describe_metrics, described_epoch
 from loginmea_fast.training.config import KEYS
 
 EXAMPLES = """\
@@ -49,6 +49,7 @@ def run(
     if as_json:
         print(json.dumps({"run": path, **result}, indent=2))
     else:
-        print(f"{path}: epoch {result['epoch']}; {', '.join(result['modalities']) or 'structure only'}")
+        epoch = described_epoch(result["epoch"], result["best_epoch"])
+        print(f"{path}: {epoch}; {', '.join(result['modalities']) or 'structure only'}")
         print(describe_metrics(result))
     return 0

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["COLUMNS", "describe_metrics", "duration", "metrics_row", "table"]
+__all__ = ["COLUMNS", "describe_metrics", "described_epoch", "duration", "metrics_row", "table"]
 
 COLUMNS = {
     "hits@1": "Hits@1",
@@ -54,6 +54,14 @@ def duration(seconds: float) -> str:
     if seconds < 0.995:
         return f"{seconds * 1e3:.{0 if seconds >= 0.00995 else 1}f} ms"
     return f"{seconds:.{1 if seconds < 9.95 else 0}f} s"
+
+
+def described_epoch(epoch: int, best: int | None, epochs: int | None = None) -> str:
+    """Which epoch parameters are from; `best` is what validation chose, None where nothing was validated."""
+    told = f"epoch {epoch}" + (f" of {epochs}" if epochs is not None else "")
+    if best is None:
+        return f"{told}, the last: nothing was validated"
+    return f"{told}, the best" if epoch == best else f"{told}; the best is {best}"
 
 
 def describe_metrics(metrics: Mapping[str, Any]) -> str:

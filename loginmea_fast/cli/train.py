@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from loginmea_fast.cli.options import Json, key_flags, key_help, keys_given
 from loginmea_fast.cli.runs import fresh_run_directory
-from loginmea_fast.cli.tables import describe_metrics
+from loginmea_fast.cli.tables import describe_metrics, described_epoch
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.training.config import KEYS, Config
 
@@ -68,7 +68,8 @@ def run(
     keys: Annotated[Flags | None, Parameter(name="*")] = None,
 ) -> int:
     """Train, then print the metrics of the test links."""
-    from loginmea_fast.runs import RunDirectory, choose_device, fit, load_pair, prepare_kernels
+    from loginmea_fast.runs import RunDirectory, check_configuration, fit, load_pair, prepare_kernels
+    from loginmea_fast.training.objectives import objective_weights
 
     given = keys_given(keys) | ({} if path is None else {"path": path})
     if resume is not None:
@@ -81,6 +82,7 @@ def run(
         run.check_resumable(configuration)
     else:
         changes, configuration = {}, Config.load(config, given) if config is not None else Config(**given)
+    objective_weights(configuration)
     if print_config:
         print(configuration.to_toml(), end="")
         return 0
@@ -88,9 +90,7 @@ def run(
         raise ConfigError(
             "train needs a data set; name its directory, or 'embedded' for the pair inside the package"
         )
-    choose_device(configuration.device, configuration.backend)
-    if out is not None:
-        RunDirectory.check_new(out)
+    check_configuration(configuration, out, resume is not None)
     pair = load_pair(configuration)
     if not quiet:
         print(pair.describe(), file=sys.stderr)
@@ -110,6 +110,7 @@ def run(
     answer = {
         "run": str(where),
         "epochs": len(epochs),
+        "epoch": result.epoch,
         "best_epoch": result.best_epoch,
         "seconds": round(seconds, 2),
         "peak_memory": max((record["peak_memory"] for record in epochs), default=0),
@@ -122,9 +123,10 @@ def run(
 
 def _describe(answer: dict) -> str:
     mebibytes = 2**20
+    chosen = described_epoch(answer["epoch"], answer["best_epoch"], answer["epochs"])
     return (
         f"{describe_metrics(answer['metrics'])}\n\n"
-        f"best epoch {answer['best_epoch']} of {answer['epochs']}; {answer['seconds']:.0f} s; peak memory "
+        f"{chosen}; {answer['seconds']:.0f} s; peak memory "
         f"{answer['peak_memory'] / mebibytes:,.0f} MiB, of which a training step took "
         f"{answer['step_memory'] / mebibytes:,.0f} MiB\n"
         f"run directory: {answer['run']}\n"

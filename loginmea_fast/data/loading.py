@@ -16,9 +16,10 @@ from loginmea_fast.data.filekind import COMPRESSED_SUFFIXES, is_clutter
 from loginmea_fast.data.formats import ReadOptions, find_format
 from loginmea_fast.data.names import name_words, ngram_bag, tfidf_bag, word_bag
 from loginmea_fast.data.pair import AlignmentPair, Feature
-from loginmea_fast.data.sentence import sentence_feature
+from loginmea_fast.data.sentence import check_encoder, sentence_feature
 from loginmea_fast.data.textfile import some_of
 from loginmea_fast.data.values import read_values, value_feature
+from loginmea_fast.data.vector_files import check_vectors
 from loginmea_fast.data.vectors import SUFFIXES, vector_feature
 from loginmea_fast.errors import DataError
 
@@ -89,26 +90,22 @@ def load(
             f"fold={fold} is for OpenEA's prepared splits, and {directory} is in the layout {layout.name}; "
             "leave fold out"
         )
-    pair = layout.read(directory, options)
     if vectors is not None and not isinstance(vectors, Mapping):
         raise DataError(f"vectors must be a mapping, modality -> file; got {type(vectors).__name__}")
     given = {name: _paths(named) for name, named in (vectors or {}).items()}
     found, unread = _vector_files(directory, given)
     files: dict[str, Path | Sequence[Path]] = {**found, **given}
-    if modalities is None:
+    asked = modalities.split(",") if isinstance(modalities, str) else modalities
+    wanted = None if asked is None else [name.strip() for name in asked]
+    _check_modalities(directory, wanted, files, given)
+    pair = layout.read(directory, options)
+    if wanted is None:
         built = {"relation": len(pair.triples) > 0, "attribute": pair.attributes is not None}
-        modalities = [*files, *(name for name, there in built.items() if there and name not in files)]
-    elif isinstance(modalities, str):
-        modalities = [name.strip() for name in modalities.split(",")]
-    if unasked := [name for name in given if name not in modalities]:
-        raise DataError(
-            f"vectors are given for {some_of(unasked)}, which is none of the modalities {', '.join(modalities)}; "
-            "name it there too, or leave its vectors out"
-        )
+        wanted = [*files, *(name for name, there in built.items() if there and name not in files)]
     width = bag_size if compat == "authors" else None
     features: dict[str, Feature] = {}
     notes: tuple[str, ...] = ()
-    for modality in modalities:
+    for modality in wanted:
         if modality in files:
             has_vector = pair.has_image if modality == "image" else None
             features[modality], said = vector_feature(
@@ -134,18 +131,40 @@ def load(
             features[modality] = word_bag(name_words(pair), name_buckets)
         elif modality == "sentence":
             features[modality] = sentence_feature([" ".join(words) for words in name_words(pair)])
-        else:
+    if "value" not in features and not names and (values := _unread_values(directory)):
+        notes += (f"values in {', '.join(values)} are not read; the modality 'value' is made of them",)
+    if unread:
+        notes += (f"vectors not read in {directory.name}: {some_of(unread)}",)
+    return replace(pair.with_features(features), notes=pair.notes + notes)
+
+
+def _check_modalities(
+    directory: Path,
+    wanted: Sequence[str] | None,
+    files: Mapping[str, Path | Sequence[Path]],
+    given: Mapping[str, Sequence[Path]],
+) -> None:
+    """Refuses, before anything is read, modalities and vectors that are not there; None asks for what there is."""
+    for named in given.values():
+        for path in named:
+            check_vectors(path)
+    if wanted is None:
+        return
+    if unasked := [name for name in given if name not in wanted]:
+        raise DataError(
+            f"vectors are given for {some_of(unasked)}, which is none of the modalities {', '.join(wanted)}; "
+            "name it there too, or leave its vectors out"
+        )
+    for modality in wanted:
+        if modality not in files and modality not in _BUILT:
             near = difflib.get_close_matches(modality, [*files, *_BUILT], 1)
             raise DataError(
                 f"{directory} has no file features_{modality} and {modality!r} is none of {', '.join(_BUILT)}; "
                 + (f"did you mean {near[0]!r}? else " if near else "")
                 + f"give its vectors as {modality}=FILE (--vectors, vectors={{...}}) or leave the modality out"
             )
-    if "value" not in features and not names and (values := _unread_values(directory)):
-        notes += (f"values in {', '.join(values)} are not read; the modality 'value' is made of them",)
-    if unread:
-        notes += (f"vectors not read in {directory.name}: {some_of(unread)}",)
-    return replace(pair.with_features(features), notes=pair.notes + notes)
+    if "sentence" in wanted and "sentence" not in files:
+        check_encoder()
 
 
 def _paths(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:

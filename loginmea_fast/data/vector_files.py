@@ -27,7 +27,7 @@ from loginmea_fast.data.restricted_pickle import (
 from loginmea_fast.data.textfile import shorten
 from loginmea_fast.errors import DataError
 
-__all__ = ["SUFFIXES", "StoredVectors", "as_rows", "read_vectors"]
+__all__ = ["SUFFIXES", "StoredVectors", "as_rows", "check_vectors", "read_vectors"]
 
 SUFFIXES = (".safetensors", ".npz", ".npy", ".h5", ".hdf5", ".pkl", ".pickle", ".pt", ".pth")
 _KEYS = ("ids", "uris", "names", "keys", "entities")  # arrays that say whose the rows of 'features' are
@@ -70,6 +70,14 @@ class StoredVectors:
     description: str = ""
 
 
+def check_vectors(path: Path) -> None:
+    """Raises `DataError` where there is no file of vectors, or an empty one; opens nothing."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing; put it there or leave its modality out")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty; fetch the file again")
+
+
 def read_vectors(path: Path) -> StoredVectors:
     """Reads a file of vectors.
 
@@ -79,10 +87,7 @@ def read_vectors(path: Path) -> StoredVectors:
     Raises:
         DataError: missing, empty or damaged file, or something in it that is no vectors; names it and the remedy.
     """
-    if not path.is_file():
-        raise DataError(f"{path} is missing; put it there or leave its modality out")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty; fetch the file again")
+    check_vectors(path)
     try:
         return _read(path)
     except DataError as error:

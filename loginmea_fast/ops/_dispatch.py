@@ -32,6 +32,7 @@ __all__ = [
     "check_same_dtype",
     "check_shape",
     "choose_backend",
+    "missing_backend",
     "native_reason",
     "own_dtypes",
     "triton_reason",
@@ -155,12 +156,24 @@ def native_reason(tensor: Tensor, device_type: str) -> str | None:
     return reason
 
 
+def missing_backend(backend: str) -> str | None:
+    """Why no operator can run on a backend on this machine; None where nothing is known. Builds nothing."""
+    if backend == "triton":
+        try:
+            import triton  # noqa: F401
+        except ImportError:
+            return "Triton is not installed"
+    elif backend in ("cpu", "cuda"):
+        from loginmea_fast import native
+
+        return native.unavailable(backend)
+    return None
+
+
 def triton_reason(tensor: Tensor) -> str | None:
     """Why Triton cannot serve `tensor`, or None: CUDA tensors, or any under TRITON_INTERPRET=1."""
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return "Triton is not installed"
+    if (reason := missing_backend("triton")) is not None:
+        return reason
     if os.environ.get("TRITON_INTERPRET") == "1":
         if tensor.dtype == torch.bfloat16:
             return "Triton's interpreter is wrong in bfloat16"

@@ -1,5 +1,6 @@
 """Runs: data, graph and links of a configuration, the run directory, training in it, and reading it back."""
 
+from loginmea_fast.runs.checking import check_configuration
 from loginmea_fast.runs.device import choose_device, prepare_kernels
 from loginmea_fast.runs.directory import RunDirectory
 from loginmea_fast.runs.fitting import FitResult, fit
@@ -14,6 +15,7 @@ __all__ = [
     "RunDirectory",
     "assemble",
     "build_model",
+    "check_configuration",
     "choose_device",
     "evaluate",
     "fit",

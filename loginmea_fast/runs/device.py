@@ -7,7 +7,7 @@ import os
 import torch
 
 from loginmea_fast.errors import ConfigError
-from loginmea_fast.ops._dispatch import native_reason
+from loginmea_fast.ops._dispatch import check_backend_name, missing_backend, native_reason
 from loginmea_fast.training.config import Config
 
 __all__ = ["choose_device", "prepare_kernels"]
@@ -18,12 +18,16 @@ def choose_device(name: str, backend: str = "auto") -> torch.device:
 
     Args:
         name: "auto", "cpu", "cuda" or "cuda:1", ...
-        backend: what operators will be asked for; refused here, before any data is read, where it is another device's.
+        backend: what operators will be asked for; refused here, before any data is read, where it is another device's
+            or has no compiler.
 
     Raises:
         ConfigError: no such device on this machine, or the backend does not serve it.
+        InputError: LOGINMEA_BACKEND, which decides under "auto", names no backend.
     """
     device = _device(name)
+    backend = _named(backend)
+    check_backend_name(backend)
     serves = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}.get(backend, device.type)
     interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     if device.type != serves and not interpreted:
@@ -31,7 +35,15 @@ def choose_device(name: str, backend: str = "auto") -> torch.device:
             f"backend {backend!r} serves the device {serves!r}, and this run is on {str(device)!r}; leave it at 'auto'",
             key="backend",
         )
+    if (reason := missing_backend(backend)) is not None:
+        raise ConfigError(
+            f"backend {backend!r} cannot be had: {reason}; or leave it at 'auto'", key="backend"
+        )
     return device
+
+
+def _named(backend: str) -> str:
+    return os.environ.get("LOGINMEA_BACKEND", "auto") if backend == "auto" else backend
 
 
 def _device(name: str) -> torch.device:
@@ -59,6 +71,5 @@ def prepare_kernels(config: Config) -> None:
     operators, which say so and take the formula.
     """
     device = choose_device(config.device, config.backend)
-    backend = os.environ.get("LOGINMEA_BACKEND", "auto") if config.backend == "auto" else config.backend
-    if backend in ("auto", device.type):
+    if _named(config.backend) in ("auto", device.type):
         native_reason(torch.empty(0, device=device), device.type)

@@ -15,15 +15,15 @@ from loginmea_fast.data import AlignmentPair
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.evaluation.embedding import Embedding
 from loginmea_fast.nn import LoginMEA
+from loginmea_fast.runs.checking import check_configuration
 from loginmea_fast.runs.device import prepare_kernels
 from loginmea_fast.runs.directory import RunDirectory
 from loginmea_fast.runs.problem import Problem, assemble, build_model
-from loginmea_fast.runs.warm_start import check_source, warm_start
+from loginmea_fast.runs.warm_start import warm_start
 from loginmea_fast.training.callbacks import Callback
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.interrupt import StopOnSignal
 from loginmea_fast.training.loop import Trainer
-from loginmea_fast.training.objectives import objective_weights
 from loginmea_fast.training.tensorboard import TensorBoard
 
 __all__ = ["FitResult", "fit"]
@@ -40,7 +40,8 @@ class FitResult:
         problem: graph, features and links that the model was trained on.
         config: as trained.
         history: the records of metrics.jsonl, in memory.
-        best_epoch: the epoch, counted from 1, whose parameters the model has.
+        epoch: the epoch, counted from 1, whose parameters the model has.
+        best_epoch: the same where validation chose it; None where nothing was validated and the last one is kept.
         embedding: of the entities, what evaluation and decoding take: the model's, and propagated labels beside it
             where `propagation` asks for them.
         run: the run directory; None where none was asked for.
@@ -51,7 +52,8 @@ class FitResult:
     problem: Problem
     config: Config
     history: list[dict[str, Any]]
-    best_epoch: int
+    epoch: int
+    best_epoch: int | None
     embedding: Embedding
     run: RunDirectory | None = None
 
@@ -102,15 +104,11 @@ def fit(
             Config.build(overrides) if config is None else config.override(**overrides)
         )
         run, split = None, None
-        if out is not None:
-            RunDirectory.check_new(out)
-        if config.init_from is not None:
-            check_source(config.init_from)
+    check_configuration(config, out, resume)
     if config.tensorboard:
         if out is None:
             raise ConfigError("tensorboard writes into the run directory; give one as out", "tensorboard")
         callbacks = [*callbacks, TensorBoard(RunDirectory(Path(out), config).curves)]
-    objective_weights(config)  # a wrong name is told before data is read
     with _threads(config.threads):
         problem = assemble(pair, config, split)
         prepare_kernels(config)
@@ -168,6 +166,7 @@ def _train(
         config,
         trainer.history,
         trainer.standing.best_epoch,
+        trainer.standing.chosen_epoch,
         trainer.embedding,
         run,
     )

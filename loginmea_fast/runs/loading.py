@@ -29,6 +29,7 @@ class LoadedRun:
         problem: graph, features and links.
         model: with the parameters of the checkpoint.
         epoch: the epoch, counted from 1, that they are from.
+        best_epoch: the epoch that validation had chosen by then; None where nothing was validated.
         embedding: of the entities, what evaluation and decoding take: the model's, and propagated labels beside it
             where `propagation` asks for them.
     """
@@ -38,6 +39,7 @@ class LoadedRun:
     problem: Problem
     model: LoginMEA
     epoch: int
+    best_epoch: int | None
     embedding: Embedding
 
 
@@ -84,4 +86,5 @@ def load_run(
         weight = loaded.state.get("late_weight") if same else None
         joined = loaded.part("links").get("joined", problem.split.train[:0])
         embedding = beside_propagation(joint, problem, config, joined, weight)
-    return LoadedRun(run, config, problem, model, loaded.state["epoch"], embedding)
+    chosen = None if loaded.state["best_score"] is None else loaded.state["best_epoch"]
+    return LoadedRun(run, config, problem, model, loaded.state["epoch"], chosen, embedding)

@@ -29,9 +29,9 @@ def evaluate(
         overrides: see `load_run`.
 
     Returns:
-        As `evaluate_links`, with `epoch` and `modalities`, and with `propagation` where labels stand beside the model;
-        the first two alone where every known link is a seed, so that
-        there is none to test.
+        As `evaluate_links`, with `epoch`, `best_epoch` (what validation chose until then, None where nothing was
+        validated) and `modalities`, and with `propagation` where labels stand beside the model; the first three alone
+        where every known link is a seed, so that there is none to test.
 
     Raises:
         ConfigError: see `load_run`.
@@ -39,5 +39,9 @@ def evaluate(
         DataError: see `load_run`.
     """
     loaded = load_run(path, pair, checkpoint, **overrides)
-    found = {"epoch": loaded.epoch, "modalities": list(loaded.problem.features)}
+    found = {
+        "epoch": loaded.epoch,
+        "best_epoch": loaded.best_epoch,
+        "modalities": list(loaded.problem.features),
+    }
     return found | measure_test_links(loaded.embedding, loaded.problem, loaded.config)

@@ -21,10 +21,18 @@ _NAMED = 6
 
 def check_source(source: str) -> None:
     """Raise `ConfigError` where `source` is neither a run nor a pretrained model; asked before data is read."""
-    if not any((Path(source) / name).is_file() for name in (DESCRIPTION, "config.toml")):
+    place = Path(source)
+    if (place / DESCRIPTION).is_file():
+        return
+    if not (place / "config.toml").is_file():
         raise ConfigError(
             f"init_from names {source}, which is neither a run directory nor one that save_pretrained wrote",
             "init_from",
+        )
+    run = RunDirectory.open(place)
+    if not (run.best_file.is_file() or run.last_file.is_file()):
+        raise ConfigError(
+            f"init_from names {source}, a run without a checkpoint; let it reach its first one", "init_from"
         )
 
 

@@ -65,9 +65,10 @@ class StopOnSignal:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._restore()
+        # Noted even where it raises: what is raised inside a finalizer is printed and lost.
+        self.received = number
         if self._at_once is not None:
             raise TrainingInterrupted(self._at_once, number)
-        self.received = number
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -438,7 +438,7 @@ class Trainer:
                 state = {**best.state, "late_weight": late.weight}
                 replace(best, state=state).save(self.run.best_file)
             metrics = measure_test_links(late, self.problem, self.config)
-        self._record("final", best_epoch=self.standing.best_epoch, metrics=metrics, **record)
+        self._record("final", best_epoch=self.standing.chosen_epoch, metrics=metrics, **record)
         return metrics
 
     def end(self, metrics: dict[str, Any] | None) -> None:

@@ -14,7 +14,7 @@ class Standing:
     Attributes:
         epoch: epochs finished.
         best_score: of the best validation so far; None before the first.
-        best_epoch: the epoch it followed; 0 before the first.
+        best_epoch: the epoch it followed, or without validation the last; 0 before the first.
         stale: validations since then.
         stopped_early: whether patience ran out.
         settled: whether the bootstrapping and validation that follow `epoch` are done.
@@ -26,3 +26,8 @@ class Standing:
     stale: int = 0
     stopped_early: bool = False
     settled: bool = True
+
+    @property
+    def chosen_epoch(self) -> int | None:
+        """The epoch that validation chose; None where nothing was validated, so that the last one is kept."""
+        return None if self.best_score is None else self.best_epoch

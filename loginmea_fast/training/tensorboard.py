@@ -10,9 +10,18 @@ from typing import Any
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.training.callbacks import Callback, Training
 
-__all__ = ["TensorBoard"]
+__all__ = ["TensorBoard", "check_installed"]
 
 _OF_AN_EPOCH = ("loss", "lr", "gradient_norm", "links", "seconds")
+
+
+def check_installed() -> None:
+    """Raise `ConfigError` where the package tensorboard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError(
+            "tensorboard is not installed; pip install 'loginmea-fast[tensorboard]', or leave it off",
+            "tensorboard",
+        )
 
 
 class TensorBoard(Callback):
@@ -26,11 +35,7 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        if importlib.util.find_spec("tensorboard") is None:
-            raise ConfigError(
-                "tensorboard is not installed; pip install 'loginmea-fast[tensorboard]', or leave it off",
-                "tensorboard",
-            )
+        check_installed()
         self.directory = Path(directory)
         self._writer: Any = None
 

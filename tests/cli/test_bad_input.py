@@ -149,6 +149,49 @@ def test_bad_data(call, data_dir: Path, tmp_path: Path, monkeypatch, case: str) 
     assert everything(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (("--objectives", "contrasive"), ["'contrasive'", "(--objectives)"]),
+        (("--objectives", "contrasive", "--print-config"), ["'contrasive'", "(--objectives)"]),
+        (("--set", "decoder=sinkhron"), ["'sinkhron'", "(--decoder)"]),
+        (("--modalities", "relation,imge"), ["no file features_imge"]),
+        (("--modalities", "relation", "--vectors", "voice=DATA/ent_ids_1"), ["vectors are given for voice"]),
+        (("--modalities", "relation,voice", "--vectors", "voice=DATA/none.npy"), ["none.npy is missing"]),
+        (("--init-from", "DATA"), ["neither a run directory", "(--init-from)"]),
+        (("--device", "cpu", "--backend", "cuda"), ["serves the device 'cuda'", "(--backend)"]),
+        (("--format", "dbp51k"), ["unknown data format 'dbp51k'"]),
+    ],
+)
+def test_what_needs_no_data_is_refused_before_data_is_read(
+    call, data_dir: Path, tmp_path: Path, argv: tuple[str, ...], parts: list[str]
+) -> None:
+    """The data is damaged, which nobody would notice before reading it."""
+    data = shutil.copytree(data_dir, tmp_path / "data")
+    content("triples_1", "neither\n")(data)
+    options = [argument.replace("DATA", str(data)) for argument in argv]
+    call("train", data, "--out", tmp_path / "run", *options).check_error(*parts)
+
+
+@pytest.mark.parametrize("variable", [{"CXX": "/nowhere/c++"}, {"LOGINMEA_BACKEND": "cqu"}])
+def test_a_backend_that_cannot_be_had_is_refused_before_data_is_read(
+    data_dir: Path, tmp_path: Path, variable: dict[str, str]
+) -> None:
+    data = shutil.copytree(data_dir, tmp_path / "data")
+    content("triples_1", "neither\n")(data)
+    named = ["--backend", "cpu"] if "CXX" in variable else []
+    done = subprocess.run(
+        [sys.executable, "-m", "loginmea_fast", "train", str(data), *named],
+        env={**os.environ, "LOGINMEA_NATIVE_DIR": "", **variable},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    (line,) = done.stderr.strip().splitlines()
+    assert done.returncode == 2
+    assert ("backend 'cpu' cannot be had" if named else "got 'cqu'") in line
+
+
 def test_a_full_disk(trained_run: Path, tmp_path: Path) -> None:
     """A limit on the size of files is what a test can have of a full disk; the checkpoint before it stays."""
     run = tmp_path / "run"

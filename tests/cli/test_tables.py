@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from loginmea_fast.cli.tables import describe_metrics, duration
+from loginmea_fast.cli.tables import describe_metrics, described_epoch, duration
 from loginmea_fast.evaluation.metrics import alignment_metrics
 from loginmea_fast.evaluation.plans import decoder_metrics
 
@@ -49,3 +49,15 @@ def test_what_stands_beside_the_model_is_told() -> None:
 
 def test_a_run_without_test_links_says_so() -> None:
     assert "every known link was a seed" in describe_metrics({})
+
+
+@pytest.mark.parametrize(
+    ("epochs", "told"),
+    [
+        ((5, 5, 10), "epoch 5 of 10, the best"),
+        ((2, None, 2), "epoch 2 of 2, the last: nothing was validated"),
+        ((10, 5), "epoch 10; the best is 5"),
+    ],
+)
+def test_no_epoch_is_called_the_best_where_nothing_was_validated(epochs, told) -> None:
+    assert described_epoch(*epochs) == told

@@ -63,7 +63,7 @@ def test_a_run_read_back_is_the_model_that_was_trained(trained):
     loaded = load_run(trained.run.path, synthetic_pair())
     for name, tensor in trained.model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[name], tensor)
-    assert loaded.epoch == trained.best_epoch
+    assert (loaded.epoch, loaded.best_epoch) == (trained.epoch, trained.best_epoch)
     assert evaluate(trained.run.path, synthetic_pair(), candidates="all", csls_k=0)["protocol"] == "all"
 
 
@@ -284,7 +284,8 @@ def test_data_of_one_to_n_links_from_end_to_end(with_several_partners, tmp_path)
         "right_to_left": len(split.test[:, 0].unique()),
     }
     assert evaluate(tmp_path / "run", with_several_partners) == {
-        "epoch": result.best_epoch,
+        "epoch": result.epoch,
+        "best_epoch": result.best_epoch,
         "modalities": ["relation", "image"],
         **metrics,
     }

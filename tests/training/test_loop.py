@@ -165,8 +165,11 @@ def test_validation_links_are_neither_trained_nor_tested_on():
     )
 
 
-def test_without_validation_the_last_epoch_is_the_best():
-    assert quiet_fit(valid_ratio=0.0, epochs=7).best_epoch == 7
+def test_without_validation_the_last_epoch_is_kept_and_none_is_called_the_best(tmp_path):
+    result = quiet_fit(out=tmp_path / "run", valid_ratio=0.0, epochs=7)
+    assert (result.epoch, result.best_epoch, result.history[-1]["best_epoch"]) == (7, None, None)
+    measured = lf.runs.evaluate(tmp_path / "run", synthetic_pair())
+    assert (measured["epoch"], measured["best_epoch"]) == (7, None)
 
 
 def test_patience_stops_training_and_keeps_the_best(monkeypatch):
