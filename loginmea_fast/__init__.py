@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         runs,
         training,
     )
+    from loginmea_fast.data import AlignmentPair
     from loginmea_fast.graph import AlignmentGraph
     from loginmea_fast.nn import LoginMEA
     from loginmea_fast.runs import fit
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "AlignmentGraph": "loginmea_fast.graph",
+    "AlignmentPair": "loginmea_fast.data",
     "Config": "loginmea_fast.training",
     "LoginMEA": "loginmea_fast.nn",
     "fit": "loginmea_fast.runs",
@@ -38,6 +40,7 @@ _NAMES = {
 
 __all__ = [
     "AlignmentGraph",
+    "AlignmentPair",
     "Config",
     "LoginMEA",
     "__version__",

@@ -6,8 +6,10 @@
 from loginmea_fast.data.formats import Format, ReadOptions, format_names, register_format
 from loginmea_fast.data.loading import load, load_embedded
 from loginmea_fast.data.missing import stand_in
-from loginmea_fast.data.pair import AlignmentPair, AttributeTable, Feature, Split
+from loginmea_fast.data.pair import AlignmentPair
 from loginmea_fast.data.saving import save
+from loginmea_fast.data.split import Split
+from loginmea_fast.data.tables import AttributeTable, Feature, ValueTable
 
 __all__ = [
     "AlignmentPair",
@@ -16,6 +18,7 @@ __all__ = [
     "Format",
     "ReadOptions",
     "Split",
+    "ValueTable",
     "format_names",
     "load",
     "load_embedded",

@@ -11,21 +11,47 @@ import numpy as np
 import torch
 
 from loginmea_fast.data.identifiers import NONE, SEVERAL, plain_spelling
-from loginmea_fast.data.pair import AttributeTable
+from loginmea_fast.data.tables import AttributeTable
 from loginmea_fast.data.textfile import Fields, Symbols, read_field_blocks, shorten, some_of
 from loginmea_fast.errors import DataError
 
-__all__ = ["Attributes", "literal_text"]
+__all__ = ["Attributes", "literal_datatype", "literal_language", "literal_text"]
 
 Match = Callable[[list[str]], np.ndarray]
-_LITERAL = re.compile(r'"(.*)"(?:@[\w-]+|\^\^.*)?', re.DOTALL)
+_LITERAL = re.compile(r'"(.*)"(?:@([\w-]+)|\^\^(.*))?', re.DOTALL)
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))", re.DOTALL)
+_ESCAPED = {"t": "\t", "n": "\n", "r": "\r", "b": "\b", "f": "\f"}
 
 
 def literal_text(value: str) -> str:
-    """A value without white space around it and, of an RDF literal, without quotes, language and type."""
+    """A value without white space around it and, of an RDF literal, without quotes, escapes, language and type."""
     value = value.strip()
     literal = _LITERAL.fullmatch(value)
-    return literal[1].strip() if literal else value
+    if literal is None:
+        return value
+    text = literal[1]
+    return (_ESCAPE.sub(_unescaped, text) if "\\" in text else text).strip()
+
+
+def literal_language(value: str) -> str:
+    """The language of an RDF literal, in lower case; "" where it has none."""
+    literal = _LITERAL.fullmatch(value.strip())
+    return (literal[2] or "").lower() if literal else ""
+
+
+def literal_datatype(value: str) -> str:
+    """The type of an RDF literal without angle brackets; "" where it has none."""
+    literal = _LITERAL.fullmatch(value.strip()) if "^^" in value else None
+    return (literal[3] or "").strip("<>") if literal else ""
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    code = match[1] or match[2]
+    return (
+        chr(int(code, 16))
+        if code and int(code, 16) < 0x110000
+        else _ESCAPED.get(match[3] or "", match[3] or "\ufffd")
+    )
 
 
 class Attributes:

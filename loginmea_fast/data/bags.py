@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loginmea_fast.data.pair import AttributeTable, Feature
+from loginmea_fast.data.tables import AttributeTable, Feature
 
 __all__ = ["attribute_bag", "csr_matrix", "relation_bag", "rows_with_entries", "sparse_csr"]
 

@@ -22,7 +22,8 @@ from loginmea_fast.data.identifiers import Listed, Respelled, by_identifier, pla
 from loginmea_fast.data.linkfiles import PART_FILES, part_files, read_identifier_pairs, read_links
 from loginmea_fast.data.namefiles import NAMES_FILE, read_translated_names
 from loginmea_fast.data.names import display_name
-from loginmea_fast.data.pair import AlignmentPair, AttributeTable
+from loginmea_fast.data.pair import AlignmentPair
+from loginmea_fast.data.tables import AttributeTable
 from loginmea_fast.data.textfile import read_field_blocks, read_fields, read_integers, shorten, write_lines
 from loginmea_fast.errors import DataError
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,23 +9,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loginmea_fast.data import dbp15k, openea  # noqa: F401  (importing registers their layouts)
-from loginmea_fast.data.bags import attribute_bag, relation_bag
 from loginmea_fast.data.directory import VECTOR_PREFIX, DataDirectory
 from loginmea_fast.data.filekind import COMPRESSED_SUFFIXES, is_clutter
 from loginmea_fast.data.formats import ReadOptions, find_format
-from loginmea_fast.data.names import name_words, ngram_bag, tfidf_bag, word_bag
-from loginmea_fast.data.pair import AlignmentPair, Feature
-from loginmea_fast.data.sentence import check_encoder, sentence_feature
+from loginmea_fast.data.modalities import build_features, check_modalities
+from loginmea_fast.data.pair import AlignmentPair
 from loginmea_fast.data.textfile import some_of
-from loginmea_fast.data.values import read_values, value_feature
-from loginmea_fast.data.vector_files import check_vectors
-from loginmea_fast.data.vectors import SUFFIXES, vector_feature
+from loginmea_fast.data.values import read_values
+from loginmea_fast.data.vectors import SUFFIXES, VectorSource, vector_sources
 from loginmea_fast.errors import DataError
 
 __all__ = ["load", "load_embedded"]
 
 EMBEDDED = Path(__file__).with_name("embedded")
-_BUILT = ("relation", "attribute", "value", "name", "name_tfidf", "word", "sentence")
 _FIELD_PICKLE = "_id_img_feature_dict.pkl"
 
 
@@ -35,7 +30,7 @@ def load(
     format: str = "auto",
     modalities: Sequence[str] | str | None = None,
     *,
-    vectors: Mapping[str, str | os.PathLike[str] | Sequence[str | os.PathLike[str]]] | None = None,
+    vectors: Mapping[str, Any] | None = None,
     compat: Literal["authors"] | None = None,
     bag_size: int = 1000,
     name_ngrams: tuple[int, ...] = (2, 3),
@@ -59,7 +54,8 @@ def load(
         modalities: which features to build, in this order, as a sequence or as "relation,attribute". None takes those
             with a file of vectors, then ``relation``, then ``attribute`` where there are attributes: the order of the
             authors' model.
-        vectors: modality -> file of vectors, or files; see :func:`loginmea_fast.data.vectors.vector_feature`.
+        vectors: modality -> file of vectors, or a mapping from uris to arrays, or several of either; see
+            :func:`loginmea_fast.data.vectors.vector_feature`.
         compat: "authors" gives bags their fixed width and fills missing images as their code does.
         bag_size: how many relations and attribute types the bags keep.
         name_ngrams: lengths of the character n-grams.
@@ -90,85 +86,34 @@ def load(
             f"fold={fold} is for OpenEA's prepared splits, and {directory} is in the layout {layout.name}; "
             "leave fold out"
         )
-    if vectors is not None and not isinstance(vectors, Mapping):
-        raise DataError(f"vectors must be a mapping, modality -> file; got {type(vectors).__name__}")
-    given = {name: _paths(named) for name, named in (vectors or {}).items()}
+    given = vector_sources(vectors)
     found, unread = _vector_files(directory, given)
-    files: dict[str, Path | Sequence[Path]] = {**found, **given}
+    files: dict[str, VectorSource | Sequence[VectorSource]] = {**found, **given}
     asked = modalities.split(",") if isinstance(modalities, str) else modalities
     wanted = None if asked is None else [name.strip() for name in asked]
-    _check_modalities(directory, wanted, files, given)
+    check_modalities(str(directory), wanted, files, given)
     pair = layout.read(directory, options)
     if wanted is None:
         built = {"relation": len(pair.triples) > 0, "attribute": pair.attributes is not None}
         wanted = [*files, *(name for name, there in built.items() if there and name not in files)]
-    width = bag_size if compat == "authors" else None
-    features: dict[str, Feature] = {}
-    notes: tuple[str, ...] = ()
-    for modality in wanted:
-        if modality in files:
-            has_vector = pair.has_image if modality == "image" else None
-            features[modality], said = vector_feature(
-                files[modality], pair, has_vector=has_vector, compat=compat, seed=seed
-            )
-            notes += said
-        elif modality == "relation":
-            if not len(pair.triples):
-                raise DataError(f"{directory} has no relation triples; leave the modality 'relation' out")
-            features[modality] = relation_bag(pair.triples, pair.num_entities, bag_size, width)
-        elif modality == "attribute":
-            if pair.attributes is None:
-                raise DataError(f"{directory} has no attributes; leave the modality 'attribute' out")
-            features[modality] = attribute_bag(pair.attributes, pair.num_entities, bag_size, width)
-        elif modality == "value":
-            features[modality], said = value_feature(read_values(directory, pair), pair.num_entities)
-            notes += said
-        elif modality == "name":
-            features[modality] = ngram_bag(name_words(pair), name_ngrams, name_buckets)
-        elif modality == "name_tfidf":
-            features[modality] = tfidf_bag(name_words(pair), name_ngrams)
-        elif modality == "word":
-            features[modality] = word_bag(name_words(pair), name_buckets)
-        elif modality == "sentence":
-            features[modality] = sentence_feature([" ".join(words) for words in name_words(pair)])
+    if "value" in wanted and "value" not in files:
+        pair = replace(pair, values=read_values(directory, pair))
+    features, notes = build_features(
+        pair,
+        wanted,
+        files,
+        where=str(directory),
+        compat=compat,
+        bag_size=bag_size,
+        name_ngrams=name_ngrams,
+        name_buckets=name_buckets,
+        seed=seed,
+    )
     if "value" not in features and not names and (values := _unread_values(directory)):
         notes += (f"values in {', '.join(values)} are not read; the modality 'value' is made of them",)
     if unread:
         notes += (f"vectors not read in {directory.name}: {some_of(unread)}",)
-    return replace(pair.with_features(features), notes=pair.notes + notes)
-
-
-def _check_modalities(
-    directory: Path,
-    wanted: Sequence[str] | None,
-    files: Mapping[str, Path | Sequence[Path]],
-    given: Mapping[str, Sequence[Path]],
-) -> None:
-    """Refuses, before anything is read, modalities and vectors that are not there; None asks for what there is."""
-    for named in given.values():
-        for path in named:
-            check_vectors(path)
-    if wanted is None:
-        return
-    if unasked := [name for name in given if name not in wanted]:
-        raise DataError(
-            f"vectors are given for {some_of(unasked)}, which is none of the modalities {', '.join(wanted)}; "
-            "name it there too, or leave its vectors out"
-        )
-    for modality in wanted:
-        if modality not in files and modality not in _BUILT:
-            near = difflib.get_close_matches(modality, [*files, *_BUILT], 1)
-            raise DataError(
-                f"{directory} has no file features_{modality} and {modality!r} is none of {', '.join(_BUILT)}; "
-                + (f"did you mean {near[0]!r}? else " if near else "")
-                + f"give its vectors as {modality}=FILE (--vectors, vectors={{...}}) or leave the modality out"
-            )
-    if "sentence" in wanted and "sentence" not in files:
-        check_encoder()
-
-
-def _paths(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:
-    return (Path(files),) if isinstance(files, (str, os.PathLike)) else tuple(map(Path, files))
+    return replace(pair, features=features, notes=pair.notes + notes)
 
 
 def load_embedded(modalities: Sequence[str] | str | None = None, **options: Any) -> AlignmentPair:
@@ -194,7 +139,9 @@ def _unread_values(directory: Path) -> list[str]:
     return [f"attr_triples_{k}" for k in (1, 2) if {f"attr_triples_{k}", f"training_attrs_{k}"} <= set(there)]
 
 
-def _vector_files(directory: Path, given: Mapping[str, Sequence[Path]]) -> tuple[dict[str, Path], list[str]]:
+def _vector_files(
+    directory: Path, given: Mapping[str, Sequence[VectorSource]]
+) -> tuple[dict[str, Path], list[str]]:
     """Files of vectors in a data directory, modality -> file, images first, then by name; and those of no modality.
 
     Args:
@@ -203,6 +150,7 @@ def _vector_files(directory: Path, given: Mapping[str, Sequence[Path]]) -> tuple
     """
     files: dict[str, Path] = {}
     unread = []
+    given_files = [source for sources in given.values() for source in sources if isinstance(source, Path)]
     for path in sorted(directory.iterdir()):
         packed = path.suffix.lower() in COMPRESSED_SUFFIXES
         plain = path.with_suffix("") if packed else path
@@ -213,7 +161,7 @@ def _vector_files(directory: Path, given: Mapping[str, Sequence[Path]]) -> tuple
         if is_clutter(path.name):
             continue
         if not modality or plain.suffix.lower() not in SUFFIXES:
-            known = any(path.samefile(other) for named in given.values() for other in named if other.exists())
+            known = any(path.samefile(other) for other in given_files if other.exists())
             if (named or plain.suffix.lower() in SUFFIXES) and not known:
                 why = "no modality; name it features_<modality> or give it as vectors"
                 unread.append(

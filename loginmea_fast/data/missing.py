@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.data.bags import csr_matrix
-from loginmea_fast.data.pair import Feature
+from loginmea_fast.data.tables import Feature
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from loginmea_fast.data.bags import csr_matrix, rows_with_entries
-from loginmea_fast.data.pair import AlignmentPair, Feature
+from loginmea_fast.data.tables import Entities, Feature
 from loginmea_fast.errors import DataError
 
 __all__ = ["display_name", "name_words", "ngram_bag", "tfidf_bag", "word_bag"]
@@ -26,7 +26,7 @@ def display_name(uri: str) -> str:
     return unquote(segment).replace("_", " ").strip() or uri
 
 
-def name_words(pair: AlignmentPair) -> list[list[str]]:
+def name_words(pair: Entities) -> list[list[str]]:
     """Lower-case words of every entity's name: those that came translated, else those of its display name."""
     translated = pair.words or {}
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,87 +10,15 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.data.split import Split, as_ids, divide, first_of_each, take_valid
+from loginmea_fast.data.tables import AttributeTable, Feature, ValueTable
 from loginmea_fast.errors import DataError
 
 if TYPE_CHECKING:
     from loginmea_fast.graph import AlignmentGraph
 
-__all__ = ["AlignmentPair", "AttributeTable", "Feature", "Split"]
+__all__ = ["AlignmentPair"]
 
 FIELD_SEED_RATIO = 0.3  # what DBP15K is usually trained with
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One modality: a row of numbers for every entity of both graphs.
-
-    Attributes:
-        values: [N, width] floating point, dense (float32, float16, bfloat16 or float64) or sparse CSR. A sparse
-            feature is never made dense, a half-precision one never widened.
-        present: [N] bool, True where the entity has this modality itself. Elsewhere the row of a dense feature was
-            filled in (see ``description``), the row of a sparse one is empty.
-        description: one line for summaries: what the numbers are and how gaps were filled.
-    """
-
-    values: Tensor
-    present: Tensor
-    description: str = ""
-
-    def __post_init__(self) -> None:
-        values, present = self.values, self.present
-        if values.ndim != 2 or not values.is_floating_point():
-            raise DataError(
-                f"a feature must be a floating-point matrix [entities, width], "
-                f"this one has shape {list(values.shape)} and dtype {values.dtype}; convert it first"
-            )
-        if values.layout not in (torch.strided, torch.sparse_csr):
-            raise DataError(
-                f"a feature must be dense or sparse CSR, not {values.layout}; call .to_sparse_csr() on it"
-            )
-        if present.shape != (values.shape[0],) or present.dtype != torch.bool:
-            raise DataError(
-                f"a presence mask must be bool [{values.shape[0]}], one flag for each row of its feature, "
-                f"this one is {present.dtype} {list(present.shape)}"
-            )
-        row = first_nonfinite_row(values)
-        if row is not None:
-            raise DataError(
-                f"the feature row of entity {row} holds NaN or infinity; repair it or leave the entity out"
-            )
-
-    @property
-    def width(self) -> int:
-        """Columns, the ``d_m`` that a projection of this modality takes in."""
-        return self.values.shape[1]
-
-    @property
-    def is_sparse(self) -> bool:
-        """Whether ``values`` is sparse CSR."""
-        return self.values.layout == torch.sparse_csr
-
-    @property
-    def num_present(self) -> int:
-        """How many entities have this modality themselves."""
-        return int(self.present.sum())
-
-    def to(self, device: torch.device | str) -> Feature:
-        """The same feature on another device."""
-        return replace(self, values=self.values.to(device), present=self.present.to(device))
-
-
-@dataclass(frozen=True)
-class AttributeTable:
-    """Which entity has which attribute type: one row an occurrence, in file order, repeats kept.
-
-    Attributes:
-        entity: [A] int64 entity ids.
-        kind: [A] int64 index into ``types``.
-        types: the attribute types, in order of first occurrence.
-    """
-
-    entity: Tensor
-    kind: Tensor
-    types: list[str]
 
 
 @dataclass(frozen=True)
@@ -116,6 +44,8 @@ class AlignmentPair:
         official_split: the split that came with the data, or None.
         relation_names: [R] names of relations, or None where the files give numbers only.
         attributes: attribute types of entities, or None.
+        values: attributes with their values, or None: where a directory has them they are read if the modality
+            ``value`` is asked for.
         words: words of each entity's (translated) name by entity id, or None.
         has_image: [N] bool, which entities have a picture according to the data, or None where they do not say.
         file_ids: [N] int64, the ids that the files give the entities, or None where they give none or ours.
@@ -135,6 +65,7 @@ class AlignmentPair:
     official_split: Split | None = None
     relation_names: list[str] | None = None
     attributes: AttributeTable | None = None
+    values: ValueTable | None = None
     words: Mapping[int, list[str]] | None = None
     has_image: Tensor | None = None
     file_ids: Tensor | None = None
@@ -237,25 +168,135 @@ class AlignmentPair:
                     f"has_image must be bool [{count}], one flag an entity, not {mask.dtype} {list(mask.shape)}"
                 )
             object.__setattr__(self, "has_image", mask)
-        if self.attributes is not None:
-            table = self.attributes
-            for name, ids, limit in (
-                ("entity", table.entity, count),
-                ("kind", table.kind, len(table.types)),
-            ):
-                if ids.shape != table.entity.shape or (
-                    len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < limit
-                ):
-                    raise DataError(
-                        f"attributes.{name} must hold one id from 0 to {limit - 1} for each of "
-                        f"{len(table.entity):,} occurrences; check the table"
-                    )
+        if (types := self.attributes) is not None:
+            _check_occurrences("attributes", types.entity, types.kind, len(types.types), count)
+        if (table := self.values) is not None:
+            _check_occurrences("values", table.entity, table.kind, len(table.kinds), count)
+            if len(table.texts) != len(table.entity):
+                raise DataError(
+                    f"values has {len(table.texts):,} texts for {len(table.entity):,} occurrences; one each is needed"
+                )
         for modality, feature in self.features.items():
             if feature.values.shape[0] != count:
                 raise DataError(
                     f"feature {modality!r} has {feature.values.shape[0]} rows, "
                     f"the two graphs have {count} entities; one row an entity is needed"
                 )
+
+    @classmethod
+    def from_labeled_triples(
+        cls,
+        left: Any,
+        right: Any,
+        seeds: Any = None,
+        *,
+        valid: Any = None,
+        test: Any = None,
+        attributes: tuple[Any, Any] = (None, None),
+        entities: tuple[Any, Any] = (None, None),
+        modalities: Sequence[str] | str | None = None,
+        vectors: Mapping[str, Any] | None = None,
+        name_attributes: Sequence[str] | str = (),
+        max_repeated_links: float = 1.0,
+        name: str | None = None,
+        columns: Sequence[str | int] | None = None,
+        bag_size: int = 1000,
+        name_ngrams: tuple[int, ...] = (2, 3),
+        name_buckets: int | None = 4096,
+    ) -> AlignmentPair:
+        """A pair from people's own graphs, whose entities and relations are told by labels.
+
+        A graph is a table of (head, relation, tail): tuples or lists, a numpy array, a pandas, polars or pyarrow table,
+        or a mapping from names to columns. Columns are found by name (head, relation, tail; h, r, t; subject,
+        predicate, object; source, type, target), else they are the first three. It may also be a networkx graph (nodes
+        are entities, their data attributes; the relation is a datum of the edge or its key), or PyTorch Geometric's
+        HeteroData (the middle of an edge type is the relation, "person:0" an entity unless the store has `names` or
+        `uris`) or Data (`edge_type`, named by `relation_names`). None is a graph of attributes alone.
+
+        Entities are numbered in order of first appearance: those listed in `entities`, then the heads and tails of
+        triples row by row, then those of attributes; graph 1 before graph 2. Labels are strings; numbers become their
+        decimal spelling. A relation or attribute that both graphs name is one.
+
+        Args:
+            left: graph 1.
+            right: graph 2.
+            seeds: known pairs (left label, right label), a table in any of these kinds, or None. All are training links
+                of the pair's official split, of which `split` holds back a share for validation.
+            valid: known pairs to select a model by, which are no seeds.
+            test: known pairs to measure by, which are no seeds.
+            attributes: (entity, attribute, value) of each graph, or None. An empty value says that the entity has the
+                attribute. Values of rdfs:label, skos:prefLabel, schema:name, foaf:name, dc:title, `label` and `name`
+                are names; of several languages the one that names most entities of both graphs comes first.
+            entities: labels of each graph, for an order of one's own and for entities that nothing else names.
+            modalities: features to build, as in :func:`loginmea_fast.data.load`; None takes those with vectors, then
+                `relation`, `attribute`, `value` and `name` as far as there is something to build them of.
+            vectors: modality -> a mapping from labels to arrays, or a file, or several; see
+                :func:`loginmea_fast.data.vectors.vector_feature`.
+            name_attributes: further attributes whose values are names, which come before the known ones.
+            max_repeated_links: share of links whose entity has another link that is tolerated, with a note; 0 makes
+                every one an error.
+            name: what to call the pair.
+            columns: names or positions of head, relation and tail in both tables, where they are not to be guessed.
+            bag_size: how many relations and attribute types the bags keep.
+            name_ngrams: lengths of the character n-grams of names.
+            name_buckets: columns to hash n-grams and words into; None gives each its own column.
+
+        Returns:
+            The pair, with features. `notes` says what was guessed and left out.
+
+        Raises:
+            DataError: a table that cannot be read, a label that is missing, a graph without entities, the same file on
+                both sides, or links of which none names entities of both graphs.
+        """
+        from loginmea_fast.data.joining import join, usual_modalities
+        from loginmea_fast.data.labeled import as_graph, as_links
+        from loginmea_fast.data.modalities import build_features, check_modalities
+        from loginmea_fast.data.vectors import vector_sources
+
+        for what, given in (("attributes", attributes), ("entities", entities)):
+            if not isinstance(given, tuple | list) or len(given) != 2:
+                raise DataError(
+                    f"{what} must be a pair, those of the left and those of the right graph (None for none), not a "
+                    f"{type(given).__name__}"
+                )
+        sources = vector_sources(vectors)
+        asked = modalities.split(",") if isinstance(modalities, str) else modalities
+        wanted = None if asked is None else [modality.strip() for modality in asked if modality.strip()]
+        check_modalities("the pair", wanted, sources, sources)
+        graphs = [
+            as_graph(source, attributes[side], entities[side], ("left", "right")[side], columns)
+            for side, source in enumerate((left, right))
+        ]
+        links = {
+            part: as_links(given, called)
+            for part, given, called in (
+                ("train", seeds, "seeds"),
+                ("valid", valid, "valid"),
+                ("test", test, "test"),
+            )
+        }
+        names = (name_attributes,) if isinstance(name_attributes, str) else tuple(name_attributes)
+        fields = join(
+            graphs[0],
+            graphs[1],
+            links,
+            name_attributes=names,
+            max_repeated_links=max_repeated_links,
+            name=name,
+        )
+        pair = cls(**fields)
+        if wanted is None:
+            wanted = [*sources, *(modality for modality in usual_modalities(pair) if modality not in sources)]
+        features, notes = build_features(
+            pair,
+            wanted,
+            sources,
+            where=pair.name,
+            bag_size=bag_size,
+            name_ngrams=name_ngrams,
+            name_buckets=name_buckets,
+        )
+        return replace(pair, features=features, notes=pair.notes + notes)
 
     @property
     def num_entities(self) -> int:
@@ -317,6 +358,8 @@ class AlignmentPair:
             if len(official.valid) or valid_ratio == 0:
                 return official
             return Split(*take_valid(official.train, valid_ratio, seed), official.test)
+        if not len(self.links):
+            raise DataError("the pair has no known link to train on; give some as seeds, a few dozen will do")
         seed_ratio = FIELD_SEED_RATIO if seed_ratio is None else seed_ratio
         if not 0 < seed_ratio <= 1:
             raise DataError(
@@ -382,16 +425,10 @@ class AlignmentPair:
         return "\n".join(lines)
 
 
-def first_nonfinite_row(values: Tensor) -> int | None:
-    """Row of the first NaN or infinity, or None; looks at a block of rows at a time to stay frugal."""
-    if values.layout == torch.sparse_csr:
-        bad = (~values.values().isfinite()).nonzero()
-        if not len(bad):
-            return None
-        return int(torch.searchsorted(values.crow_indices(), bad[0, 0], right=True)) - 1
-    block = max(1, (1 << 22) // max(values.shape[1], 1))
-    for start in range(0, values.shape[0], block):
-        rows = values[start : start + block].isfinite().all(dim=1)
-        if not bool(rows.all()):
-            return start + int((~rows).nonzero()[0, 0])
-    return None
+def _check_occurrences(name: str, entity: Tensor, kind: Tensor, num_kinds: int, num_entities: int) -> None:
+    for column, ids, limit in (("entity", entity, num_entities), ("kind", kind, num_kinds)):
+        if ids.shape != entity.shape or (len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < limit):
+            raise DataError(
+                f"{name}.{column} must hold one id from 0 to {limit - 1} for each of {len(entity):,} occurrences; "
+                "check the table"
+            )

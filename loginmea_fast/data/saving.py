@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from loginmea_fast.data.formats import ReadOptions, get_format
-from loginmea_fast.data.pair import AlignmentPair, Feature
+from loginmea_fast.data.pair import AlignmentPair
+from loginmea_fast.data.tables import Feature
 from loginmea_fast.errors import DataError
 
 __all__ = ["save"]

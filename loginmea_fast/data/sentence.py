@@ -8,7 +8,7 @@ import importlib.util
 import numpy as np
 import torch
 
-from loginmea_fast.data.pair import Feature
+from loginmea_fast.data.tables import Feature
 from loginmea_fast.errors import DataError
 
 __all__ = ["check_encoder", "sentence_feature"]

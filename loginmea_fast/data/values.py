@@ -13,20 +13,21 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from loginmea_fast.data.attributes import literal_text
+from loginmea_fast.data.attributes import literal_datatype, literal_text
 from loginmea_fast.data.bags import csr_matrix, rows_with_entries
 from loginmea_fast.data.directory import DataDirectory
 from loginmea_fast.data.identifiers import Listed, Respelled, by_identifier
-from loginmea_fast.data.pair import AlignmentPair, Feature
+from loginmea_fast.data.tables import Entities, Feature, ValueTable
 from loginmea_fast.data.textfile import read_fields, shorten
 from loginmea_fast.errors import DataError
 
-__all__ = ["ValueTable", "read_values", "value_feature"]
+__all__ = ["holds_numbers", "read_values", "value_feature"]
 
 # Relative widths of the buckets. Between two cells a value is shared, so that neighbours match in part.
 _SCALES = (0.1, 0.01, 0.001, 0.0001)
@@ -36,31 +37,17 @@ _AGREES = 5e-4  # relative: a year in 2,000, so that a date agrees with its year
 _NUMBER = re.compile(r"^[+-]?(?:\d+(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d+)?$")
 _QUANTITY = re.compile(r"^([+-]?[\d.,]+(?:[eE][+-]?\d+)?)\s*([^\W\d_][\w/^²³]{0,4}|%)$")
 _DATE = re.compile(r"^([+-]?\d{4,})-(\d\d)(?:-(\d\d))?(?:[T ].*|Z|[+-]\d\d:\d\d)?$")
+_ZONE = re.compile(r"(?:Z|[+-]\d\d:\d\d)$")
+_LONGEST = 100  # characters of a number or a date; what is longer is a text
+_NO_UNITS = (
+    "http://www.w3.org/",
+    "xsd:",
+    "rdf:",
+)  # types of XML Schema and RDF say how a value is written, others what it counts
 _NO_NUMBERS = {"nan", "inf", "infinity", "+inf", "-inf", "+infinity", "-infinity"}
 
 
-@dataclass(frozen=True)
-class ValueTable:
-    """Values of attributes: one row an attribute triple, in file order.
-
-    Attributes:
-        entity: int64 [V] entity ids.
-        kind: int64 [V] index into ``kinds``.
-        texts: [V] the values as they stand in the files.
-        kinds: the attributes, in order of first occurrence.
-        unknown: rows of the files that speak of entities outside the pair, which are read past.
-        first_unknown: the first of these entities.
-    """
-
-    entity: Tensor
-    kind: Tensor
-    texts: list[str]
-    kinds: list[str]
-    unknown: int = 0
-    first_unknown: str = ""
-
-
-def read_values(directory: str | os.PathLike[str], pair: AlignmentPair) -> ValueTable:
+def read_values(directory: str | os.PathLike[str], pair: Entities) -> ValueTable:
     """Reads ``attr_triples_1/2`` (uri TAB attribute TAB value) of a directory.
 
     Args:
@@ -216,27 +203,52 @@ def _parse(table: ValueTable) -> _Parsed:
     parsed = _Parsed(np.full(count, np.nan), np.full(count, -1), np.zeros(count, dtype=np.int64), units={})
     assert parsed.units is not None
     for position, (text, kind) in enumerate(zip(table.texts, table.kind.tolist(), strict=True)):
-        bare = literal_text(text)
-        unit = ""
-        if date := _DATE.match(bare):
-            year, month, day = int(date[1]), int(date[2]), int(date[3] or 0)
-            if 1 <= month <= 12 and day <= 31 and abs(year) < 10**6:
-                parsed.number[position] = year + (month - 1) / 12
-                parsed.month[position] = 12 * year + month - 1
-                parsed.day[position] = day
-                continue
-        number = _number(bare)
-        if number is None and (quantity := _QUANTITY.match(bare)):
-            number, unit = _number(quantity[1]), quantity[2]
-        if number is None:
+        value = _read(text)
+        if value is None:
             parsed.no_numbers += 1
-        elif not math.isfinite(number):
+        elif not math.isfinite(value.number):
             parsed.not_finite += 1
         else:
-            parsed.number[position] = number
-            parsed.units.setdefault(kind, Counter())[unit] += 1
+            parsed.number[position] = value.number
+            parsed.month[position], parsed.day[position] = value.month, value.day
+            if value.month < 0:
+                parsed.units.setdefault(kind, Counter())[value.unit] += 1
     _decimal_years(table.kind.numpy(), parsed)
     return parsed
+
+
+class _Value(NamedTuple):
+    """A number or a date: its decimal year, 12 year + month - 1 or -1, its day or 0; the unit of a number."""
+
+    number: float
+    month: int = -1
+    day: int = 0
+    unit: str = ""
+
+
+def _read(text: str) -> _Value | None:
+    """What a value is; None if neither number nor date. The type of an RDF literal may be its unit."""
+    bare = literal_text(text)
+    if len(bare) > _LONGEST:
+        return None
+    if date := _DATE.match(bare):
+        year, month, day = int(date[1]), int(date[2]), int(date[3] or 0)
+        if 1 <= month <= 12 and day <= 31 and abs(year) < 10**6:
+            return _Value(year + (month - 1) / 12, 12 * year + month - 1, day)
+    datatype = literal_datatype(text)
+    if datatype.endswith(("#gYear", "xsd:gYear")):
+        bare = _ZONE.sub("", bare)
+    if (number := _number(bare)) is not None:
+        unit = "" if datatype.startswith(_NO_UNITS) else re.split("[/#:]", datatype)[-1]
+        return _Value(number, unit=unit)
+    if (quantity := _QUANTITY.match(bare)) and (number := _number(quantity[1])) is not None:
+        return _Value(number, unit=quantity[2])
+    return None
+
+
+def holds_numbers(table: ValueTable) -> bool:
+    """Whether any value is a number or a date, which the modality ``value`` could be made of."""
+    return any((value := _read(text)) is not None and math.isfinite(value.number) for text in table.texts)
 
 
 def _number(text: str) -> float | None:

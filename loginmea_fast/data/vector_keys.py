@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from loginmea_fast.data.identifiers import NONE, SEVERAL, Listed, Respelled, by_identifier, plain_spelling
-from loginmea_fast.data.pair import AlignmentPair
+from loginmea_fast.data.tables import Entities
 from loginmea_fast.data.textfile import read_fields, shorten
 from loginmea_fast.errors import DataError
 
@@ -41,7 +41,7 @@ class Matched:
     notes: tuple[str, ...]
 
 
-def match_keys(path: Path, keys: list[Hashable], pair: AlignmentPair) -> Matched:
+def match_keys(path: Path, keys: list[Hashable], pair: Entities) -> Matched:
     """Finds the entities that keys mean.
 
     All keys of a file are taken for the same thing, for what most of them are: uris, ids, names, or images that a list
@@ -118,7 +118,7 @@ def _bases(texts: list[str]) -> Iterable[list[str]]:
         yield [text.split("/", 1)[1].rsplit("/", 1)[0] for text in texts]
 
 
-def _tables(path: Path, pair: AlignmentPair) -> list[tuple[str, Listed]]:
+def _tables(path: Path, pair: Entities) -> list[tuple[str, Listed]]:
     def listed(identifiers: Sequence[str], entities: Iterable[int], spell: Callable[[str], str]) -> Listed:
         return Listed(by_identifier(identifiers, entities), path.name, Respelled(), spell)
 
@@ -132,7 +132,7 @@ def _tables(path: Path, pair: AlignmentPair) -> list[tuple[str, Listed]]:
     ]
     index = [
         fields
-        for file in sorted(path.parent.glob(_INDEX))
+        for file in sorted(path.parent.glob(_INDEX) if path.is_file() else ())
         for _, fields in read_fields(file, 2, 2, "uri, image")
     ]
     if index:

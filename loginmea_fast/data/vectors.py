@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,21 +12,45 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.data.bags import csr_matrix
-from loginmea_fast.data.pair import AlignmentPair, Feature, first_nonfinite_row
+from loginmea_fast.data.tables import Entities, Feature, first_nonfinite_row
 from loginmea_fast.data.textfile import shorten, some_of
 from loginmea_fast.data.vector_files import SUFFIXES, StoredVectors, as_rows, read_vectors
 from loginmea_fast.data.vector_keys import match_keys
 from loginmea_fast.errors import DataError
 
-__all__ = ["SUFFIXES", "vector_feature"]
+__all__ = ["SUFFIXES", "VectorSource", "vector_feature", "vector_sources"]
+
+VectorSource = Path | Mapping[Any, Any]  # a file, or entity -> its vector or vectors
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _BLOCK = 1 << 22  # numbers handled at once where half precision is computed in float32
 
 
+def vector_sources(given: Mapping[str, Any] | None) -> dict[str, tuple[VectorSource, ...]]:
+    """Where the vectors of each modality are, from what a caller may say: a path, a mapping, or several of either.
+
+    Raises:
+        DataError: something else.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise DataError(f"vectors must be a mapping, modality -> file; got {type(given).__name__}")
+    sources: dict[str, tuple[VectorSource, ...]] = {}
+    for modality, named in (given or {}).items():
+        items = (named,) if isinstance(named, str | os.PathLike | Mapping) else named
+        if not isinstance(items, Sequence) or not all(
+            isinstance(item, str | os.PathLike | Mapping) for item in items
+        ):
+            raise DataError(
+                f"vectors of {modality!r} are a {type(named).__name__}; give a file, a mapping from entities to "
+                "arrays, or a list of either"
+            )
+        sources[modality] = tuple(item if isinstance(item, Mapping) else Path(item) for item in items)
+    return sources
+
+
 def vector_feature(
-    path: Path | Sequence[Path],
-    pair: AlignmentPair,
+    path: VectorSource | Sequence[VectorSource],
+    pair: Entities,
     *,
     has_vector: Tensor | None = None,
     compat: Literal["authors"] | None = None,
@@ -40,8 +65,9 @@ def vector_feature(
     bfloat16 stay what they are; float64 and integers become float32.
 
     Args:
-        path: numpy's ``.npy`` or ``.npz``, safetensors, HDF5, a pickle or a file of ``torch.save``, read as what its
-            content says it is. It holds one of
+        path: a mapping from entities (by uri, name or id) to their vectors [d] or [n, d], a file, or several of either.
+            A file is numpy's ``.npy`` or ``.npz``, safetensors, HDF5, a pickle or a file of ``torch.save``, read as
+            what its content says it is. It holds one of
 
             - an array [N, d], a row an entity;
             - ``features`` [n, d] and ``ids`` [n], or ``uris``, ``names`` or ``keys`` [n] of strings;
@@ -64,13 +90,15 @@ def vector_feature(
         DataError: unreadable file, wrong number of rows, unknown id, NaN or infinity, no vector at all, files that
             cannot be joined.
     """
-    files = (path,) if isinstance(path, Path) else tuple(path)
-    if len(set(files)) != len(files):
+    sources = (path,) if isinstance(path, Path | Mapping) else tuple(path)
+    files = [Path("the vectors given") if isinstance(own, Mapping) else own for own in sources]
+    named = [own for own in sources if isinstance(own, Path)]
+    if len(set(named)) != len(named):
         raise DataError(f"{some_of(map(str, files))} are one modality and name a file twice; name each once")
     count = pair.num_entities
     parts: list[_Part] = []
-    for file in files:
-        stored = read_vectors(file)
+    for file, source in zip(files, sources, strict=True):
+        stored = StoredVectors(entries=source) if isinstance(source, Mapping) else read_vectors(source)
         if stored.values is not None and (
             stored.values.layout == torch.sparse_csr or stored.present is not None
         ):
@@ -122,7 +150,7 @@ class _Part:
     notes: list[str]
 
 
-def _read_part(path: Path, stored: StoredVectors, pair: AlignmentPair, has_vector: Tensor | None) -> _Part:
+def _read_part(path: Path, stored: StoredVectors, pair: Entities, has_vector: Tensor | None) -> _Part:
     told = ""
     notes: list[str] = []
     if stored.entries is not None:
@@ -147,7 +175,7 @@ def _read_part(path: Path, stored: StoredVectors, pair: AlignmentPair, has_vecto
     return _Part(values[some], ids[some], told, notes)
 
 
-def _complete(path: Path, stored: StoredVectors, pair: AlignmentPair) -> Feature:
+def _complete(path: Path, stored: StoredVectors, pair: Entities) -> Feature:
     """The feature of a file with a row for each entity, taken as it is."""
     assert stored.values is not None
     count = pair.num_entities
@@ -214,9 +242,7 @@ def _check_rows(path: Path, values: Tensor, count: int) -> None:
         )
 
 
-def _keyed(
-    path: Path, entries: Mapping[Any, Any], pair: AlignmentPair
-) -> tuple[Tensor, Tensor, str, list[str]]:
+def _keyed(path: Path, entries: Mapping[Any, Any], pair: Entities) -> tuple[Tensor, Tensor, str, list[str]]:
     """From a file with arrays an entity: rows [n, d], whose they are [n], what its keys are, and notes."""
     keys = list(entries)
     owners, told, notes = _owners(path, keys, pair)
@@ -246,7 +272,7 @@ def _keyed(
     return torch.cat(parts), torch.cat(whose), told, notes
 
 
-def _owners(path: Path, keys: Tensor | list[Any], pair: AlignmentPair) -> tuple[Tensor, str, list[str]]:
+def _owners(path: Path, keys: Tensor | list[Any], pair: Entities) -> tuple[Tensor, str, list[str]]:
     """The entity of each key, below zero where there is none; what the keys are; notes."""
     if isinstance(keys, list) and not all(type(key) is int for key in keys):
         distinct = list(dict.fromkeys(keys))
@@ -291,7 +317,7 @@ def _average(names: str, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, lis
     return distinct, (sums / times[:, None]).to(rows.dtype), [note]
 
 
-def _check_finite(path: Path, values: Tensor, ids: Tensor, pair: AlignmentPair) -> None:
+def _check_finite(path: Path, values: Tensor, ids: Tensor, pair: Entities) -> None:
     row = first_nonfinite_row(values)
     if row is not None:
         entity = int(ids[row])

@@ -227,7 +227,7 @@ def test_nan_and_infinity_name_the_row(value, dtype, sparse):
 
 
 def test_nonfinite_row_in_a_later_block(monkeypatch):
-    from loginmea_fast.data.pair import first_nonfinite_row
+    from loginmea_fast.data.tables import first_nonfinite_row
 
     values = torch.zeros(3, 1 << 21)
     assert first_nonfinite_row(values) is None

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import loginmea_fast.data as data
-from loginmea_fast.data.values import ValueTable, read_values, value_feature
+from loginmea_fast.data.tables import ValueTable
+from loginmea_fast.data.values import read_values, value_feature
 from loginmea_fast.errors import DataError
 
 
