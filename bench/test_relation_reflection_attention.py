@@ -14,6 +14,10 @@ WIDTH, LAYERS, EDGES = 60, 2, 20_000
 @pytest.mark.benchmark(group=f"relation_reflection_attention, {EDGES:,} edges, forward and backward")
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_relation_reflection_attention(benchmark, provider: str) -> None:
+    if provider == "PyG":
+        pytest.importorskip(
+            "torch_geometric", reason="PyTorch Geometric is not installed; the extra bench has it"
+        )
     graph = uniform_graph(EDGES)
     benchmark.extra_info["errors"] = errors_of(provider, graph, LAYERS)
     leaves = leaves_of(graph, WIDTH, LAYERS)
