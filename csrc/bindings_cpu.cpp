@@ -10,12 +10,9 @@
 #include "cpu/propagation.h"
 #include "cpu/relation_reflection_attention.h"
 
-PYBIND11_MODULE(loginmea_cpu, m) {
+// Entered by cpu/entry.cpp.
+PYBIND11_MODULE(loginmea_cpu_kernels, m) {
   using namespace loginmea;
-  if (const char* feature = missing_cpu_feature()) {
-    throw pybind11::import_error(std::string("it was built for a processor with ") + feature +
-                                 ", which this one lacks");
-  }
   bind(m, "contrastive_loss", &contrastive_loss);
   bind(m, "low_rank_fusion_backward", &low_rank_fusion_backward);
   bind(m, "low_rank_fusion_forward", &low_rank_fusion_forward);

@@ -1,29 +1,20 @@
-// Does this processor have what the library was compiled for? Asked once, when the library is loaded, so that one that
-// was built elsewhere is refused with a reason instead of dying of an illegal instruction.
-//
-// What was compiled for is what the compiler itself says: it defines __AVX2__ and the like for every instruction set
-// that it may use. The table has all that compilers emit unasked; a test compares it with what they define.
+// What a library was compiled for, as data: cpu/entry.cpp asks the processor for it when the library is loaded, so that
+// one that was built elsewhere is refused with a reason instead of dying of an illegal instruction. The compiler itself
+// says it: it defines __AVX2__ and the like for every instruction set that it may use. The table has all that compilers
+// emit unasked; a test compares it with what they define. To be included by one file, with the flags of the kernels.
 #pragma once
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
+#include "cpu_feature.h"
 
 namespace loginmea {
 
 #if defined(__x86_64__)
 
-struct CpuFeature {
-  const char* compiled;  // "1" where the compiler defines the macro, else the macro's own name
-  const char* name;
-  unsigned leaf, subleaf, reg, bit;  // where CPUID tells of it; registers eax, ebx, ecx, edx are 0 to 3
-};
-
 #define LOGINMEA_TEXT_OF(x) #x
 #define LOGINMEA_TEXT(x) LOGINMEA_TEXT_OF(x)
 #define LOGINMEA_FEATURE(name, leaf, subleaf, reg, bit) {LOGINMEA_TEXT(__##name##__), #name, leaf, subleaf, reg, bit}
 
-constexpr CpuFeature kCpuFeatures[] = {
+extern const CpuFeature kCompiledFor[] = {
     LOGINMEA_FEATURE(SSE3, 1, 0, 2, 0),
     LOGINMEA_FEATURE(PCLMUL, 1, 0, 2, 1),
     LOGINMEA_FEATURE(SSSE3, 1, 0, 2, 9),
@@ -70,35 +61,15 @@ constexpr CpuFeature kCpuFeatures[] = {
     LOGINMEA_FEATURE(XOP, 0x80000001, 0, 2, 11),
     LOGINMEA_FEATURE(FMA4, 0x80000001, 0, 2, 16),
     LOGINMEA_FEATURE(TBM, 0x80000001, 0, 2, 21),
+    {nullptr, nullptr, 0, 0, 0, 0},
 };
 
 #undef LOGINMEA_FEATURE
 
-// The first instruction set this file was compiled with that the processor lacks, or null.
-inline const char* missing_cpu_feature() {
-  for (const CpuFeature& feature : kCpuFeatures) {
-    if (feature.compiled[0] != '1') continue;
-    unsigned registers[4] = {0, 0, 0, 0};
-    if (!__get_cpuid_count(feature.leaf, feature.subleaf, &registers[0], &registers[1], &registers[2], &registers[3]) ||
-        ((registers[feature.reg] >> feature.bit) & 1) == 0) {
-      return feature.name;
-    }
-  }
-  // Wide registers also need an operating system that keeps them; these two ask it.
-  __builtin_cpu_init();
-#if defined(__AVX__)
-  if (!__builtin_cpu_supports("avx")) return "AVX";
-#endif
-#if defined(__AVX512F__)
-  if (!__builtin_cpu_supports("avx512f")) return "AVX512F";
-#endif
-  return nullptr;
-}
-
 #else
 
 // Other processors are asked nothing: a library for them is built where it runs.
-inline const char* missing_cpu_feature() { return nullptr; }
+extern const CpuFeature kCompiledFor[] = {{nullptr, nullptr, 0, 0, 0, 0}};
 
 #endif
 

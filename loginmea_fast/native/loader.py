@@ -155,7 +155,7 @@ def _obtain(device: str) -> ModuleType:
     if prebuilt is not None:
         try:
             return _import(module, prebuilt)
-        except ImportError as error:
+        except (ImportError, BuildError) as error:
             log.warning("the library %s built ahead of time is passed over: %s", prebuilt, error)
     reason = toolchain.missing(device)
     if reason is not None:
@@ -197,11 +197,17 @@ def _import(module: str, path: Path) -> ModuleType:
     """Imports an extension module from a path, under a name that the path need not have.
 
     Raises:
-        ImportError: the file is no library, or not one for this machine.
+        ImportError: the file is no library, or not one for this kind of machine.
+        BuildError: it was built for another processor; to build it again would end the same.
     """
     loader = importlib.machinery.ExtensionFileLoader(module, str(path))
     spec = importlib.util.spec_from_file_location(module, path, loader=loader)
     assert spec is not None
-    loaded = importlib.util.module_from_spec(spec)
+    try:
+        loaded = importlib.util.module_from_spec(spec)
+    except RuntimeError as refusal:  # csrc/cpu/entry.cpp, before any kernel is touched
+        raise BuildError(
+            f"{path} {refusal}; set LOGINMEA_MARCH to what this processor has, for example x86-64-v2"
+        ) from None
     loader.exec_module(loaded)
     return loaded

@@ -33,7 +33,7 @@ class Toolchain:
     cmake: str
     ninja: str
     march: str
-    cpu: str
+    target: str
     cuda_archs: str
     flags: str
     python_abi: str
@@ -121,18 +121,18 @@ def _version(command: tuple[str, ...]) -> str:
 
 
 @functools.lru_cache
-def _cpu() -> str:
-    """What -march=native depends on: the processor's model and its instruction sets."""
+def _target(command: tuple[str, ...]) -> str:
+    """What a compiler makes of its flags on this machine: its predefined macros, which name every instruction set.
+
+    Under -march=native they differ from processor to processor, and with them what the library may contain.
+    """
     try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0].splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    kept = [
-        line
-        for line in lines
-        if line.startswith(("vendor_id", "cpu family", "model", "flags", "Features", "CPU"))
-    ]
-    return "\n".join([platform.machine(), *kept])
+        done = subprocess.run(
+            [*command, "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"unknown ({error})"
+    return hashlib.sha256(done.stdout.encode()).hexdigest() if done.returncode == 0 else "unknown"
 
 
 def find(device: str) -> Toolchain:
@@ -145,6 +145,7 @@ def find(device: str) -> Toolchain:
     assert ninja is not None
     nvcc = (_nvcc() or "") if device == "cuda" else ""
     march = os.environ.get("LOGINMEA_MARCH", "native") if device == "cpu" else ""
+    flagged = [*cxx, *os.environ.get("CXXFLAGS", "").split(), *([f"-march={march}"] if march else [])]
     return Toolchain(
         device=device,
         cxx=shlex.join(cxx),
@@ -154,7 +155,7 @@ def find(device: str) -> Toolchain:
         cmake=cmake,
         ninja=ninja,
         march=march,
-        cpu=_cpu() if march == "native" else platform.machine(),
+        target=f"{platform.machine()} {_target(tuple(flagged)) if device == 'cpu' else ''}",
         cuda_archs=os.environ.get("LOGINMEA_CUDA_ARCHS", "80;90") if device == "cuda" else "",
         flags="\n".join(f"{name}={os.environ.get(name, '')}" for name in _FLAG_VARIABLES),
         python_abi=f"{sys.implementation.cache_tag} {sysconfig.get_config_var('EXT_SUFFIX')}",

@@ -7,9 +7,15 @@ import platform
 import re
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
+
+from loginmea_fast.native import load, unavailable
+from loginmea_fast.native.sources import Sources
+
+from .conftest import Workshop
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,38 +141,114 @@ def test_whatever_a_compiler_may_use_is_asked_for(compiler: str, march: str) -> 
     assert defined - common - NEVER_UNASKED <= asked
 
 
-FEATURES = """
-#include <cstdio>
+KERNELS = """
 #include "common/cpu_features.h"
-int main() {
-  const char* missing = loginmea::missing_cpu_feature();
-  std::puts(missing ? missing : "nothing");
-}
+#include <Python.h>
+int answer();
+static PyObject* get(PyObject*, PyObject*) { return PyLong_FromLong(answer()); }
+static PyMethodDef methods[] = {{"answer", get, METH_NOARGS, nullptr}, {nullptr, nullptr, 0, nullptr}};
+static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "loginmea_cpu", nullptr, -1, methods, 0, 0, 0, 0};
+PyMODINIT_FUNC PyInit_loginmea_cpu_kernels() { return PyModule_Create(&definition); }
+"""
+TRIED = """
+from loginmea_fast.errors import BuildError
+try:
+    print(loader.load("cpu").answer())
+except BuildError as error:
+    print(error)
 """
 
 
-@pytest.mark.parametrize(
-    ("flags", "missing"), [([], "nothing"), (["-D__TBM__=1"], "TBM"), (["-D__AVX512ER__=1"], "AVX512ER")]
-)
-@pytest.mark.parametrize("compiler", COMPILERS)
-def test_a_processor_that_lacks_something_is_told_what(
-    compiler: str, flags: list[str], missing: str, tmp_path: Path
+@pytest.fixture
+def guarded(workshop: Workshop) -> Workshop:
+    """A workshop whose library is entered as the real one is."""
+    shutil.copytree(ROOT / "csrc" / "common", workshop.sources / "common")
+    shutil.copy(ROOT / "csrc" / "cpu" / "entry.cpp", workshop.sources / "cpu")
+    (workshop.sources / "bindings_cpu.cpp").write_text(KERNELS)
+    return workshop
+
+
+def test_a_library_for_this_processor_is_let_in(guarded: Workshop) -> None:
+    assert guarded.run(TRIED)[0] == "42"
+
+
+@pytest.mark.parametrize("feature", ["TBM", "AVX512ER"])
+def test_a_library_for_another_processor_is_refused_in_a_sentence_and_not_built_again(
+    guarded: Workshop, feature: str
 ) -> None:
-    """Only a few processors of the past have TBM or AVX512ER; compiling for this one finds nothing missing."""
-    if flags and missing.lower() in Path("/proc/cpuinfo").read_text().split():
-        pytest.skip(f"this processor has {missing}")
-    source, program = tmp_path / "features.cpp", tmp_path / "features"
-    source.write_text(FEATURES)
-    march = "x86-64" if flags else "native"
-    command = [
-        compiler,
-        "-std=c++17",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        f"-march={march}",
-        *flags,
-        f"-I{ROOT / 'csrc'}",
+    """Only a few processors of the past have TBM or AVX512ER: the flag says that the compiler may use it."""
+    if feature.lower() in Path("/proc/cpuinfo").read_text().split():
+        pytest.skip(f"this processor has {feature}")
+    guarded.environment["CXXFLAGS"] = f"-D__{feature}__=1"
+    expected = (
+        f"{guarded.cache}.*was built for a processor with {feature}, which this one lacks; set LOGINMEA_MARCH"
+    )
+    first, said = guarded.run(TRIED)
+    assert re.match(expected, first)
+    assert said.count("compiling") == 1
+    (entry,) = guarded.entries()
+    built = (entry / "loginmea_cpu.so").stat()
+    again, said = guarded.run(TRIED)
+    assert (again, said) == (first, "")
+    kept = (entry / "loginmea_cpu.so").stat()
+    assert (built.st_ino, built.st_mtime_ns) == (kept.st_ino, kept.st_mtime_ns)
+
+
+def test_a_library_built_ahead_of_time_for_another_processor_is_passed_over(guarded: Workshop) -> None:
+    guarded.run(TRIED, CXXFLAGS="-D__TBM__=1")
+    (entry,) = guarded.entries()
+    ahead = guarded.root / "ahead"
+    ahead.mkdir()
+    digest = Sources.read(guarded.sources, "cpu").digest[:16]
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    shutil.copy(entry / "loginmea_cpu.so", ahead / f"loginmea_cpu-{digest}{suffix}")
+    answer, said = guarded.run(TRIED, LOGINMEA_NATIVE_DIR=str(ahead))
+    assert answer == "42"
+    assert "ahead of time is passed over" in said
+    assert "which this one lacks" in said
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_the_entry_has_no_instruction_that_a_processor_may_lack(guarded: Workshop, compiler: str) -> None:
+    """Whatever the flags say: letters v begin all of AVX, and SSE3 and later come with registers it does not touch."""
+    guarded.run(TRIED, CXX=compiler, CXXFLAGS="-O3 -march=native")
+    (objects,) = guarded.cache.glob("trees/*/build/CMakeFiles/loginmea_cpu.dir")
+    words = {}
+    for name in ("cpu/entry.cpp.o", "cpu/answer.cpp.o"):
+        done = subprocess.run(
+            ["objdump", "-d", "--no-show-raw-insn", str(objects / name)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        words[name] = set(re.findall(r"^\s+[0-9a-f]+:\s+(\w+)", done.stdout, re.MULTILINE))
+    assert {"cpuid"} < words["cpu/entry.cpp.o"]
+    assert not [
+        word
+        for word in words["cpu/entry.cpp.o"]
+        if re.match(r"v(?!er[rw]$)|[sp]ext|andn|bls|mulx|rorx", word)
     ]
-    subprocess.run([*command, str(source), "-o", str(program)], check=True)
-    assert subprocess.run([program], capture_output=True, text=True).stdout.strip() == missing
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf")
+def test_no_kernel_runs_before_the_entry() -> None:
+    """A constructor of a static object would: two initialisers are the compiler's own, of frames and of CPUID."""
+    if (reason := unavailable("cpu")) is not None:
+        pytest.skip(reason)
+    done = subprocess.run(
+        ["readelf", "-dW", str(load("cpu").__file__)], check=True, capture_output=True, text=True
+    )
+    found = re.search(r"\(INIT_ARRAYSZ\)\s+(\d+)", done.stdout)
+    assert found is None or int(found[1]) <= 16
+
+
+def test_another_processor_has_a_library_of_its_own(guarded: Workshop) -> None:
+    """A compiler that resolves -march=native otherwise, as it would on another machine that shares the cache."""
+    compiler = guarded.root / "c++"
+    compiler.write_text(f'#!/bin/sh\nexec {shutil.which("c++")} "$@" $LACKING\n')
+    compiler.chmod(0o755)
+    guarded.environment["CXX"] = str(compiler)
+    for lacking in ("", "-mno-sse4.2 -mno-avx", ""):
+        assert guarded.run(TRIED, LACKING=lacking)[0] == "42"
+    assert len(guarded.entries()) == 2
