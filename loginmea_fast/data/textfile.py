@@ -139,17 +139,18 @@ class Symbols:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def number(self, values: pa.LargeBinaryArray) -> np.ndarray:
-        """int64 numbers of the fields in ``values``, which may be new."""
+    def number(self, *values: pa.LargeBinaryArray) -> np.ndarray:
+        """int64 numbers of the fields in ``values``, which may be new, one array after the other."""
         import pyarrow as pa
 
-        encoded = values.dictionary_encode()
-        texts = encoded.dictionary.cast(pa.large_string()).to_pylist()
+        parts = pa.chunked_array(values).dictionary_encode().chunks  # one dictionary for all; none of nothing
+        texts = parts[0].dictionary.cast(pa.large_string()).to_pylist() if parts else []
         ids = self.ids
         numbers = np.fromiter(
             (ids.setdefault(text[:-1], len(ids)) for text in texts), dtype=np.int64, count=len(texts)
         )
-        return numbers[encoded.indices.to_numpy()]
+        indices = [part.indices.to_numpy() for part in parts]
+        return numbers[np.concatenate(indices)] if indices else numbers
 
 
 def read_field_blocks(path: Path, least: int, most: int | None, meaning: str) -> Iterator[Fields]:

@@ -1,6 +1,8 @@
 import pytest
+import torch
 
 import loginmea_fast.data as data
+from loginmea_fast.data import openea, textfile
 from loginmea_fast.errors import DataError
 from tests.data.conftest import OPENEA
 
@@ -83,3 +85,24 @@ def test_a_fold_of_no_folds_is_refused(tiny_openea):
         data.load(directory)
         with pytest.raises(DataError, match=r"fold=2, but .* has no folds to choose from; leave fold out"):
             data.load(directory, fold=2)
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 100])
+def test_entities_are_numbered_alike_however_many_blocks_are_taken_together(
+    tiny_openea, monkeypatch, together
+):
+    """Blocks of a line or two, of which `together` share one look at their entities; errors still name the line."""
+    triples = "".join(f"e{i * i % 11}\tr{i % 3}\te{i % 7}\n" for i in range(20))
+    links = "".join(f"e{i}\te{i}\n" for i in range(7))
+    files = {"rel_triples_1": triples, "rel_triples_2": triples, "ent_links": links}
+    directory = tiny_openea({**files, **{name: None for name in OPENEA if name not in files}})
+    whole = data.load(directory)
+    monkeypatch.setattr(openea, "_TOGETHER", together)
+    monkeypatch.setattr(textfile, "_BLOCK", 20)
+    again = data.load(directory)
+    assert again.uris == whole.uris
+    assert again.relation_names == whole.relation_names
+    assert torch.equal(again.triples, whole.triples)
+    (directory / "rel_triples_2").write_text(triples + "e1\tr1\n" + triples)
+    with pytest.raises(DataError, match="rel_triples_2, line 21: expected 3"):
+        data.load(directory)
