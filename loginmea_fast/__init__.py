@@ -27,23 +27,27 @@ if TYPE_CHECKING:
     from loginmea_fast.data import AlignmentPair
     from loginmea_fast.graph import AlignmentGraph
     from loginmea_fast.nn import LoginMEA
-    from loginmea_fast.runs import fit
+    from loginmea_fast.runs import Alignment, align, fit
     from loginmea_fast.training import Config
 
 _NAMES = {
+    "Alignment": "loginmea_fast.runs",
     "AlignmentGraph": "loginmea_fast.graph",
     "AlignmentPair": "loginmea_fast.data",
     "Config": "loginmea_fast.training",
     "LoginMEA": "loginmea_fast.nn",
+    "align": "loginmea_fast.runs",
     "fit": "loginmea_fast.runs",
 }
 
 __all__ = [
+    "Alignment",
     "AlignmentGraph",
     "AlignmentPair",
     "Config",
     "LoginMEA",
     "__version__",
+    "align",
     "data",
     "errors",
     "evaluation",

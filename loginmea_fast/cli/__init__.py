@@ -1,4 +1,4 @@
-"""The command line, one file a command: `loginmea-fast demo | train | evaluate | doctor`."""
+"""The command line, one file a command: `loginmea-fast demo | train | align | evaluate | doctor`."""
 
 from loginmea_fast.cli.app import main
 

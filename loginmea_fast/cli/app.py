@@ -29,6 +29,7 @@ _WIDTH = 120  # of what is not a terminal
 COMMANDS = {
     "demo": "Align two real sources that ship inside the package, and show what comes out.",
     "train": "Train on a data set and measure the test links.",
+    "align": "Match the entities of two graphs, with a confidence, and write the matches.",
     "evaluate": "Measure a trained run on its test links.",
     "doctor": "What this machine has, which backend serves each operator, and whether all of it works.",
 }
@@ -38,6 +39,7 @@ Entity alignment of two multi-modal knowledge graphs (LoginMEA), exact, from fus
 
   loginmea-fast demo                                 align two real sources in a minute or two
   loginmea-fast train DIR --out RUN                  train on your data
+  loginmea-fast align DIR --out DIR                  match your entities, and say how sure each match is
   loginmea-fast evaluate RUN                         measure the trained model
   loginmea-fast doctor                               what this machine has, and whether it works
 """

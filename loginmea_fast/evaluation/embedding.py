@@ -11,7 +11,7 @@ from torch import Tensor
 from loginmea_fast.errors import InputError
 from loginmea_fast.nn import LoginMEA
 
-__all__ = ["Embedding", "JointEmbedding", "check_embedding"]
+__all__ = ["Embedding", "JointEmbedding", "StoredEmbedding", "check_embedding"]
 
 
 @runtime_checkable
@@ -42,6 +42,21 @@ class JointEmbedding:
             return self.model.joint_rows(self.features, rows.to(self.model.graph.device))
         finally:
             self.model.train(training)
+
+
+@dataclass(frozen=True)
+class StoredEmbedding:
+    """An embedding whose rows are all there.
+
+    Attributes:
+        rows: [N, D], unit or zero rows.
+    """
+
+    rows: Tensor
+
+    def embed(self, rows: Tensor) -> Tensor:
+        """Rows [B, D]."""
+        return self.rows[rows.to(self.rows.device)]
 
 
 def check_embedding(embedding: object) -> None:

@@ -1,5 +1,6 @@
-"""Runs: data, graph and links of a configuration, the run directory, training in it, and reading it back."""
+"""Runs: data, graph and links of a configuration, the run directory, training in it, reading it back, aligning."""
 
+from loginmea_fast.runs.aligning import Alignment, align
 from loginmea_fast.runs.checking import check_configuration
 from loginmea_fast.runs.device import choose_device, prepare_kernels
 from loginmea_fast.runs.directory import RunDirectory
@@ -9,10 +10,12 @@ from loginmea_fast.runs.measuring import evaluate
 from loginmea_fast.runs.problem import Problem, assemble, build_model, load_pair
 
 __all__ = [
+    "Alignment",
     "FitResult",
     "LoadedRun",
     "Problem",
     "RunDirectory",
+    "align",
     "assemble",
     "build_model",
     "check_configuration",

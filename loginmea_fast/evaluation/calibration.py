@@ -1,0 +1,185 @@
+"""Confidence that can be believed: probabilities from scores, by matches whose truth is known, and how good they are.
+
+Platt's logistic regression over a few features (1999), and isotonic regression over its probabilities where there are
+matches enough for it (Zadrozny and Elkan, KDD 2002). Of matches said to be 0.9 sure nine in ten should be right: the
+reliability table and the expected calibration error (Naeini et al., AAAI 2015) say how nearly that is so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from loginmea_fast.errors import InputError
+
+__all__ = ["Calibrator", "Reliability", "lowest_threshold", "matchable_share", "reliability"]
+
+ISOTONIC = 1000  # matches from which isotonic regression is worth its freedom
+_FOLDS = 5
+_BINS = 10
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """What matches of a confidence were worth.
+
+    Attributes:
+        bins: one entry a bin that holds a match: `low`, `high`, `matches`, mean `confidence`, and the share that is
+            right, `precision`.
+        error: expected calibration error: the mean distance of confidence and precision over the bins, by how many
+            matches each holds.
+        matches: how many there are.
+    """
+
+    bins: tuple[dict[str, float], ...]
+    error: float
+    matches: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same, JSON-ready."""
+        return {"matches": self.matches, "error": self.error, "bins": list(self.bins)}
+
+
+def reliability(
+    confidence: np.ndarray, correct: np.ndarray, weights: np.ndarray | None = None, bins: int = _BINS
+) -> Reliability:
+    """The reliability table of matches.
+
+    Args:
+        confidence: [P], from 0 to 1.
+        correct: bool [P].
+        weights: [P], how many matches each stands for; 1 by default.
+        bins: of equal width.
+
+    Raises:
+        InputError: other numbers of confidences and flags, or a confidence outside 0 to 1.
+    """
+    confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=bool)
+    if confidence.shape != correct.shape or confidence.ndim != 1:
+        raise InputError(
+            f"reliability needs a confidence and a flag a match; got {list(confidence.shape)} and {list(correct.shape)}"
+        )
+    if len(confidence) and not (confidence.min() >= 0 and confidence.max() <= 1):
+        raise InputError("a confidence must be from 0 to 1; give probabilities, not scores")
+    weight = np.ones(len(confidence)) if weights is None else np.asarray(weights, dtype=np.float64)
+    place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    entries, error, total = [], 0.0, max(float(weight.sum()), 1e-300)
+    for number in range(bins):
+        here = (place == number) & (weight > 0)
+        if not here.any():
+            continue
+        mass = float(weight[here].sum())
+        said, right = (float((values[here] * weight[here]).sum() / mass) for values in (confidence, correct))
+        error += mass / total * abs(said - right)
+        entries.append(
+            {
+                "low": number / bins,
+                "high": (number + 1) / bins,
+                "matches": int(here.sum()),
+                "confidence": said,
+                "precision": right,
+            }
+        )
+    return Reliability(tuple(entries), error, len(confidence))
+
+
+class Calibrator:
+    """The probability that a match is right, from its features.
+
+    Args:
+        features: [P, F] of matches whose truth is known, finite.
+        correct: bool [P], which of them are right.
+        weights: [P], how many matches each stands for; 1 by default.
+        isotonic: whether isotonic regression follows the logistic one; by default from `ISOTONIC` matches on.
+    """
+
+    def __init__(
+        self,
+        features: np.ndarray,
+        correct: np.ndarray,
+        weights: np.ndarray | None = None,
+        isotonic: bool | None = None,
+    ) -> None:
+        weight = np.ones(len(features)) if weights is None else np.asarray(weights, dtype=np.float64)
+        there = weight > 0
+        features, correct, weight = features[there], np.asarray(correct, dtype=bool)[there], weight[there]
+        self._constant: float | None = None
+        self._isotonic: Any = None
+        if len(features) == 0 or correct.all() or not correct.any():
+            # Nothing to tell apart: Laplace's rule of succession, by which no few matches make certain.
+            self._constant = (float(weight[correct].sum()) + 1) / (float(weight.sum()) + 2)
+            return
+        from sklearn.isotonic import IsotonicRegression
+        from sklearn.linear_model import LogisticRegression
+
+        self._centre, self._spread = features.mean(0), np.maximum(features.std(0), 1e-9)
+        self._logistic = LogisticRegression(C=10.0, max_iter=1000)
+        self._logistic.fit(self._scaled(features), correct, sample_weight=weight)
+        if len(features) >= ISOTONIC if isotonic is None else isotonic:
+            # By probabilities that each match had no part in, else isotonic regression learns what was overfitted.
+            apart = np.empty(len(features))
+            fold = np.random.default_rng(0).permutation(len(features)) % _FOLDS
+            for number in range(_FOLDS):
+                rest = fold != number
+                part = Calibrator(features[rest], correct[rest], weight[rest], isotonic=False)
+                apart[~rest] = part(features[~rest])
+            self._isotonic = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+            self._isotonic.fit(apart, correct, sample_weight=weight)
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Probabilities [P] of features [P, F]."""
+        if self._constant is not None:
+            return np.full(len(features), self._constant)
+        if len(features) == 0:
+            return np.empty(0)
+        found = self._logistic.predict_proba(self._scaled(features))[:, 1]
+        return found if self._isotonic is None else self._isotonic.predict(found)
+
+    def _scaled(self, features: np.ndarray) -> np.ndarray:
+        return (features - self._centre) / self._spread
+
+
+def lowest_threshold(confidence: np.ndarray, precision: float) -> float:
+    """The lowest confidence at which the matches that are at least as sure are right to `precision`, as expected.
+
+    The expected precision of matches is the mean of their confidences.
+
+    Args:
+        confidence: [P] of all matches.
+        precision: wanted, above 0 and up to 1.
+
+    Returns:
+        A confidence; where even the surest match is below `precision`, `precision` itself, which none reaches.
+
+    Raises:
+        InputError: a precision outside its range.
+    """
+    if not 0 < precision <= 1:
+        raise InputError(f"the precision must be above 0 and at most 1; got {precision!r}")
+    order = np.sort(np.asarray(confidence, dtype=np.float64))[::-1]
+    last = np.append(order[1:] != order[:-1], True) if len(order) else np.empty(0, dtype=bool)
+    expected = np.cumsum(order) / np.arange(1, len(order) + 1)
+    enough = np.flatnonzero(last & (expected >= precision))
+    return float(order[enough[-1]]) if len(enough) else float(precision)
+
+
+def matchable_share(probability: np.ndarray, rounds: int = 200) -> float:
+    """The share of entities that have a counterpart, from a classifier that was trained on as many with as without.
+
+    Expectation maximisation for a changed prior (Saerens, Latinne and Decaestecker, Neural Computation 2002): entities
+    with a counterpart are taken to look alike here and where the classifier learned, and so are those without.
+
+    Args:
+        probability: [P], of having a counterpart, by that classifier.
+        rounds: of maximisation.
+
+    Returns:
+        From 0 to 1; 1 where there are no entities.
+    """
+    share = 0.5 if len(probability) else 1.0
+    for _ in range(rounds if len(probability) else 0):
+        with_one, without = share * probability, (1 - share) * (1 - probability)
+        share = float((with_one / np.maximum(with_one + without, 1e-300)).mean())
+    return share

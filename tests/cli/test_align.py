@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.conftest import TINY
+
+QUICK = ("--method", "propagate", "--propagation-width", 128, "--seed-ratio", 0.5)
+
+
+def test_a_data_set(call, data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    done = call("align", data_dir, *QUICK, "--modalities", "relation", "--out", out)
+    assert done.status == 0, done.err
+    assert "matches" in done.out
+    assert "expected precision" in done.out
+    assert f"written to {out}" in done.out
+    assert "measured on 20 withheld links" in done.out
+    report = json.loads((out / "report.json").read_text())
+    assert report["known_links"] == 20
+    lines = (out / "alignment.tsv").read_text().splitlines()
+    assert len(lines) == report["matches"] + 1
+
+
+def test_an_alignment_that_is_there_is_told_before_data_is_read(call, data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    out.mkdir()
+    (out / "alignment.tsv").write_text("")
+    call("align", data_dir, "--out", out).check_error("holds another alignment", "--overwrite")
+    done = call("align", data_dir, *QUICK, "--modalities", "relation", "--out", out, "--overwrite", "--json")
+    assert done.status == 0
+    assert done.json["out"] == str(out)
+
+
+def test_a_run(call, trained_run: Path, tmp_path: Path) -> None:
+    done = call("align", trained_run, "--out", tmp_path / "found", "--to", "csv", "--json")
+    assert done.status == 0, done.err
+    assert done.json["method"] == "model"
+    assert done.json["withheld_links"] == 28
+    assert (tmp_path / "found" / "alignment.csv").is_file()
+    call("align", trained_run, "--out", tmp_path / "x", "--method", "propagate").check_error("--method out")
+
+
+def test_the_model_by_default(call, data_dir: Path, tmp_path: Path) -> None:
+    done = call(
+        "align", data_dir, "--seed-ratio", 0.8, "--epochs", 2, "--out", tmp_path / "found", "--json", *TINY
+    )
+    assert done.status == 0, done.err
+    assert done.json["method"] == "model"
+    assert done.json["held_out_links"] == 6
+
+
+def test_wrong_input(call, data_dir: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "x")
+    call("align", data_dir).check_error("out")
+    call("align", data_dir, *out, "--to", "docx").check_error("format must be one of")
+    call("align", tmp_path / "nowhere", *out).check_error("does not exist")
+    call("align", data_dir, *out, "--method", "magic").check_error("method")
+    call("align", data_dir, *out, "--precision", "2", "--method", "propagate").check_error("precision")

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from loginmea_fast.errors import InputError
+from loginmea_fast.evaluation.calibration import (
+    Calibrator,
+    lowest_threshold,
+    matchable_share,
+    reliability,
+)
+from loginmea_fast.evaluation.matches import match_metrics
+
+
+def drawn(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, the true probability of being right, and what came out."""
+    generator = np.random.default_rng(seed)
+    features = generator.normal(size=(count, 3))
+    truth = 1 / (1 + np.exp(-2 * features[:, 0] + features[:, 1]))
+    return features, truth, generator.random(count) < truth
+
+
+@pytest.mark.parametrize("count", [200, 5000])
+def test_probabilities_are_those_that_matches_were_drawn_by(count: int) -> None:
+    features, _, correct = drawn(count)
+    calibrator = Calibrator(features, correct)
+    others, truth, came = drawn(20_000, seed=1)
+    found = calibrator(others)
+    assert np.abs(found - truth).mean() < (0.06 if count == 200 else 0.02)
+    assert reliability(found, came).error < (0.06 if count == 200 else 0.02)
+
+
+def test_isotonic_regression_bends_what_a_line_cannot() -> None:
+    generator = np.random.default_rng(0)
+    score = generator.uniform(-3, 3, size=(20_000, 1))
+    truth = np.where(score[:, 0] > 0, 0.9, 0.2)
+    came = generator.random(len(score)) < truth
+    bent = np.abs(Calibrator(score, came)(score) - truth).mean()
+    straight = np.abs(Calibrator(score, came, isotonic=False)(score) - truth).mean()
+    assert bent < 0.05 < straight
+
+
+def test_weights_stand_for_as_many_matches() -> None:
+    features, _, correct = drawn(300)
+    weights = np.arange(300) % 3
+    repeated = np.repeat(np.arange(300), weights)
+    found = Calibrator(features, correct, weights, isotonic=False)(features)
+    other = Calibrator(features[repeated], correct[repeated], isotonic=False)
+    # Features are scaled by the rows, which differ; the penalty is weak enough for that not to show.
+    np.testing.assert_allclose(found, other(features), atol=5e-3)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_few_matches_of_one_kind_make_nothing_certain(right: bool) -> None:
+    found = Calibrator(np.zeros((3, 2)), np.full(3, right))(np.ones((2, 2)))
+    assert found.tolist() == [0.8, 0.8] if right else [0.2, 0.2]
+    assert Calibrator(np.empty((0, 2)), np.empty(0, dtype=bool))(np.ones((1, 2))).tolist() == [0.5]
+
+
+def test_a_reliability_table_by_hand() -> None:
+    table = reliability(np.array([0.95, 0.95, 0.92, 0.05, 1.0]), np.array([1, 1, 0, 0, 1], dtype=bool))
+    assert [(entry["low"], entry["matches"]) for entry in table.bins] == [(0.0, 1), (0.9, 4)]
+    assert table.bins[1]["precision"] == 0.75
+    assert table.bins[1]["confidence"] == pytest.approx(0.955)
+    assert table.error == pytest.approx((4 * 0.205 + 0.05) / 5)
+    weighted = reliability(np.array([0.95, 0.92]), np.array([True, False]), np.array([3.0, 0.0]))
+    assert weighted.error == pytest.approx(0.05)
+    assert reliability(np.empty(0), np.empty(0, dtype=bool)).error == 0
+
+
+@pytest.mark.parametrize(("confidence", "correct"), [([0.5], [True, False]), ([1.5], [True])])
+def test_what_is_no_probability_is_refused(confidence: list[float], correct: list[bool]) -> None:
+    with pytest.raises(InputError, match="confidence"):
+        reliability(np.array(confidence), np.array(correct))
+
+
+def test_the_threshold_is_the_lowest_with_the_expected_precision() -> None:
+    confidence = np.array([0.99, 0.97, 0.9, 0.9, 0.6])
+    assert lowest_threshold(confidence, 0.95) == 0.97  # both of 0.9, or neither: with both it is 0.94
+    assert lowest_threshold(confidence, 0.94) == 0.9
+    assert lowest_threshold(confidence, 0.5) == 0.6
+    assert lowest_threshold(confidence, 0.995) == 0.995
+    assert lowest_threshold(np.empty(0), 0.95) == 0.95
+    with pytest.raises(InputError, match="precision"):
+        lowest_threshold(confidence, 0)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_the_share_of_entities_with_a_counterpart_is_found(share: float) -> None:
+    generator = np.random.default_rng(0)
+    half = 4000
+
+    def score(has: np.ndarray) -> np.ndarray:
+        return generator.normal(size=len(has)) + np.where(has, 1.0, -1.0)
+
+    has = np.arange(2 * half) < half
+    tells = Calibrator(score(has)[:, None], has, isotonic=False)
+    wild = generator.random(10_000) < share
+    assert matchable_share(tells(score(wild)[:, None])) == pytest.approx(share, abs=0.03)
+    assert matchable_share(np.empty(0)) == 1
+
+
+def test_only_matches_of_known_entities_are_judged() -> None:
+    matches = [("a", "x"), ("b", "y"), ("c", "z"), ("d", "u")]
+    gold = [("a", "x"), ("b", "w"), ("e", "z")]
+    found = match_metrics(matches, gold, [0.95, 0.6, 0.4, 0.1])
+    assert (found["matches"], found["judged"], found["right"], found["links"]) == (4, 3, 1, 3)
+    assert found["precision"] == found["recall"] == pytest.approx(1 / 3)
+    above = {entry["threshold"]: entry for entry in found["curve"]}
+    assert above[0.5]["precision"] == 0.5
+    assert above[0.9]["precision"] == 1
+    assert above[0.99] == {
+        "threshold": 0.99,
+        "matches": 0,
+        "judged": 0,
+        "right": 0,
+        "precision": 0.0,
+        "recall": 0.0,
+        "f1": 0.0,
+    }
+    assert found["calibration"]["matches"] == 3
+    with pytest.raises(InputError, match="known links"):
+        match_metrics(matches, [])
