@@ -49,7 +49,7 @@ def read_dbp15k(directory: Path, options: ReadOptions) -> AlignmentPair:
     files = DataDirectory(directory)
     notes = files.notes
     lists = [_EntityList.read(files.need(f"ent_ids_{graph}"), graph) for graph in (1, 2)]
-    _number(lists, notes)
+    numbering = _number(lists, notes)
     num_entities = len(lists[0].file_ids) + len(lists[1].file_ids)
     uris = [""] * num_entities
     respelled = Respelled()
@@ -101,6 +101,7 @@ def read_dbp15k(directory: Path, options: ReadOptions) -> AlignmentPair:
         words=words,
         has_image=has_image,
         file_ids=None if np.array_equal(file_ids, np.arange(num_entities)) else torch.from_numpy(file_ids),
+        numbering=numbering,
         notes=(*notes, *respelled.notes(), *files.unread()),
     )
 
@@ -149,6 +150,15 @@ class _EntityList:
                 f"{path}, line {line + 1}: entity id {file_ids[line]} stands already on line {earlier + 1}; "
                 "give every entity an id of its own"
             )
+        if len(set(uris)) < len(uris):
+            first: dict[str, int] = {}
+            for line, uri in enumerate(uris, start=1):
+                if (earlier := first.setdefault(uri, line)) != line:
+                    raise DataError(
+                        f"{path}, line {line}: entity {shorten(uri)} stands already on line {earlier}, there with the "
+                        f"id {file_ids[earlier - 1]}, here with {file_ids[line - 1]}; what says something of it by "
+                        "its identifier could mean either: keep one of the two lines, and its id in all other files"
+                    )
         return cls(path, graph, ids, uris, ids, order)
 
     def find(self, column: np.ndarray) -> np.ndarray:
@@ -163,8 +173,8 @@ class _EntityList:
         return np.where(known[place] == column, self.ids[self.order][place], -1)
 
 
-def _number(lists: list[_EntityList], notes: list[str]) -> None:
-    """Gives the entities of both graphs ids from 0 to N - 1: those of the files wherever these are such."""
+def _number(lists: list[_EntityList], notes: list[str]) -> str | None:
+    """Gives the entities of both graphs ids from 0 to N - 1: those of the files, or how else they are counted."""
     left, right = lists
     both = np.concatenate([left.file_ids, right.file_ids])
     count = len(both)
@@ -177,7 +187,10 @@ def _number(lists: list[_EntityList], notes: list[str]) -> None:
             f"{shared:,} ids stand in {left.path.name} and in {right.path.name}; each graph has ids of its own, "
             f"renumbered 0 to {count - 1:,}, graph 2 after graph 1"
         )
-    elif both.max() != count - 1:
+        return (
+            "both graphs count from the same ids, so they stand in the order of these, graph 2 after graph 1"
+        )
+    if both.max() != count - 1:
         ids = np.empty(count, dtype=np.int64)
         ids[both.argsort()] = np.arange(count)
         left.ids, right.ids = np.split(ids, [len(left.file_ids)])
@@ -185,6 +198,8 @@ def _number(lists: list[_EntityList], notes: list[str]) -> None:
             f"entity ids run from {both.min()} to {both.max()} for {count:,} entities; renumbered 0 to {count - 1:,} "
             "in their order"
         )
+        return "the ids of the files are not 0 to N - 1, so entities stand in the order of these"
+    return None
 
 
 def _own_ids(path: Path, column: np.ndarray, lists: list[_EntityList], graph: int) -> np.ndarray:

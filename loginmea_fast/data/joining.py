@@ -102,6 +102,8 @@ def join(
         "attributes": attributes,
         "values": values,
         "words": words,
+        "numbering": "labels have no ids, so entities count in the order of `entities`, then as other tables first "
+        "name them, the left graph before the right",
         "notes": tuple(notes),
     }
 

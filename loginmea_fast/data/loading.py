@@ -54,8 +54,8 @@ def load(
         modalities: which features to build, in this order, as a sequence or as "relation,attribute". None takes those
             with a file of vectors, then ``relation``, then ``attribute`` where there are attributes: the order of the
             authors' model.
-        vectors: modality -> file of vectors, or a mapping from uris to arrays, or several of either; see
-            :func:`loginmea_fast.data.vectors.vector_feature`.
+        vectors: modality -> file of vectors, or what such a file would hold (a mapping from uris to arrays, an array, a
+            sparse matrix), or several; see :func:`loginmea_fast.data.vectors.vector_feature`.
         compat: "authors" gives bags their fixed width and fills missing images as their code does.
         bag_size: how many relations and attribute types the bags keep.
         name_ngrams: lengths of the character n-grams.
@@ -88,7 +88,7 @@ def load(
         )
     given = vector_sources(vectors)
     found, unread = _vector_files(directory, given)
-    files: dict[str, VectorSource | Sequence[VectorSource]] = {**found, **given}
+    files = {name: (path,) for name, path in found.items()} | given
     asked = modalities.split(",") if isinstance(modalities, str) else modalities
     wanted = None if asked is None else [name.strip() for name in asked]
     check_modalities(str(directory), wanted, files, given)
@@ -146,7 +146,7 @@ def _vector_files(
 
     Args:
         directory: where to look.
-        given: files that were named, modality -> files; these are nothing to wonder at.
+        given: files that were named, or content, by modality; these files are nothing to wonder at.
     """
     files: dict[str, Path] = {}
     unread = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 from loginmea_fast.data.bags import attribute_bag, relation_bag
@@ -24,7 +25,7 @@ _BUILT = ("relation", "attribute", "value", "name", "name_tfidf", "word", "sente
 def check_modalities(
     where: str,
     wanted: Sequence[str] | None,
-    files: Mapping[str, VectorSource | Sequence[VectorSource]],
+    files: Mapping[str, Sequence[VectorSource]],
     given: Mapping[str, Sequence[VectorSource]],
 ) -> None:
     """Refuses, before anything is read, modalities and vectors that are not there.
@@ -40,7 +41,7 @@ def check_modalities(
     """
     for named in given.values():
         for source in named:
-            if not isinstance(source, Mapping):
+            if isinstance(source, Path):
                 check_vectors(source)
     if wanted is None:
         return
@@ -64,7 +65,7 @@ def check_modalities(
 def build_features(
     pair: Entities,
     modalities: Sequence[str],
-    vectors: Mapping[str, VectorSource | Sequence[VectorSource]],
+    vectors: Mapping[str, Sequence[VectorSource]],
     *,
     where: str,
     compat: Literal["authors"] | None = None,
@@ -99,7 +100,12 @@ def build_features(
         if modality in vectors:
             has_vector = pair.has_image if modality == "image" else None
             features[modality], said = vector_feature(
-                vectors[modality], pair, has_vector=has_vector, compat=compat, seed=seed
+                vectors[modality],
+                pair,
+                has_vector=has_vector,
+                compat=compat,
+                seed=seed,
+                name=f"vectors[{modality!r}]",
             )
             notes += said
         elif modality == "relation":

@@ -103,6 +103,7 @@ def read_openea(directory: Path, options: ReadOptions) -> AlignmentPair:
         relation_names=[*left.relations.ids, *right.relations.ids],
         attributes=attributes.table(),
         words=words,
+        numbering="the files give entities no ids, so they count as they first appear in the files of triples",
         notes=(*files.notes, *respelled.notes(), *files.unread()),
     )
 
@@ -246,7 +247,7 @@ def write_openea(pair: AlignmentPair, directory: Path) -> list[str]:
         What this layout cannot hold, one sentence each.
 
     Raises:
-        DataError: two entities of a graph share a uri, a name holds a tab or line break, or an entity has neither
+        DataError: a name holds a tab or line break, or an entity has neither
             triple nor attribute nor link, so that no file would mention it.
     """
     relation_names = pair.relation_names or [f"relation_{relation}" for relation in range(pair.num_relations)]
@@ -301,14 +302,6 @@ def _check_writable(pair: AlignmentPair, relation_names: list[str]) -> None:
             raise DataError(
                 f"{shorten(name)} holds a tab or line break, which OpenEA's layout cannot; rename it"
             )
-    for entities in (pair.left_entities, pair.right_entities):
-        seen: set[str] = set()
-        for entity in entities.tolist():
-            if pair.uris[entity] in seen:
-                raise DataError(
-                    f"two entities are called {shorten(pair.uris[entity])}; OpenEA's layout tells by name"
-                )
-            seen.add(pair.uris[entity])
     listed = set(pair.triples[:, ::2].reshape(-1).tolist())
     for entities in (pair.left_entities, pair.right_entities):
         # Reading takes what only attributes name for an entity of the triples that is spelt nearly the same.

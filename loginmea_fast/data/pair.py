@@ -11,6 +11,7 @@ from torch import Tensor
 
 from loginmea_fast.data.split import Split, as_ids, divide, first_of_each, take_valid
 from loginmea_fast.data.tables import AttributeTable, Feature, ValueTable
+from loginmea_fast.data.textfile import shorten
 from loginmea_fast.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class AlignmentPair:
 
     Attributes:
         name: what to call it, usually the directory.
-        uris: [N] identifiers as they stand in the files, position = entity id.
+        uris: [N] identifiers as they stand in the files, position = entity id; those of a graph are distinct.
         names: [N] names for display, position = entity id.
         left_entities: [n1] int64 ids of graph 1, in file order.
         right_entities: [n2] int64 ids of graph 2, in file order.
@@ -49,6 +50,8 @@ class AlignmentPair:
         words: words of each entity's (translated) name by entity id, or None.
         has_image: [N] bool, which entities have a picture according to the data, or None where they do not say.
         file_ids: [N] int64, the ids that the files give the entities, or None where they give none or ours.
+        numbering: how entities came by their ids where these are not those of the files, for a note on vectors that
+            go by them; None where they are.
         features: modality -> Feature, in the order in which a model gets them.
         notes: quirks of the files that were tolerated, one sentence each.
     """
@@ -69,6 +72,7 @@ class AlignmentPair:
     words: Mapping[int, list[str]] | None = None
     has_image: Tensor | None = None
     file_ids: Tensor | None = None
+    numbering: str | None = None
     features: dict[str, Feature] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -90,6 +94,7 @@ class AlignmentPair:
             raise DataError(
                 "the entity ids of both graphs together must be 0 to N - 1, each once; number them so"
             )
+        self._check_identifiers()
         for name, values, limit in (
             ("triples", self.triples[:, ::2], count),
             ("triples", self.triples[:, 1], self.num_relations),
@@ -102,6 +107,20 @@ class AlignmentPair:
         self._check_triples(is_right)
         self._check_links(is_right)
         self._check_tables(count)
+
+    def _check_identifiers(self) -> None:
+        """In one graph an identifier is one entity's: what is said by it could else mean either."""
+        for graph, entities in enumerate((self.left_entities, self.right_entities), start=1):
+            own = [self.uris[entity] for entity in entities.tolist()]
+            if len(set(own)) == len(own):
+                continue
+            first: dict[str, int] = {}
+            for entity, uri in zip(entities.tolist(), own, strict=True):
+                if (earlier := first.setdefault(uri, entity)) != entity:
+                    raise DataError(
+                        f"entities {earlier} and {entity} of graph {graph} are both called {shorten(uri)}; "
+                        "make them one, or give each an identifier of its own"
+                    )
 
     def _check_triples(self, is_right: Tensor) -> None:
         """Every triple inside one graph, those of graph 1 first."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,7 +70,7 @@ def restricted_unpickle(path: Path, file: IO[bytes]) -> Any:
 
 
 def load_restricted_torch(path: Path) -> Any:
-    """Reads a file of ``torch.save``, which is a zip archive of a pickle and of the numbers of its tensors.
+    """Reads a file of ``torch.save``: a zip archive of a pickle and numbers, or before torch 1.6 a row of pickles.
 
     Args:
         path: the file.
@@ -82,25 +81,68 @@ def load_restricted_torch(path: Path) -> Any:
     Raises:
         DataError: as :func:`load_restricted_pickle`.
     """
-    with _explained(path), zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        root = next(name for name in names if name.endswith("data.pkl")).removesuffix("data.pkl")
-        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
-            raise _Refused("was saved on a big-endian machine", "convert it to safetensors there")
-        storages: dict[str, Tensor] = {}
+    with _explained(path):
+        if not zipfile.is_zipfile(path):
+            with path.open("rb") as file:
+                return _load_row(file, path.stat().st_size)
+        with zipfile.ZipFile(path) as archive:
+            return _load_archive(archive)
 
-        def storage(kind: Any, key: Any) -> Tensor:
-            if not isinstance(kind, _StorageKind) or not isinstance(key, str):
-                raise _Refused("holds a tensor that is no plain block of numbers")
-            if key not in storages:
-                data = bytearray(archive.read(f"{root}data/{key}"))
-                storages[key] = (
-                    torch.frombuffer(data, dtype=kind.dtype) if data else torch.empty(0, dtype=kind.dtype)
-                )
-            return storages[key]
 
-        with archive.open(f"{root}data.pkl") as file:
-            return _Unpickler(file, encoding="latin1", storage=storage).load()
+def _load_archive(archive: zipfile.ZipFile) -> Any:
+    names = archive.namelist()
+    root = next(name for name in names if name.endswith("data.pkl")).removesuffix("data.pkl")
+    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+        raise _Refused("was saved on a big-endian machine", "convert it to safetensors there")
+    storages: dict[str, Tensor] = {}
+
+    def storage(kind: Any, key: Any, *_rest: Any) -> Tensor:
+        dtype = _storage_type(kind, key)
+        if key not in storages:
+            data = bytearray(archive.read(f"{root}data/{key}"))
+            storages[key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        return storages[key]
+
+    with archive.open(f"{root}data.pkl") as file:
+        return _Unpickler(file, encoding="latin1", storage=storage).load()
+
+
+def _load_row(file: IO[bytes], size: int) -> Any:
+    """A magic number, a version, the system, the content and the names of storages, whose numbers follow.
+
+    Args:
+        file: from where the first pickle begins.
+        size: bytes that it has at most; no storage can hold more.
+    """
+    _magic, _version, system = (_Unpickler(file, encoding="latin1").load() for _ in range(3))
+    if not system["little_endian"]:
+        raise _Refused("was saved on a big-endian machine", "convert it to safetensors there")
+    storages: dict[str, Tensor] = {}
+
+    def storage(kind: Any, key: Any, _device: Any, count: Any, view: Any = None) -> Tensor:
+        dtype = _storage_type(kind, key)
+        if view is not None or type(count) is not int or not 0 <= count * dtype.itemsize <= size:
+            raise _Refused("holds a tensor that is no plain block of numbers")
+        return storages.setdefault(key, torch.zeros(count, dtype=dtype))
+
+    content = _Unpickler(file, encoding="latin1", storage=storage).load()
+    for key in _Unpickler(file, encoding="latin1").load():
+        count = int.from_bytes(file.read(8), "little")
+        own = storages.pop(key)
+        data = bytearray(file.read(own.nbytes))
+        if count != len(own) or len(data) != own.nbytes:
+            raise EOFError("it is cut short")
+        if data:
+            own.copy_(torch.frombuffer(data, dtype=own.dtype))
+    if storages:
+        raise EOFError("it is cut short")
+    return content
+
+
+def _storage_type(kind: Any, key: Any) -> torch.dtype:
+    if not isinstance(kind, _StorageKind) or not isinstance(key, str):
+        raise _Refused("holds a tensor that is no plain block of numbers")
+    return kind.dtype
 
 
 @contextmanager
@@ -221,10 +263,10 @@ def _storage_from_bytes(data: Any) -> Tensor:
     """How a tensor that was pickled, not saved, keeps its numbers: as a file of torch inside the pickle."""
     if not isinstance(data, bytes):
         raise _Refused("holds a tensor that is no plain block of numbers")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
-        storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return torch.empty(0, dtype=storage.dtype).set_(storage.untyped())
+    storage = _load_row(io.BytesIO(data), len(data))
+    if not isinstance(storage, Tensor):
+        raise _Refused("holds a tensor that is no plain block of numbers")
+    return storage
 
 
 def _rebuild_tensor(
@@ -293,7 +335,7 @@ class _Unpickler(pickle.Unpickler):
         file: IO[bytes],
         *,
         encoding: str,
-        storage: Callable[[Any, Any], Tensor] | None = None,
+        storage: Callable[..., Tensor] | None = None,
     ) -> None:
         super().__init__(file, encoding=encoding)
         self._storage = storage
@@ -308,4 +350,4 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         if self._storage is None or not isinstance(pid, tuple) or len(pid) < 3 or pid[0] != "storage":
             raise _Refused("refers to something outside the file")
-        return self._storage(pid[1], pid[2])
+        return self._storage(*pid[1:])

@@ -12,6 +12,7 @@ import torch
 from loginmea_fast.data.formats import ReadOptions, get_format
 from loginmea_fast.data.pair import AlignmentPair
 from loginmea_fast.data.tables import Feature
+from loginmea_fast.data.vectors import entities_digest
 from loginmea_fast.errors import DataError
 
 __all__ = ["save"]
@@ -54,7 +55,8 @@ def save(pair: AlignmentPair, directory: str | os.PathLike[str], format: str = "
         order = _same_entities(pair, written)
         for modality, feature in pair.features.items():
             if modality not in _REBUILT:
-                _write_feature(feature, order, scratch / f"features_{modality}.safetensors")
+                file = scratch / f"features_{modality}.safetensors"
+                _write_feature(feature, order, file, entities_digest(written.uris))
         scratch.chmod(0o755)
         scratch.replace(target)
     except OSError as error:
@@ -79,7 +81,7 @@ def _same_entities(pair: AlignmentPair, written: AlignmentPair) -> torch.Tensor:
     return order
 
 
-def _write_feature(feature: Feature, order: torch.Tensor, path: Path) -> None:
+def _write_feature(feature: Feature, order: torch.Tensor, path: Path, entities: str) -> None:
     from safetensors.torch import save_file
 
     values = feature.values.cpu()
@@ -97,5 +99,5 @@ def _write_feature(feature: Feature, order: torch.Tensor, path: Path) -> None:
         }
     else:
         tensors = {"features": values[order].contiguous(), "present": feature.present.cpu()[order]}
-    save_file(tensors, path, metadata={"description": feature.description})
+    save_file(tensors, path, metadata={"description": feature.description, "entities": entities})
     path.chmod(0o644)  # safetensors leaves it to its owner alone

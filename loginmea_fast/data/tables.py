@@ -61,6 +61,10 @@ class Entities(Protocol):
     def file_ids(self) -> Tensor | None:
         """[N] int64 ids that the files give, if not ours."""
 
+    @property
+    def numbering(self) -> str | None:
+        """How entities came by their ids where these are not those of the files."""
+
 
 @dataclass(frozen=True)
 class Feature:

@@ -1,15 +1,18 @@
 """What a file of vectors holds, whatever wrote it: numpy, scipy, torch, pickle, safetensors or HDF5.
 
-A file is read as what its first bytes say it is, not as what its name says; a compressed one is unpacked first.
+A file is read as what its first bytes say it is, not as what its name says; a compressed one is unpacked first. What
+a program passes instead of a file is taken for what a file of it would hold.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,13 +27,24 @@ from loginmea_fast.data.restricted_pickle import (
     load_restricted_torch,
     restricted_unpickle,
 )
-from loginmea_fast.data.textfile import shorten
+from loginmea_fast.data.textfile import shorten, some_of
 from loginmea_fast.errors import DataError
 
-__all__ = ["SUFFIXES", "StoredVectors", "as_rows", "check_vectors", "read_vectors"]
+__all__ = ["SUFFIXES", "StoredVectors", "as_rows", "check_vectors", "read_vectors", "take_vectors"]
 
 SUFFIXES = (".safetensors", ".npz", ".npy", ".h5", ".hdf5", ".pkl", ".pickle", ".pt", ".pth")
 _KEYS = ("ids", "uris", "names", "keys", "entities")  # arrays that say whose the rows of 'features' are
+# Words in other names of the two, such as img_embeddings and entity_ids; believed only where shapes agree.
+_FEATURE_WORDS = {
+    *("feature", "features", "feat", "feats", "embedding", "embeddings", "emb", "embs"),
+    *("vector", "vectors", "vec", "vecs"),
+}
+_KEY_WORDS = {
+    *("id", "ids", "uri", "uris", "iri", "iris", "url", "urls", "name", "names", "key", "keys"),
+    *("entity", "entities", "ent", "ents"),
+}
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_FEW = 8  # a file with more arrays than this is one with an array an entity, unless one is called 'features'
 _CSR = {"indptr", "indices", "data", "shape"}
 _SPARSE = {
     "csr": _CSR,
@@ -61,6 +75,8 @@ class StoredVectors:
         entries: key -> an array, or a list of them, where each entity has its own.
         present: [N] bool where the rows are complete.
         description: what the file says of itself.
+        written_for: :func:`entities_digest` of the pair that the rows are of, where the file says so.
+        unread: names of arrays whose meaning is not known.
     """
 
     values: Tensor | None = None
@@ -68,10 +84,18 @@ class StoredVectors:
     entries: Mapping[Any, Any] | None = None
     present: Tensor | None = None
     description: str = ""
+    written_for: str = ""
+    unread: tuple[str, ...] = ()
 
 
 def check_vectors(path: Path) -> None:
     """Raises `DataError` where there is no file of vectors, or an empty one; opens nothing."""
+    if path.is_dir():
+        inside = [entry.name for entry in sorted(path.iterdir()) if entry.suffix.lower() in SUFFIXES]
+        raise DataError(
+            f"{path} is a directory; name a file of vectors"
+            + (f" in it, such as {some_of(inside, 3)}" if inside else "")
+        )
     if not path.is_file():
         raise DataError(f"{path} is missing; put it there or leave its modality out")
     if path.stat().st_size == 0:
@@ -88,15 +112,36 @@ def read_vectors(path: Path) -> StoredVectors:
         DataError: missing, empty or damaged file, or something in it that is no vectors; names it and the remedy.
     """
     check_vectors(path)
-    try:
+    with _explained(path, "fetch the file again"):
         return _read(path)
+
+
+def take_vectors(content: Any, name: Path) -> StoredVectors:
+    """What a program passes instead of a file: an array, tensor or sparse matrix, a dictionary, or pairs.
+
+    Args:
+        content: see :func:`loginmea_fast.data.vectors.vector_feature`.
+        name: what to call it.
+
+    Raises:
+        DataError: something else.
+    """
+    with _explained(name, "give an array, or a dictionary key -> vector"):
+        return _from_object(content)
+
+
+@contextmanager
+def _explained(path: Path, remedy: str) -> Iterator[None]:
+    """Whatever reading may raise, as one sentence that begins with the file."""
+    try:
+        yield
     except DataError as error:
         message = str(error)
         raise DataError(message if message.startswith(str(path)) else f"{path}: {message}") from None
     except MemoryError:
         raise DataError(f"{path} asks for more memory than there is; store float16, or fewer rows") from None
     except Exception as error:  # each library has its own way of saying that a file is damaged
-        raise DataError(f"{path} cannot be read ({shorten(str(error))}); fetch the file again") from None
+        raise DataError(f"{path} cannot be read ({shorten(str(error))}); {remedy}") from None
 
 
 def _read(path: Path) -> StoredVectors:
@@ -117,7 +162,7 @@ def _read(path: Path) -> StoredVectors:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return _from_safetensors(path)
     if head.startswith(_LEGACY_TORCH):
-        return _from_object(torch.load(path, map_location="cpu", weights_only=True))
+        return _from_object(load_restricted_torch(path))
     if head[:1] == b"\x80" or path.suffix.lower() in (".pkl", ".pickle"):
         return _from_object(load_restricted_pickle(path))
     raise DataError(
@@ -172,8 +217,9 @@ def _from_safetensors(path: Path) -> StoredVectors:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as archive:
-        description = (archive.metadata() or {}).get("description", "")
-        return _from_arrays({name: archive.get_tensor(name) for name in archive.keys()}, description)  # noqa: SIM118
+        told = archive.metadata() or {}
+        stored = _from_arrays({name: archive.get_tensor(name) for name in archive.keys()})  # noqa: SIM118
+    return replace(stored, description=told.get("description", ""), written_for=told.get("entities", ""))
 
 
 def _from_hdf5(path: Path) -> StoredVectors:
@@ -194,25 +240,62 @@ def _from_hdf5(path: Path) -> StoredVectors:
 
 
 def _from_object(content: Any) -> StoredVectors:
-    """What a pickle holds, or numpy's or torch's file that is one."""
+    """What a pickle holds, or numpy's or torch's file that is one, or what a program passes."""
+    if hasattr(content, "tocoo"):  # scipy's sparse matrices and arrays
+        matrix = content.tocoo()
+        arrays = {"row": matrix.row, "col": matrix.col, "data": matrix.data, "shape": matrix.shape}
+        return StoredVectors(_sparse("coo", arrays))
+    if isinstance(content, Tensor) and content.layout != torch.strided:
+        content = content.detach().cpu().to_sparse_coo().coalesce()
+        row, column = content.indices()
+        return StoredVectors(
+            _sparse("coo", {"row": row, "col": column, "data": content.values(), "shape": content.shape})
+        )
     if isinstance(content, np.ndarray) and content.dtype.hasobject:
         if content.size == 1 and isinstance(content.item(), dict):
             return _from_object(content.item())
         content = list(content) if content.ndim else content.item()
     if isinstance(content, list | tuple) and content:
-        return StoredVectors(_stack(content))
+        content = [
+            list(item) if isinstance(item, np.ndarray) and item.dtype.hasobject else item for item in content
+        ]
+        return _from_pairs(content) or _from_two(content) or StoredVectors(_stack(content))
     if isinstance(content, np.ndarray | Tensor):
         return StoredVectors(_tensor(content))
-    if isinstance(content, dict) and "features" in content:
-        return _from_arrays(content)
-    if not isinstance(content, dict) or not content:
+    if not isinstance(content, Mapping) or not content:
         raise DataError(
             f"holds a {type(content).__name__}; expected a dictionary key -> vector, or an array a row an entity"
         )
     first = next(iter(content.values()))
-    if len(content) == 1 and isinstance(first, np.ndarray | Tensor) and first.ndim == 2 and len(first) > 1:
+    named = len(content) <= _FEW and all(isinstance(name, str) for name in content)
+    matrix = (
+        len(content) == 1 and isinstance(first, np.ndarray | Tensor) and first.ndim == 2 and len(first) > 1
+    )
+    if "features" in content or matrix or (named and _roles(content)):
         return _from_arrays(content)
     return StoredVectors(entries=content)
+
+
+def _from_pairs(items: Sequence[Any]) -> StoredVectors | None:
+    """A list of (key, vector), in which a key may stand again; None if it is something else."""
+    entries: dict[Any, list[Any]] = {}
+    for item in items:
+        match item:
+            case [str() | bytes() | int() | float() | np.number() as key, vector] if _dimensions(vector) > 0:
+                entries.setdefault(key, []).append(vector)
+            case _:
+                return None
+    return StoredVectors(entries=entries)
+
+
+def _from_two(items: Sequence[Any]) -> StoredVectors | None:
+    """(ids [n], features [n, d]) in either order; None if it is something else."""
+    if len(items) != 2:
+        return None
+    keys, features = sorted(items, key=_dimensions)
+    if _dimensions(features) != 2 or not _says_whose(keys, len(features)):
+        return None
+    return _from_arrays({"ids": keys, "features": features})
 
 
 def _stack(items: Sequence[Any]) -> Tensor:
@@ -228,7 +311,7 @@ def _stack(items: Sequence[Any]) -> Tensor:
     return torch.cat([part if len(part) else torch.zeros(1, width, dtype=part.dtype) for part in parts])
 
 
-def _from_arrays(arrays: dict[str, Any], description: str = "") -> StoredVectors:
+def _from_arrays(arrays: Mapping[str, Any]) -> StoredVectors:
     """Arrays that have names."""
     kind = _text(arrays["format"]) if "format" in arrays else "csr"
     if "format" in arrays and kind not in _SPARSE:
@@ -236,20 +319,21 @@ def _from_arrays(arrays: dict[str, Any], description: str = "") -> StoredVectors
             f"is a sparse matrix in the format {kind!r}; save its .tocsr() with scipy.sparse.save_npz"
         )
     if arrays.keys() >= _SPARSE[kind]:
-        return StoredVectors(_sparse(kind, arrays), description=description)
-    if "features" not in arrays and len(arrays) == 1:
-        (only,) = arrays.values()
-        if np.ndim(only) == 2:
-            arrays = {"features": only}
-    if "features" not in arrays:
+        return StoredVectors(_sparse(kind, arrays))
+    features, named = "features", [name for name in _KEYS if name in arrays]
+    if (roles := _roles(arrays) if len(arrays) <= _FEW or "features" in arrays else None) is not None:
+        features, found = roles
+        named = named or found
+    elif "features" not in arrays:
         if not arrays:
             raise DataError("holds no array; expected 'features', or an array an entity")
-        return StoredVectors(entries=arrays, description=description)
-    values = _tensor(arrays["features"])
+        features = next(iter(arrays))
+        if len(arrays) > 1 or _dimensions(arrays[features]) != 2:
+            return StoredVectors(entries=arrays)
+    values = _tensor(arrays[features])
     present = arrays.get("present")
-    named = [name for name in _KEYS if name in arrays]
     if len(named) > 1:
-        raise DataError(f"holds {' and '.join(named)}, which all say whose the rows are; keep one")
+        raise DataError(f"holds {some_of(named)}, which all say whose the rows are; keep one")
     if named and present is not None:
         raise DataError(
             f"holds {named[0]}, for rows of some entities, and 'present', for a row an entity; keep one of them"
@@ -259,23 +343,77 @@ def _from_arrays(arrays: dict[str, Any], description: str = "") -> StoredVectors
         array = arrays[named[0]]
         text = not isinstance(array, Tensor) and np.asarray(array).dtype.kind in "OSU"
         keys = list(np.asarray(array).reshape(-1)) if text else _tensor(array)
-        count = len(keys) if np.ndim(array) == 1 else -1
+        count = len(keys) if _dimensions(array) == 1 else -1
         if count < 0 or values.ndim != 2 or count != len(values):
             raise DataError(
-                f"{named[0]} of shape {list(np.shape(array))} and features of shape {list(values.shape)} do not go "
-                f"together; {named[0]} must be [n], features [n, d]"
+                f"{named[0]} of shape {list(np.shape(array))} and {features} of shape {list(values.shape)} do not go "
+                f"together; {named[0]} must be [n], {features} [n, d]"
                 + (
-                    ", so store the transpose of the features"
+                    f", so store the transpose of the {features}"
                     if values.ndim == 2 and count == values.shape[1]
                     else ""
                 )
             )
     return StoredVectors(
-        values, keys, None, None if present is None else _tensor(present).to(torch.bool), description
+        values,
+        keys,
+        present=None if present is None else _tensor(present).to(torch.bool),
+        unread=tuple(name for name in arrays if name not in (features, *named, "present", "format")),
     )
 
 
-def _sparse(kind: str, arrays: dict[str, Any]) -> Tensor:
+def _roles(arrays: Mapping[str, Any]) -> tuple[str, list[str]] | None:
+    """Which array holds the rows, and which say whose they are, where names and shapes leave no doubt."""
+    matrices = [name for name, array in arrays.items() if _dimensions(array) == 2]
+    called = [name for name in matrices if _FEATURE_WORDS.intersection(_words(name))]
+    if "features" in arrays:
+        called = ["features"]
+    features = (called or matrices)[0] if len(called) == 1 or len(matrices) == 1 else ""
+    candidates = [features] if features else called
+    owners = [
+        name
+        for name in arrays
+        if any(name != other and _says_whose(arrays[name], _length(arrays[other])) for other in candidates)
+    ]
+    named = [name for name in owners if _KEY_WORDS.intersection(_words(name))]
+    owners = named or [name for name in owners if _is_text(arrays[name])]
+    if owners and not features:
+        raise DataError(f"holds {some_of(called)}, each a row for every one of {owners[0]}; keep one of them")
+    return (features, owners) if owners or "features" in arrays else None
+
+
+def _length(value: Any) -> int:
+    return len(value) if _dimensions(value) else -1
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(name)]
+
+
+def _dimensions(value: Any) -> int:
+    """How deep an array or list is; -1 where its parts are not all as deep."""
+    if isinstance(value, Tensor):
+        return value.ndim
+    try:
+        return np.ndim(value)
+    except (ValueError, TypeError, RuntimeError):
+        return -1
+
+
+def _is_text(value: Any) -> bool:
+    return not isinstance(value, Tensor) and all(isinstance(item, str | bytes) for item in list(value))
+
+
+def _says_whose(value: Any, count: int) -> bool:
+    """Whether a value is as many integers or strings."""
+    if _dimensions(value) != 1 or len(value) != count:
+        return False
+    if isinstance(value, Tensor):
+        return not value.is_floating_point() and value.dtype != torch.bool
+    return np.asarray(value).dtype.kind in "iu" or _is_text(value)
+
+
+def _sparse(kind: str, arrays: Mapping[str, Any]) -> Tensor:
     """A sparse matrix of scipy's as CSR [rows, columns]; entries at the same place are added up."""
     values = _tensor(arrays["data"])
     dtype = values.dtype if values.is_floating_point() and values.dtype != torch.float64 else torch.float32
@@ -367,7 +505,11 @@ def _tensor(array: Any) -> Tensor:
             raise DataError(
                 f"tensors of {array.layout} and {array.dtype} are no features; store float32 or float16"
             )
-        return array.detach()
+        return array.detach().cpu()
+    if isinstance(array, np.ma.MaskedArray):
+        array = (
+            array.filled(np.nan) if array.dtype.kind == "f" else array.data
+        )  # as NaN, what is masked is told
     array = np.asarray(array)
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise DataError(f"arrays of type {array.dtype} are no features; store float32 or float16")

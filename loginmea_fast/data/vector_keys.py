@@ -14,7 +14,7 @@ from loginmea_fast.data.tables import Entities
 from loginmea_fast.data.textfile import read_fields, shorten
 from loginmea_fast.errors import DataError
 
-__all__ = ["Matched", "match_keys"]
+__all__ = ["Matched", "match_ids", "match_keys"]
 
 _SUFFIX = re.compile(
     r"(?:[_\-.#:/ ]\(?(?:(?:image|img|photo|pic|google|bing|yahoo)_?)?\d{1,5}\)?)?"
@@ -69,16 +69,59 @@ def match_keys(path: Path, keys: list[Hashable], pair: Entities) -> Matched:
             break
     count, told, found = best
     entities = np.array(found, dtype=np.int64)
-    if not (entities >= 0).any():
-        if count:
-            raise DataError(
-                f"{path}: {count:,} of {len(keys):,} keys, taken for {told}, are those of several entities each, the "
-                f"first being {shorten(texts[int((entities == SEVERAL).argmax())])}, and no other key is an entity's; "
-                "store 'ids' and 'features', for ids are of one entity"
-            )
+    if not count:
         raise DataError(
             f"{path}: none of {len(keys):,} keys, the first being {shorten(texts[0])}, is the uri, name or id of an "
             f"entity; name the arrays by uris such as {shorten(pair.uris[0])}, or store 'ids' and 'features'"
+        )
+    return _matched(path, entities, told, texts)
+
+
+def match_ids(path: Path, ids: np.ndarray, pair: Entities) -> Matched:
+    """Finds the entities that whole numbers mean: by the ids of the files, or where these have none by ours.
+
+    Args:
+        path: the file, for errors.
+        ids: int64 [n].
+        pair: whose entities they may be.
+
+    Raises:
+        DataError: not one is an entity's.
+    """
+    known = np.arange(pair.num_entities) if pair.file_ids is None else pair.file_ids.numpy()
+    order = known.argsort(kind="stable")
+    known = known[order]
+    first, last = np.searchsorted(known, ids), np.searchsorted(known, ids, side="right")
+    entities = order[np.minimum(first, len(known) - 1)]
+    entities[last == first] = NONE
+    entities[last > first + 1] = SEVERAL  # as both graphs count from 0
+    if len(ids) and (entities == NONE).all():
+        raise DataError(
+            f"{path}: none of {len(ids):,} ids, the first being {ids[0]}, is that of an entity; those run from "
+            f"{known[0]} to {known[-1]}: correct them, or say by 'uris' whose the rows are"
+        )
+    found = _matched(path, entities, "ids", ids)
+    beyond = ids[entities == NONE]
+    if len(beyond) and (beyond == known[-1] + 1).all() and known[0] not in ids:
+        shifted = (
+            f"{path.name}: its ids seem to count from {known[0] + 1}, those of the entities from {known[0]}"
+        )
+        return Matched(entities, "ids", (*found.notes, shifted))
+    return found
+
+
+def _matched(path: Path, entities: np.ndarray, told: str, keys: Sequence[str] | np.ndarray) -> Matched:
+    """With a note on keys that mean nobody, and one on those that mean several; nothing but the latter is an error."""
+    if len(entities) and not (entities >= 0).any():
+        several = entities == SEVERAL
+        raise DataError(
+            f"{path}: {int(several.sum()):,} of {len(keys):,} keys, taken for {told}, are those of several entities "
+            f"each, the first being {shorten(str(keys[int(several.argmax())]))}, and no other key is an entity's; "
+            + (
+                "say by 'uris' whose the rows are"
+                if told == "ids"
+                else "store 'ids' and 'features', for ids are of one entity"
+            )
         )
     notes = []
     for code, what in ((NONE, "are no entity's"), (SEVERAL, "mean several entities")):
@@ -86,7 +129,7 @@ def match_keys(path: Path, keys: list[Hashable], pair: Entities) -> Matched:
         if len(missed):
             notes.append(
                 f"{path.name}: {len(missed):,} of {len(keys):,} keys {what} and are left out (first: "
-                f"{shorten(texts[missed[0]])}); the keys are taken for {told}"
+                f"{shorten(str(keys[missed[0]]))}); the keys are taken for {told}"
             )
     return Matched(entities, told, tuple(notes))
 
@@ -95,7 +138,11 @@ def _text(path: Path, key: Hashable) -> str:
     if isinstance(key, bytes):
         key = key.decode("utf-8", "replace")
     if isinstance(key, bool | np.bool_) or not isinstance(key, str | int | np.integer):
-        raise DataError(f"{path}: key {shorten(str(key))} is no entity; keys must be uris, names or ids")
+        remedy = "ids must be integers, so store int(key)" if isinstance(key, float | np.floating) else ""
+        raise DataError(
+            f"{path}: key {shorten(str(key))} is a {type(key).__name__} and no entity; "
+            + (remedy or "keys must be uris, names or ids")
+        )
     text = str(key)
     try:  # Python 2 wrote UTF-8 byte by byte
         return text.encode("latin1").decode("utf-8")

@@ -2,59 +2,59 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from loginmea_fast.data.bags import csr_matrix
 from loginmea_fast.data.tables import Entities, Feature, first_nonfinite_row
 from loginmea_fast.data.textfile import shorten, some_of
-from loginmea_fast.data.vector_files import SUFFIXES, StoredVectors, as_rows, read_vectors
-from loginmea_fast.data.vector_keys import match_keys
+from loginmea_fast.data.vector_files import SUFFIXES, StoredVectors, as_rows, read_vectors, take_vectors
+from loginmea_fast.data.vector_keys import Matched, match_ids, match_keys
 from loginmea_fast.errors import DataError
 
-__all__ = ["SUFFIXES", "VectorSource", "vector_feature", "vector_sources"]
+__all__ = ["SUFFIXES", "VectorSource", "entities_digest", "vector_feature", "vector_sources"]
 
-VectorSource = Path | Mapping[Any, Any]  # a file, or entity -> its vector or vectors
+VectorSource = Any  # the path of a file, or what such a file would hold
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _BLOCK = 1 << 22  # numbers handled at once where half precision is computed in float32
 
 
 def vector_sources(given: Mapping[str, Any] | None) -> dict[str, tuple[VectorSource, ...]]:
-    """Where the vectors of each modality are, from what a caller may say: a path, a mapping, or several of either.
+    """Where the vectors of each modality are, from what a caller may say: a path, content, or several of either.
 
     Raises:
-        DataError: something else.
+        DataError: no mapping from modalities.
     """
     if given is not None and not isinstance(given, Mapping):
         raise DataError(f"vectors must be a mapping, modality -> file; got {type(given).__name__}")
     sources: dict[str, tuple[VectorSource, ...]] = {}
     for modality, named in (given or {}).items():
-        items = (named,) if isinstance(named, str | os.PathLike | Mapping) else named
-        if not isinstance(items, Sequence) or not all(
-            isinstance(item, str | os.PathLike | Mapping) for item in items
-        ):
-            raise DataError(
-                f"vectors of {modality!r} are a {type(named).__name__}; give a file, a mapping from entities to "
-                "arrays, or a list of either"
-            )
-        sources[modality] = tuple(item if isinstance(item, Mapping) else Path(item) for item in items)
+        several = isinstance(named, list | tuple) and len(named) > 0
+        several = several and all(isinstance(item, str | os.PathLike | Mapping) for item in named)
+        items = named if several else (named,)
+        sources[modality] = tuple(
+            Path(item) if isinstance(item, str | os.PathLike) else item for item in items
+        )
     return sources
 
 
 def vector_feature(
-    path: VectorSource | Sequence[VectorSource],
+    sources: Sequence[VectorSource],
     pair: Entities,
     *,
     has_vector: Tensor | None = None,
     compat: Literal["authors"] | None = None,
     seed: int = 0,
+    name: str = "vectors",
 ) -> tuple[Feature, tuple[str, ...]]:
     """One vector an entity from a file or several, gaps filled, rows scaled to length one.
 
@@ -65,13 +65,15 @@ def vector_feature(
     bfloat16 stay what they are; float64 and integers become float32.
 
     Args:
-        path: a mapping from entities (by uri, name or id) to their vectors [d] or [n, d], a file, or several of either.
-            A file is numpy's ``.npy`` or ``.npz``, safetensors, HDF5, a pickle or a file of ``torch.save``, read as
-            what its content says it is. It holds one of
+        sources: files, as paths, or what they would hold; as a rule one. A file is numpy's ``.npy`` or ``.npz``,
+            safetensors, HDF5, a pickle or a file of ``torch.save``, read as what its content says it is. It holds one
+            of
 
-            - an array [N, d], a row an entity;
-            - ``features`` [n, d] and ``ids`` [n], or ``uris``, ``names`` or ``keys`` [n] of strings;
-            - an array [d] an entity, or several, named by its id, uri or name, in a dictionary or in groups;
+            - an array [N, d], a row an entity, row k that of entity k;
+            - ``features`` [n, d] and ``ids`` [n], or ``uris``, ``names`` or ``keys`` [n] of strings; by other names too
+              where names and shapes leave no doubt (``embeddings`` and ``entity``), or both in a tuple;
+            - an array [d] an entity, or several, named by its id, uri or name, in a dictionary, in groups, or in a
+              list of (key, array);
             - ``features`` [N, d] and ``present`` [N] bool: complete, taken as they are;
             - a sparse matrix [N, d] as scipy's ``save_npz`` writes it.
 
@@ -81,38 +83,41 @@ def vector_feature(
         has_vector: [N] bool, which rows of an array without ids are to be believed; None: all that are not zero.
         compat: "authors" for their way with entities that have no vector near.
         seed: of that random vector.
+        name: what to call content that is no file.
 
     Returns:
         The feature, whose mask says which entities had a vector in the file; and notes: keys that are nobody's,
-        entities with several vectors.
+        entities with several vectors, how rows go where the entities' ids are not those of the files.
 
     Raises:
-        DataError: unreadable file, wrong number of rows, unknown id, NaN or infinity, no vector at all, files that
-            cannot be joined.
+        DataError: unreadable file, wrong number of rows, no key that is an entity's, NaN or infinity, no vector at
+            all, files that cannot be joined.
     """
-    sources = (path,) if isinstance(path, Path | Mapping) else tuple(path)
-    files = [Path("the vectors given") if isinstance(own, Mapping) else own for own in sources]
     named = [own for own in sources if isinstance(own, Path)]
     if len(set(named)) != len(named):
-        raise DataError(f"{some_of(map(str, files))} are one modality and name a file twice; name each once")
+        raise DataError(f"{some_of(map(str, named))} are one modality and name a file twice; name each once")
+    files = [own if isinstance(own, Path) else Path(name) for own in sources]
     count = pair.num_entities
     parts: list[_Part] = []
     for file, source in zip(files, sources, strict=True):
-        stored = StoredVectors(entries=source) if isinstance(source, Mapping) else read_vectors(source)
+        stored = read_vectors(source) if isinstance(source, Path) else take_vectors(source, file)
+        unread = [f"{file.name}: {some_of(map(shorten, stored.unread))} not read"] if stored.unread else []
         if stored.values is not None and (
             stored.values.layout == torch.sparse_csr or stored.present is not None
         ):
-            if len(files) > 1:
+            if len(sources) > 1:
                 raise DataError(
                     f"{file} is complete, a row for each of the {count} entities, and cannot be joined with other "
                     "files of its modality; leave those out, or give it as a modality of its own"
                 )
-            return _complete(file, stored, pair), ()
+            by_row = () if stored.written_for else _numbering(file.name, "row", pair)
+            return _complete(file, stored, pair), (*unread, *by_row)
         part = _read_part(file, stored, pair, has_vector)
+        part.notes.extend(unread)
         if parts and part.rows.shape[1] != parts[0].rows.shape[1]:
             raise DataError(
-                f"{file} has vectors of {part.rows.shape[1]} numbers, {files[0]} of {parts[0].rows.shape[1]}; the "
-                "files of one modality need as many, so give it as a modality of its own"
+                f"{file} has vectors of {part.rows.shape[1]} numbers, {files[0]} of {parts[0].rows.shape[1]}; "
+                "the files of one modality need as many, so give it as a modality of its own"
             )
         parts.append(part)
     names = ", ".join(file.name for file in files)
@@ -140,6 +145,18 @@ def vector_feature(
     return feature, (*notes, *averaged)
 
 
+def _numbering(name: str, what: str, pair: Entities) -> tuple[str, ...]:
+    """A note on which row or id is whose, where no file says so."""
+    if pair.numbering is None:
+        return ()
+    first, second = int(pair.left_entities.min()), int(pair.right_entities.min())
+    return (
+        f"{name}: {pair.numbering}; {what} {first} is that of {shorten(pair.uris[first])}, the first of graph 1, "
+        f"{what} {second} that of {shorten(pair.uris[second])}, the first of graph 2: where that is not so, name the "
+        "vectors by uris",
+    )
+
+
 @dataclass(frozen=True)
 class _Part:
     """The vectors of one file: rows [n, d], whose they are [n], what its keys are, and notes."""
@@ -164,6 +181,7 @@ def _read_part(path: Path, stored: StoredVectors, pair: Entities, has_vector: Te
         ids, values = ids[ids >= 0], values[ids >= 0]
     elif stored.entries is None:
         _check_rows(path, values, pair.num_entities)
+        notes += _numbering(path.name, "row", pair)
         ids = torch.arange(pair.num_entities)
         if has_vector is not None:
             ids = has_vector.nonzero()[:, 0]
@@ -182,6 +200,11 @@ def _complete(path: Path, stored: StoredVectors, pair: Entities) -> Feature:
     values = stored.values
     values = values if values.dtype in _FLOATS else values.to(torch.float32)
     _check_rows(path, values, count)
+    if stored.written_for and stored.written_for != entities_digest(pair.uris):
+        raise DataError(
+            f"{path} was written for other entities than those here, or for the same in another order; load and save "
+            "the data set that it belongs to, or leave its modality out"
+        )
     present = values.crow_indices().diff() > 0 if stored.present is None else stored.present
     if present.shape != (count,):
         raise DataError(
@@ -274,29 +297,32 @@ def _keyed(path: Path, entries: Mapping[Any, Any], pair: Entities) -> tuple[Tens
 
 def _owners(path: Path, keys: Tensor | list[Any], pair: Entities) -> tuple[Tensor, str, list[str]]:
     """The entity of each key, below zero where there is none; what the keys are; notes."""
-    if isinstance(keys, list) and not all(type(key) is int for key in keys):
+    if isinstance(keys, Tensor) and (keys.is_floating_point() or keys.dtype == torch.bool):
+        raise DataError(f"{path}: ids of {keys.dtype}; ids must be integers")
+    matched: Matched
+    if isinstance(keys, Tensor) or all(type(key) is int or isinstance(key, np.integer) for key in keys):
+        try:
+            ids = (
+                keys.numpy().astype(np.int64) if isinstance(keys, Tensor) else np.array(keys, dtype=np.int64)
+            )
+        except OverflowError:
+            raise DataError(f"{path}: an id is too large; ids must be below 2 ** 63") from None
+        matched = match_ids(path, ids, pair)
+        entities = matched.entities
+    else:
         distinct = list(dict.fromkeys(keys))
         matched = match_keys(path, distinct, pair)
         entity = dict(zip(distinct, matched.entities.tolist(), strict=True))
-        return torch.tensor([entity[key] for key in keys]), matched.told, list(matched.notes)
-    if isinstance(keys, Tensor) and (keys.is_floating_point() or keys.dtype == torch.bool):
-        raise DataError(f"{path}: ids of {keys.dtype}; ids must be integers")
-    ids = torch.as_tensor(keys).to(torch.int64)
-    known = torch.arange(pair.num_entities) if pair.file_ids is None else pair.file_ids
-    known, order = known.sort()
-    place = torch.searchsorted(known, ids).clamp(max=len(known) - 1)
-    outside = known[place] != ids
-    if bool(outside.any()):
-        raise DataError(
-            f"{path}: id {int(ids[outside][0])} is none of the {pair.num_entities} entities; delete its row"
-        )
-    shared = known[(place + 1).clamp(max=len(known) - 1)] == ids
-    shared &= place + 1 < len(known)
-    if bool(shared.any()):
-        raise DataError(
-            f"{path}: id {int(ids[shared][0])} is an entity of both graphs; say whose the rows are by 'uris'"
-        )
-    return order[place], "ids", []
+        entities = np.array([entity[key] for key in keys])
+    notes = list(matched.notes)
+    if matched.told == "ids" and pair.file_ids is None:
+        notes += _numbering(path.name, "id", pair)
+    return torch.from_numpy(entities), matched.told, notes
+
+
+def entities_digest(uris: Sequence[str]) -> str:
+    """What tells a list of entities, in its order, from another; files with a row for each keep it."""
+    return hashlib.sha256("\0".join(uris).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _called(key: Hashable) -> str:

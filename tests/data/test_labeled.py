@@ -263,8 +263,16 @@ def test_vectors_come_by_label_from_mappings_and_files(tmp_path):
     np.savez(tmp_path / "image.npz", **image)
     from_file = build(vectors={"image": str(tmp_path / "image.npz")}).features["image"]
     assert torch.equal(from_file.values, pair.features["image"].values)
-    with pytest.raises(DataError, match="vectors of 'image' are a int"):
+    with pytest.raises(DataError, match=r"vectors\['image'\]: holds a int; expected"):
         build(vectors={"image": 3})
+
+
+def test_what_a_row_of_an_array_is_is_said():
+    pair = build(vectors={"image": np.eye(6)})
+    assert (
+        "row 0 is that of 'a', the first of graph 1, row 3 that of 'A', the first of graph 2"
+        in pair.notes[-1]
+    )
 
 
 @pytest.mark.parametrize(

@@ -309,3 +309,15 @@ def test_a_pair_without_triples_has_a_graph_without_edges(pair):
     bare = dataclasses.replace(pair, triples=pair.triples[:0], num_left_triples=0, features={})
     graph = bare.graph()
     assert (graph.num_entities, graph.num_edges) == (pair.num_entities, 0)
+
+
+def test_an_identifier_of_a_graph_is_one_entitys(pair):
+    uris = list(pair.uris)
+    uris[4] = uris[1]
+    with pytest.raises(
+        DataError, match="entities 1 and 4 of graph 1 are both called 'http://a/resource/Beta'"
+    ):
+        dataclasses.replace(pair, uris=uris)
+    uris = list(pair.uris)
+    uris[2] = uris[0]
+    assert dataclasses.replace(pair, uris=uris).uris[2] == uris[0], "that of another graph is its own"

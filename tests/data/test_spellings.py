@@ -107,10 +107,23 @@ def test_entities_that_are_both_listed_are_never_merged(tiny, tiny_openea):
     assert any("1 entities differ from another" in note and "kept apart" in note for note in pair.notes)
     assert any("1 of 2 entities are spelt like several" in note and "'<a>'" in note for note in pair.notes)
     pair = data.load(
-        tiny(ent_ids_1="0\ta\n1\t<a>\n4\tc\n6\tc\n", training_attrs_1="a\tage\nc\tage\n<a> \tage\n<c>\tage\n")
+        tiny(ent_ids_1="0\ta\n1\t<a>\n4\tc\n6\td\n", training_attrs_1="a\tage\nc\tage\n<a> \tage\n<d>\tage\n")
     )
-    assert pair.attributes.entity.tolist() == [0, 2]
-    assert any("3 of 4 entities are spelt like several in ent_ids_1" in note for note in pair.notes)
+    assert pair.attributes.entity.tolist() == [0, 4, 6, 2]
+    assert any("1 of 4 entities are spelt like several in ent_ids_1" in note for note in pair.notes)
+
+
+def test_an_identifier_on_two_lines_of_a_list_is_an_error(tiny):
+    """It was counted among those that differ from another by spelling alone, which they did not."""
+    told = (
+        r"ent_ids_1, line 4: entity 'c' stands already on line 3, there with the id 4, here with 6; .*keep one of the "
+        "two lines"
+    )
+    none = {"training_attrs_1": None, "training_attrs_2": None}
+    with pytest.raises(DataError, match=told):
+        data.load(tiny(ent_ids_1="0\ta\n1\t<a>\n4\tc\n6\tc\n", **none))
+    both = {"ent_ids_2": TINY["ent_ids_2"].replace("http://b", "http://a")}
+    assert data.load(tiny(**both, **none)).num_entities == 8, "one in either graph is two entities"
 
 
 def test_an_ambiguous_link_is_an_error(tiny_openea):

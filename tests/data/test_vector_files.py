@@ -406,3 +406,197 @@ def test_keys_that_both_graphs_have_are_not_told_to_be_uris(tiny, tmp_path):
     told = r"1 of 2 keys, taken for uris, .* the first being 'http://a/resource/Beta'.*; store 'ids' and 'features'"
     with pytest.raises(DataError, match=told):
         data.load(directory, modalities=["image"], vectors={"image": path})
+
+
+def packed(path, content):
+    """A file of whatever kind the suffix asks for that holds a content as it is."""
+    if path.suffix == ".pkl":
+        path.write_bytes(pickle.dumps(content))
+    elif path.suffix in (".pt", ".old"):
+        torch.save(content, path, _use_new_zipfile_serialization=path.suffix == ".pt")
+    elif path.suffix == ".npy":
+        array = np.empty((), dtype=object)
+        array[()] = content
+        np.save(path, array)
+    elif path.suffix == ".npz":
+        np.savez(path, **content)
+    else:
+        with h5py.File(path, "w") as file:
+            for name, value in content.items():
+                array = np.asarray(value)
+                file[name] = array.astype("S") if array.dtype.kind == "U" else array
+    return path
+
+
+ENTRANCES = [".pkl", ".pt", ".old", ".npy", "passed"]
+
+
+def enter(tiny, tmp_path, content, entrance):
+    source = content if entrance == "passed" else packed(tmp_path / f"vectors{entrance}", content)
+    return load(tiny, source)
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+@pytest.mark.parametrize(
+    "content",
+    [
+        list(zip(IDS, ROWS, strict=True)),
+        list(zip(URIS, ROWS.tolist(), strict=True)),
+        [[uri, torch.from_numpy(row)] for uri, row in zip(URIS, ROWS, strict=True)],
+        [(URIS[0], 2 * ROWS[0]), (URIS[0], np.zeros(3)), *zip(URIS[1:], ROWS[1:], strict=True)],
+        (np.array(IDS), ROWS),
+        (ROWS, URIS),
+        dict(zip(map(np.int64, IDS), ROWS, strict=True)),
+    ],
+    ids=[
+        "pairs of ids",
+        "pairs of uris",
+        "pairs of tensors",
+        "repeated",
+        "two",
+        "two turned",
+        "numpy's integers",
+    ],
+)
+def test_pairs_are_read(tiny, tmp_path, content, entrance):
+    check(enter(tiny, tmp_path, content, entrance))
+
+
+@pytest.mark.parametrize("entrance", [*ENTRANCES, ".npz", ".h5"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"embeddings": ROWS, "entity": np.array(IDS)},
+        {"embeddings": ROWS, "entity": URIS},
+        {"entityIds": np.array(IDS), "img_feats": ROWS},
+        {"features": ROWS, "entity_ids": np.array(IDS)},
+        {"a": ROWS, "b": np.array(URIS)},
+    ],
+    ids=["ids", "uris", "camel case", "features", "strings"],
+)
+def test_two_arrays_by_other_names_are_read(tiny, tmp_path, content, entrance):
+    """The owners of 'features' by a name that was not known were passed over, and a row was an entity."""
+    pair = enter(tiny, tmp_path, content, entrance)
+    check(pair)
+    assert not pair.notes
+
+
+def test_arrays_that_are_not_read_are_named(tiny, tmp_path):
+    full = np.zeros((8, 3), dtype=np.float32)
+    full[IDS] = ROWS
+    np.savez(tmp_path / "vectors.npz", features=full, labels=np.arange(8), model=np.array("vgg"))
+    pair = load(tiny, tmp_path / "vectors.npz")
+    check(pair)
+    assert pair.notes == ("vectors.npz: 'labels', 'model' not read",)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, lambda rows: np.ma.masked_array(rows)])
+def test_an_array_that_is_passed(tiny, kind):
+    full = np.zeros((8, 3), dtype=np.float32)
+    full[IDS] = ROWS
+    given = kind(full)
+    pair = load(tiny, given)
+    check(pair)
+    assert "vectors from vectors['image']" in pair.features["image"].description
+    assert np.array_equal(np.asarray(given), full), "it is not altered"
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_sparse_matrix_that_is_passed(tiny, dense):
+    sparse = pytest.importorskip("scipy.sparse")
+    full = np.diag(np.arange(8.0)).astype(np.float32)
+    matrix = torch.from_numpy(full).to_sparse_csr() if dense else sparse.csc_array(full)
+    feature = load(tiny, matrix).features["image"]
+    assert feature.is_sparse
+    assert torch.equal(feature.values.to_dense(), torch.from_numpy(full))
+    assert feature.present.tolist() == [False] + 7 * [True]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (5, "holds a int; expected a dictionary"),
+        ({}, "holds a dict"),
+        ([], "holds a list"),
+        (np.ones((7, 3)), "features of shape [7, 3] for 8 entities"),
+        ({"nobody": [1.0]}, "none of 1 keys"),
+        (
+            np.ma.masked_array(np.ones((8, 3)), mask=np.eye(8, 3)),
+            "entity 0 ('http://a/resource/Alpha') holds NaN",
+        ),
+    ],
+)
+def test_what_is_passed_and_no_vectors_is_one_sentence(tiny, content, told):
+    with pytest.raises(DataError) as error:
+        load(tiny, content)
+    assert str(error.value).startswith("vectors['image']: ")
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+@pytest.mark.parametrize("as_text", [False, True])
+def test_keys_that_are_nobodys_are_a_counted_note_whatever_they_are(tiny, tmp_path, entrance, as_text):
+    """Those that were integers were an error, and strings a note."""
+    keys = [*IDS, 99]
+    content = {str(key) if as_text else key: row for key, row in zip(keys, [*ROWS, ROWS[0]], strict=True)}
+    pair = enter(tiny, tmp_path, content, entrance)
+    check(pair)
+    (note,) = pair.notes
+    assert note.endswith(
+        ": 1 of 5 keys are no entity's and are left out (first: '99'); the keys are taken for ids"
+    )
+
+
+def test_ids_that_count_from_one_are_suspected(tiny, tmp_path):
+    pair = load(tiny, {entity + 1: np.eye(8)[entity] for entity in range(8)})
+    assert any("ids seem to count from 1, those of the entities from 0" in note for note in pair.notes)
+    pair = load(tiny, {entity: np.eye(9)[entity] for entity in range(9)})
+    assert not any("seem to count" in note for note in pair.notes)
+
+
+ROW_NOTE = (
+    "the files give entities no ids, so they count as they first appear in the files of triples; {what} 0 is that of "
+    "'http://a/x', the first of graph 1, {what} 3 that of 'http://b/x', the first of graph 2: where that is not so, "
+    "name the vectors by uris"
+)
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (np.eye(6), "row"),
+        (list(np.eye(6)), "row"),
+        ({"features": np.eye(6)}, "row"),
+        ({"features": np.eye(6), "present": np.ones(6, dtype=bool)}, "row"),
+        (dict(enumerate(np.eye(6))), "id"),
+        ({str(entity): row for entity, row in enumerate(np.eye(6))}, "id"),
+        ({"features": np.eye(6), "ids": np.arange(6)}, "id"),
+    ],
+    ids=["array", "list", "features", "complete", "ids", "ids as strings", "array of ids"],
+)
+def test_rows_and_ids_that_no_file_gives_are_said(tiny_openea, tmp_path, content, what, entrance):
+    """An array for a directory whose ids the reader makes was taken without a word on what its order means."""
+    source = content if entrance == "passed" else packed(tmp_path / f"vectors{entrance}", content)
+    pair = data.load(tiny_openea(), modalities=["image"], vectors={"image": source})
+    assert torch.equal(pair.features["image"].values.float(), torch.eye(6))
+    assert pair.notes[-1].split(": ", 1)[1] == ROW_NOTE.format(what=what)
+
+
+def test_rows_go_by_the_ids_of_the_files_where_these_are_others(tiny):
+    """Ids with gaps, and ids of both graphs: what a row is, is said; keys go by the files and need no word."""
+    gaps = {name: TINY[name].replace("6\t", "66\t") for name in ("ent_ids_1", "ill_ent_ids")}
+    pair = data.load(tiny(**gaps), modalities=["image"], vectors={"image": np.eye(8)})
+    assert (
+        "entities stand in the order of these; row 0 is that of 'http://a/resource/Alpha'" in pair.notes[-1]
+    )
+    pair = data.load(tiny(**gaps), modalities=["image"], vectors={"image": {66: [1.0], 0: [2.0]}})
+    assert not any("row" in note or "id 0" in note for note in pair.notes)
+    pair = load(tiny, np.eye(8))
+    assert not pair.notes, "the files give the ids 0 to 7"
+
+
+def test_rows_by_uris_need_no_word(tiny_openea):
+    vectors = {"image": {"http://a/x": [1.0], "http://b/y": [2.0]}}
+    pair = data.load(tiny_openea(), modalities=["image"], vectors=vectors)
+    assert not any("row" in note for note in pair.notes)
