@@ -38,8 +38,9 @@ demo: $(VENV)/.package ## align two real knowledge graphs, with progress, in min
 test: $(VENV)/.test ## the test suite; tests on real data skip where ../shared/data is absent
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
-fuzz: $(VENV)/.test ## readers against 20,000 damaged copies of real files; minutes
-	OMP_WAIT_POLICY=passive LOGINMEA_FUZZ_CASES=20000 $(BIN)/python -m pytest tests/fuzz
+fuzz: $(VENV)/.test ## readers against 20,000 damaged copies of real files, training against 120 kills; minutes
+	OMP_WAIT_POLICY=passive LOGINMEA_FUZZ_CASES=20000 LOGINMEA_KILL_SEEDS=20 \
+	  $(BIN)/python -m pytest tests/fuzz tests/training/test_killed.py
 
 lint: $(VENV)/.test ## ruff, clang-format and mypy; changes nothing
 	$(BIN)/ruff check

@@ -16,6 +16,7 @@ from loginmea_fast.locks import Taken, locked
 from loginmea_fast.training.checkpoint import (
     Checkpoint,
     atomic_write,
+    left_behind,
     load_checkpoint,
     load_tensors,
     read_metadata,
@@ -45,7 +46,9 @@ class RunDirectory:
     def check_new(path: str | os.PathLike[str]) -> None:
         """Raise `ConfigError` where `create` would; asked before data is read, so that nobody waits to be told."""
         directory = Path(path)
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        if directory.exists() and (
+            not directory.is_dir() or set(directory.iterdir()) - set(left_behind(directory))
+        ):
             remedy = "choose another directory"
             if (directory / "config.toml").is_file():
                 remedy = f"go on with the run in it by --resume {shlex.quote(str(directory))}, or {remedy}"
@@ -252,6 +255,8 @@ class RunDirectory:
     def hold(self) -> Iterator[None]:
         """Keep other processes from training here; the operating system lets go when this one ends, however it ends.
 
+        What a process that was killed left half written is removed.
+
         Raises:
             ConfigError: another process is training here.
         """
@@ -264,6 +269,9 @@ class RunDirectory:
                 ) from None
             except OSError:
                 pass  # a network file system without locks: go on as careful as the user is
+            else:
+                for file in left_behind(self.path):
+                    file.unlink(missing_ok=True)
             yield
 
     def append_metrics(self, record: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "Checkpoint",
     "atomic_write",
     "fingerprint",
+    "left_behind",
     "load_checkpoint",
     "load_tensors",
     "read_metadata",
@@ -32,6 +33,7 @@ __all__ = [
 
 VERSION = 2  # since 2 a checkpoint knows its split, and whether what follows its epoch is still to come
 _FORMAT = "loginmea_fast"
+_TEMPORARY = ".tmp"
 _REMEDY = "train anew"
 _DTYPES = {
     torch.float64: "F64",
@@ -159,7 +161,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object], size: int) -> 
     Raises:
         CheckpointError: anything failed; the temporary file is gone and what was at `path` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
     try:
         with temporary.open("wb") as file:
             write(file)
@@ -177,6 +179,11 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object], size: int) -> 
         raise CheckpointError(
             f"cannot write {path}: {error.strerror}{kept}; {remedy} and go on with --resume"
         ) from error
+
+
+def left_behind(directory: Path) -> list[Path]:
+    """The temporary files there of writes that were killed, or that go on now."""
+    return list(directory.glob(f".*{_TEMPORARY}"))
 
 
 def _sync_directory(directory: Path) -> None:
