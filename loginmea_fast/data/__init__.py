@@ -4,9 +4,11 @@
 """
 
 from loginmea_fast.data.formats import Format, ReadOptions, format_names, register_format
+from loginmea_fast.data.labeled import LabeledGraph, LabeledLinks
 from loginmea_fast.data.loading import load, load_embedded
 from loginmea_fast.data.missing import stand_in
 from loginmea_fast.data.pair import AlignmentPair
+from loginmea_fast.data.reading import read_graph, read_seeds
 from loginmea_fast.data.saving import save
 from loginmea_fast.data.split import Split
 from loginmea_fast.data.tables import AttributeTable, Feature, ValueTable
@@ -16,12 +18,16 @@ __all__ = [
     "AttributeTable",
     "Feature",
     "Format",
+    "LabeledGraph",
+    "LabeledLinks",
     "ReadOptions",
     "Split",
     "ValueTable",
     "format_names",
     "load",
     "load_embedded",
+    "read_graph",
+    "read_seeds",
     "register_format",
     "save",
     "stand_in",

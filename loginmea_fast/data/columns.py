@@ -13,7 +13,20 @@ import numpy as np
 from loginmea_fast.data.textfile import shorten, some_of
 from loginmea_fast.errors import DataError
 
-__all__ = ["ATTRIBUTES", "ENTITIES", "LINKS", "TRIPLES", "Columns", "Roles", "as_columns", "choose_columns"]
+__all__ = [
+    "ATTRIBUTES",
+    "ENTITIES",
+    "IDS",
+    "LINKS",
+    "TRIPLES",
+    "Columns",
+    "Roles",
+    "as_columns",
+    "choose_columns",
+    "find_columns",
+    "is_missing",
+    "to_labels",
+]
 
 Columns = Sequence[str | int]
 
@@ -52,6 +65,7 @@ LINKS = Roles.of(
     right="right r right_entity entity2 entity_2 e2 ent2 uri2 uri_2 id2 id_2 kg2 graph2 target tgt object object_id "
     "tail to rtable_id right_id right_uri b",
 )
+IDS = Roles.of(entity="entity entity_id id uri iri")
 ENTITIES = Roles.of(entity="entity entities e uri iri id node entity_id label name")
 
 
@@ -87,11 +101,7 @@ def choose_columns(
         raise DataError(
             f"{what} has {len(names)} columns ({shown}); {count} are needed: {', '.join(roles.names)}"
         )
-    plain = [re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_") for name in names]
-    found: list[int] = []
-    for known in roles.known:
-        found += [next((at for at, name in enumerate(plain) if name in known and at not in found), -1)]
-    if -1 not in found:
+    if (found := find_columns(names, roles)) is not None:
         chosen = ", ".join(
             f"{role} is {shorten(names[at])}" for role, at in zip(roles.names, found, strict=True)
         )
@@ -101,6 +111,18 @@ def choose_columns(
         f"{what}: the columns {shown} do not say which is what, so the first {count} are {', '.join(roles.names)}; "
         "columns=... says otherwise"
     )
+
+
+def find_columns(names: Sequence[str], roles: Roles) -> list[int] | None:
+    """Positions of the columns whose names say that they have the roles; None where a role has none."""
+    plain = [re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_") for name in names]
+    found: list[int] = []
+    for known in roles.known:
+        position = next((at for at, name in enumerate(plain) if name in known and at not in found), None)
+        if position is None:
+            return None
+        found.append(position)
+    return found
 
 
 def _position(names: Sequence[str], column: str | int, what: str, shown: str) -> int:
@@ -147,7 +169,7 @@ def as_columns(
     if roles.names[-1] == "value":
         labels = _without_missing(labels, what, notes)
     return [
-        _labels(part, f"{what}, {{}}: the {role}", role == "value")
+        to_labels(part, f"{what}, {{}}: the {role}", role == "value")
         for part, role in zip(labels, roles.names, strict=True)
     ]
 
@@ -227,7 +249,8 @@ def _listed(column: Any) -> list[Any]:
     return list(column)
 
 
-def _missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Whether a value of a table is None, NaN, or what pandas has for them."""
     nan = isinstance(value, float | np.floating) and value != value
     return value is None or nan or type(value).__name__ in ("NAType", "NaTType")
 
@@ -236,17 +259,27 @@ def _without_missing(parts: list[list[Any]], what: str, notes: list[str]) -> lis
     values = parts[-1]
     if all(type(value) is str for value in values):
         return parts
-    gone = [position for position, value in enumerate(values) if _missing(value)]
+    gone = [position for position, value in enumerate(values) if is_missing(value)]
     if not gone:
         return parts
     notes.append(
         f"{what}: {len(gone):,} of {len(values):,} rows have no value and are left out (first: row {gone[0]})"
     )
-    keep = [not _missing(value) for value in values]
+    keep = [not is_missing(value) for value in values]
     return [[item for item, kept in zip(part, keep, strict=True) if kept] for part in parts]
 
 
-def _labels(values: list[Any], where: str, may_be_empty: bool) -> list[str]:
+def to_labels(values: list[Any], where: str, may_be_empty: bool) -> list[str]:
+    """Labels of a column; numbers become their decimal spelling.
+
+    Args:
+        values: the column.
+        where: what it is, for messages; "{}" becomes the row.
+        may_be_empty: whether "" will do.
+
+    Raises:
+        DataError: a label is missing, empty or no valid text.
+    """
     if any(type(value) is not str for value in values):
         values = [_label(value, position, where) for position, value in enumerate(values)]
     if not may_be_empty and not all(values):
@@ -275,7 +308,7 @@ def _label(value: Any, position: int, where: str) -> str:
     if isinstance(value, str):
         return str(value)
     where = where.format(f"row {position}")
-    if _missing(value):
+    if is_missing(value):
         raise DataError(f"{where} is missing ({value}); give it a label or delete the row")
     if isinstance(value, bytes):
         try:

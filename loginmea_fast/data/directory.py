@@ -9,7 +9,7 @@ from loginmea_fast.data.textfile import some_of
 from loginmea_fast.data.vectors import SUFFIXES
 from loginmea_fast.errors import DataError
 
-__all__ = ["VECTOR_PREFIX", "DataDirectory", "plain_name"]
+__all__ = ["VECTOR_PREFIX", "DataDirectory", "is_document", "plain_name"]
 
 VECTOR_PREFIX = "features_"
 
@@ -42,6 +42,12 @@ def plain_name(name: str) -> str:
                 name = name[: -len(suffix)]
                 break
     return name
+
+
+def is_document(name: str) -> bool:
+    """Whether a file of this name is written for people or is a picture, and no data."""
+    low = name.lower()
+    return low.endswith(_DOCUMENTS) or low.startswith(_DOCUMENT_NAMES)
 
 
 class DataDirectory:
@@ -98,9 +104,10 @@ class DataDirectory:
             name
             for name in self.names()
             if name not in self._read
-            and not name.lower().endswith((*_DOCUMENTS, *SUFFIXES))
+            and not is_document(name)
+            and not name.lower().endswith(SUFFIXES)
             and not name.endswith(_IMAGE_INDEX)
-            and not name.lower().startswith((*_DOCUMENT_NAMES, VECTOR_PREFIX))
+            and not name.lower().startswith(VECTOR_PREFIX)
         ]
         if not names:
             return []

@@ -73,8 +73,12 @@ def is_clutter(name: str) -> bool:
     )
 
 
-def file_kind(path: Path) -> FileKind:
+def file_kind(path: Path, xml: bool = False) -> FileKind:
     """How the text of a file is stored.
+
+    Args:
+        path: the file.
+        xml: whether it may be XML, which otherwise is taken for a web page.
 
     Raises:
         DataError: it is an archive, a page or a pointer instead of text, or its compression is damaged.
@@ -82,12 +86,12 @@ def file_kind(path: Path) -> FileKind:
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
-    refuse_foreign(path, head)
+    refuse_foreign(path, head, xml)
     compression = compression_of(head)
     if compression is not None:
         with open_file(path, compression) as stream:
             head = stream.read(_HEAD)
-        refuse_foreign(path, head)
+        refuse_foreign(path, head, xml)
     mark, encoding = next(((mark, name) for mark, name in _MARKS if head.startswith(mark)), (b"", ""))
     if not encoding:
         encoding = _unmarked(head)
@@ -127,19 +131,20 @@ class _Decompressed(io.RawIOBase):
         super().close()
 
 
-def refuse_foreign(path: Path, head: bytes) -> None:
+def refuse_foreign(path: Path, head: bytes, xml: bool = False) -> None:
     """A DataError if a file that should hold data begins like something else that people have in its place.
 
     Args:
         path: the file, for the error.
         head: its first bytes, some hundred will do.
+        xml: whether XML that is no page is what is wanted.
     """
     start = head.lstrip()[:200].lower()
     if head.startswith(b"version https://git-lfs"):
         raise DataError(
             f"{path} is a Git LFS pointer, not the file itself; run git lfs pull where it came from"
         )
-    if _WEB_PAGE.match(start):
+    if _WEB_PAGE.match(start) and not (xml and start.startswith(b"<?xml") and b"<html" not in head.lower()):
         raise DataError(f"{path} is a web page, probably a download that failed; fetch the file again")
     for magic, name in (
         (b"PK\x03\x04", "a zip archive"),

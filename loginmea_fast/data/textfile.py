@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Fields",
     "Symbols",
+    "Utf8Stream",
+    "line_of",
+    "opened",
     "read_bytes",
     "read_field_blocks",
     "read_fields",
@@ -52,7 +55,7 @@ def read_bytes(path: Path, meaning: str) -> bytes:
         path: the file.
         meaning: what it should hold, for the error, for example "lines of id, uri".
     """
-    with _opened(path, meaning) as stream:
+    with opened(path, meaning) as stream:
         data = b"".join(iter(lambda: stream.read(_BLOCK), b""))
     if not data.strip():
         raise _empty(path, meaning)
@@ -202,6 +205,20 @@ def read_fields(path: Path, least: int, most: int | None, meaning: str) -> Itera
             yield number, texts[first : first + count]
 
 
+def line_of(path: Path, line: int) -> bytes:
+    """A line of a file as its bytes, from 1; empty where there is none."""
+    with opened(path, "text", xml=True) as stream:
+        number, rest = 1, b""
+        while chunk := stream.read(1 << 20):
+            rest += chunk
+            count = rest.count(b"\n")
+            if number + count > line or (number + count == line and len(rest) > 1 << 24):
+                return rest.split(b"\n", line - number + 1)[line - number][:4000]
+            number += count
+            rest = rest[rest.rfind(b"\n") + 1 :]
+    return rest[:4000] if number == line else b""
+
+
 def shorten(text: str, limit: int = 60) -> str:
     """A quoted excerpt that keeps an error on one line."""
     return repr(text if len(text) <= limit else text[:limit] + "...")
@@ -221,7 +238,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 def _blocks(path: Path, meaning: str, blank: bytes) -> Iterator[tuple[int, bytes]]:
     """Whole lines with the number of the first, each ended by one line feed; ``blank`` at the end is left out."""
-    with _opened(path, meaning) as stream:
+    with opened(path, meaning) as stream:
         line, rest = 1, b""
         while chunk := stream.read(_BLOCK):
             rest += chunk
@@ -249,12 +266,18 @@ def _line_feeds(lines: bytes) -> bytes:
 
 
 @contextmanager
-def _opened(path: Path, meaning: str) -> Iterator[BinaryIO]:
-    """The file's text as UTF-8 without a byte order mark, decompressed; what fails on the way is a DataError."""
+def opened(path: Path, meaning: str, xml: bool = False) -> Iterator[Utf8Stream]:
+    """The file's text as UTF-8 without a byte order mark, decompressed; what fails on the way is a DataError.
+
+    Args:
+        path: the file.
+        meaning: what it should hold, for errors.
+        xml: whether it may be XML, which otherwise is a download that failed.
+    """
     try:
-        kind = file_kind(path)
+        kind = file_kind(path, xml)
         with open_file(path, kind.compression) as stream:
-            yield cast(BinaryIO, _Utf8(path, stream, kind))
+            yield Utf8Stream(path, stream, kind)
     except FileNotFoundError:
         raise DataError(
             f"{path} is missing, it should hold {meaning}; put it there or name another directory"
@@ -267,17 +290,38 @@ def _opened(path: Path, meaning: str) -> Iterator[BinaryIO]:
         ) from None
 
 
-class _Utf8(io.RawIOBase):
-    """A stream of text in whatever encoding as UTF-8."""
+class Utf8Stream(io.RawIOBase):
+    """A stream of text in whatever encoding as UTF-8; gives no more bytes than are asked for."""
 
     def __init__(self, path: Path, stream: BinaryIO, kind: FileKind) -> None:
         self.path, self.stream, self.kind = path, stream, kind
         self.start = len(kind.mark)
+        self.rest = b""
         self.decoder = None
         if kind.encoding != "utf-8":
             self.decoder = codecs.getincrementaldecoder(kind.encoding)()
 
+    def readable(self) -> bool:
+        """What readers ask."""
+        return True
+
+    def peek(self, size: int) -> bytes:
+        """The next bytes, which are read again."""
+        data = self.rest
+        while len(data) < size and (more := self._read(size)):
+            data += more
+        self.rest = data
+        return data[:size]
+
     def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes, none at the end; all that there are if it is negative."""
+        if size < 0:
+            return b"".join(iter(lambda: self.read(_BLOCK), b""))
+        data = self.rest or self._read(size)
+        self.rest = data[size:]
+        return data[:size]
+
+    def _read(self, size: int) -> bytes:
         while True:
             data = self.stream.read(size)
             end = not data
