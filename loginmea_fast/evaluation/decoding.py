@@ -14,6 +14,7 @@ from loginmea_fast.data import AlignmentPair
 from loginmea_fast.data.split import first_of_each
 from loginmea_fast.errors import ConfigError, InputError
 from loginmea_fast.evaluation.decoders import find_candidates, get_decoder
+from loginmea_fast.evaluation.decoders.base import check_number
 from loginmea_fast.evaluation.embedding import Embedding, check_embedding
 from loginmea_fast.evaluation.metrics import neighbours
 from loginmea_fast.evaluation.plans import RANKED_EXACTLY
@@ -139,16 +140,19 @@ def decode(
 
     Raises:
         InputError: no embedding; links of another shape or type, with ids that no entity has, or that do not lead from
-            graph 1 to graph 2; no links; nobody left to decode or to match with; k below one.
+            graph 1 to graph 2; no links; nobody left to decode or to match with; k or
+            decoder_k below one; a threshold that is no number.
         ConfigError: an unknown protocol, direction or decoder.
     """
     check_embedding(embedding)
     check_candidates(candidates)
     if direction not in DIRECTIONS:
         raise ConfigError(f"direction must be one of {', '.join(DIRECTIONS)}; got {direction!r}")
-    for name, value, least in (("k", k, 1), ("csls_k", csls_k, 0)):
+    for name, value, least in (("k", k, 1), ("csls_k", csls_k, 0), ("decoder_k", decoder_k, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise InputError(f"{name} must be a whole number of at least {least}; got {value!r}")
+    if threshold is not None:
+        threshold = check_number("threshold", threshold)
     chosen = get_decoder("cosine" if decoder in (None, "csls") and not csls_k else decoder or "csls")
     if chosen.scores == "cosine":
         csls_k = 0

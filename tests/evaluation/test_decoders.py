@@ -263,6 +263,14 @@ def test_bad_arguments():
     for option in ("temperature", "iterations", "tolerance"):
         with pytest.raises(InputError, match=f"{option} of Sinkhorn must be above 0; got 0"):
             sinkhorn(complete(np.eye(2)), **{option: 0})
+        with pytest.raises(InputError, match=f"{option} of Sinkhorn must be a number; got 'many'"):
+            sinkhorn(complete(np.eye(2)), **{option: "many"})
+    with pytest.raises(InputError, match=r"iterations of Sinkhorn must be a whole number; got 2\.5"):
+        sinkhorn(complete(np.eye(2)), iterations=2.5)
+    with pytest.raises(InputError, match="threshold must be a number; got nan"):
+        complete(np.eye(2)).mutual().above(float("nan"))
+    with pytest.raises(InputError, match="needs finite scores; got nan in row 1"):
+        decoders.best_threshold(np.array([1.0, np.nan]), np.ones(2, dtype=bool))
     with pytest.raises(ConfigError, match=r"decoder must be one of cosine, .*sinkhorn; got 'best'"):
         chosen_decoders("best")
     with pytest.raises(InputError, match="scores and flags of the same pairs"):

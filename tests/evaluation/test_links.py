@@ -143,6 +143,20 @@ def test_a_model_without_its_features_is_no_embedding(trained, call):
     assert call(joint, problem.pair, problem.split.test) is not None
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decoder_k": 0, "decoder": "sinkhorn"}, "decoder_k must be a whole number of at least 1; got 0"),
+        ({"decoder_k": "many"}, "decoder_k must be a whole number of at least 1; got 'many'"),
+        ({"threshold": "high"}, "threshold must be a number; got 'high'"),
+        ({"threshold": float("nan")}, "threshold must be a number; got nan"),
+    ],
+)
+def test_settings_of_decoding_are_checked(trained, change, message):
+    with pytest.raises(InputError, match=message):
+        decode(trained.embedding, trained.problem.pair, trained.problem.split.test, **change)
+
+
 @pytest.mark.parametrize("call", [evaluate_links, decode])
 def test_links_are_checked(trained, call):
     problem = trained.problem

@@ -6,6 +6,8 @@ and whatever lies outside of both lists is none of its candidates.
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,6 +24,7 @@ __all__ = [
     "Decoder",
     "Matching",
     "TopK",
+    "check_number",
     "decoder_names",
     "find_candidates",
     "get_decoder",
@@ -160,8 +163,12 @@ class Matching:
         return scores, index
 
     def above(self, threshold: float) -> Matching:
-        """Without pairs that score below `threshold`: what is left out has no counterpart."""
-        kept = self.scores >= threshold
+        """Without pairs that score below `threshold`: what is left out has no counterpart.
+
+        Raises:
+            InputError: a threshold that is no number.
+        """
+        kept = self.scores >= check_number("threshold", threshold)
         return replace(self, pairs=self.pairs[kept], scores=self.scores[kept])
 
 
@@ -233,6 +240,13 @@ def find_candidates(
     k = min(k, len(left), len(right))
     to_right, to_left = ops.alignment_topk_both(left, right, k, csls_k, backend=backend)
     return Candidates.from_topk(TopK(*to_right), TopK(*to_left))
+
+
+def check_number(name: str, value: object) -> float:
+    """The value of a setting, or `InputError` where it is no number."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or math.isnan(value):
+        raise InputError(f"{name} must be a number; got {value!r}")
+    return float(value)
 
 
 def _first_best(scores: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from loginmea_fast.errors import InputError
-from loginmea_fast.evaluation.decoders.base import Candidates, Matching, register_decoder
+from loginmea_fast.evaluation.decoders.base import Candidates, Matching, check_number, register_decoder
 
 __all__ = ["sinkhorn"]
 
@@ -49,11 +49,14 @@ def sinkhorn(
         `sinkhorn(...).plan.mutual(threshold)` proposes links.
 
     Raises:
-        InputError: a temperature, number of iterations or tolerance that is not positive.
+        InputError: a temperature, number of iterations or tolerance that is no number above 0, or iterations that are
+            no whole number.
     """
     for name, value in (("temperature", temperature), ("iterations", iterations), ("tolerance", tolerance)):
-        if not value > 0:
+        if not check_number(f"{name} of Sinkhorn", value) > 0:
             raise InputError(f"{name} of Sinkhorn must be above 0; got {value!r}")
+    if not isinstance(iterations, int):
+        raise InputError(f"iterations of Sinkhorn must be a whole number; got {iterations!r}")
     from scipy.sparse import csr_array
 
     n, m = candidates.num_left, candidates.num_right

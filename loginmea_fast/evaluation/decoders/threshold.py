@@ -25,7 +25,7 @@ def best_threshold(scores: np.ndarray, correct: np.ndarray, partners: int | None
         A score: pairs of at least that are kept. Of equally good ones the lowest, which keeps most.
 
     Raises:
-        InputError: no pairs, or other numbers of scores and flags.
+        InputError: no pairs, other numbers of scores and flags, or a score that is not finite.
     """
     scores, correct = np.asarray(scores, dtype=np.float64), np.asarray(correct, dtype=bool)
     if scores.shape != correct.shape or scores.ndim != 1 or len(scores) == 0:
@@ -33,6 +33,9 @@ def best_threshold(scores: np.ndarray, correct: np.ndarray, partners: int | None
             f"a threshold needs scores and flags of the same pairs, at least one; got {list(scores.shape)} and "
             f"{list(correct.shape)}"
         )
+    if not np.isfinite(scores).all():
+        row = int((~np.isfinite(scores)).argmax())
+        raise InputError(f"a threshold needs finite scores; got {scores[row]} in row {row}")
     order = np.argsort(-scores, kind="stable")
     kept, right = np.arange(1, len(scores) + 1), correct[order].cumsum()
     f1 = 2 * right / (kept + (len(scores) if partners is None else partners))
