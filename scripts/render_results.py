@@ -1,4 +1,4 @@
-"""Writes the README's table of operators from the records that benchmarks keep in bench/results/<machine>/.
+"""Writes the README's table of operators and that of docs/sizes.md from the records in bench/results/<machine>/.
 
 A line a case, main cases only: sweeps over sizes keep records of their own and stay in docs/ops.
 """
@@ -23,6 +23,7 @@ CASES = {
     "alignment_search": "`alignment_ranks` by CSLS, {case}",
 }
 NOTHING = "No benchmark of the operators is recorded yet: `make bench` measures them."
+NO_SIZES = "Nothing is recorded yet: `python bench/sizes.py --record` measures it."
 
 
 def render(results: Path) -> str:
@@ -34,6 +35,50 @@ def render(results: Path) -> str:
         if found:
             parts.append("\n".join([_machine(found), "", *_table(found)]))
     return "\n\n".join(parts) or NOTHING
+
+
+def render_sizes(results: Path) -> str:
+    """A table a machine and configuration of bench/sizes.py, as markdown."""
+    parts = []
+    for path in sorted(results.glob("*/sizes.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        machine = record["machine"]
+        configurations: dict[str, list[Mapping[str, Any]]] = {}
+        for row in record["rows"]:
+            configurations.setdefault(row["configuration"], []).append(row)
+        for name, rows in configurations.items():
+            first = rows[0]
+            keys = ", ".join(f"`{key}`" for key in first["keys"])
+            told = [
+                f"{name}{f' ({keys})' if keys else ''}",
+                f"{machine['device']}, {machine['cores']} cores, {machine['capability']}, {first['date']}",
+                *([first["note"]] if first["note"] else []),
+            ]
+            parts.append("\n".join([f"**{told[0]}**; {'; '.join(told[1:])}:", "", *_size_table(rows)]))
+    return "\n\n".join(parts) or NO_SIZES
+
+
+def _size_table(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    columns = (
+        "entities",
+        "triples",
+        "width",
+        "parameters",
+        "memory of a step",
+        "numbers an entity and column",
+    )
+    yield f"| {' | '.join((*columns, 'whole process', 'a step'))} |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        each = row["step_bytes"] / (4 * row["entities"] * row["width"])
+        yield (
+            f"| {row['entities']:,} | {row['triples']:,} | {row['width']} | {row['parameters'] / 1e6:.1f} M "
+            f"| {_size(row['step_bytes'])} | {each:.0f} | {_size(row['process_bytes'])} | {row['seconds']:.2f} s |"
+        )
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _machine(records: Iterable[Mapping[str, Any]]) -> str:
@@ -111,5 +156,10 @@ def _cell(row: Mapping[str, Any] | None) -> str:
 
 
 if __name__ == "__main__":
-    changed = render_into(ROOT / "README.md", "results", render(ROOT / "bench" / "results"))
-    print("README.md", "written" if changed else "is up to date")
+    results = ROOT / "bench" / "results"
+    for document, name, text in (
+        ("README.md", "results", render(results)),
+        ("docs/sizes.md", "sizes", render_sizes(results)),
+    ):
+        changed = render_into(ROOT / document, name, text)
+        print(document, "written" if changed else "is up to date")

@@ -49,11 +49,12 @@ def test_the_table_of_keys_is_that_of_the_class(scripts: None) -> None:
     assert config_table() in text, "run scripts/render_config.py"
 
 
-def test_the_figures_of_the_readme_are_the_recorded_ones(scripts: None) -> None:
-    from render_results import render
+def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
+    from render_results import render, render_sizes
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert render(ROOT / "bench" / "results") in text, "run scripts/render_results.py"
+    results = ROOT / "bench" / "results"
+    for document, rendered in (("README.md", render(results)), ("docs/sizes.md", render_sizes(results))):
+        assert rendered in (ROOT / document).read_text(encoding="utf-8"), "run scripts/render_results.py"
 
 
 MACHINE = {"device": "CPU", "cores": 2, "capability": "AVX2", "torch": "2.9", "date": "2026-01-02"}
@@ -100,6 +101,28 @@ def test_a_line_a_case_with_the_fastest_of_the_plain_forms(scripts: None, tmp_pa
         "| 10.0x / 4.0x | 2.00 s, 500 MB |",
         "| `relation_reflection_layers`, FR_EN, 2 layers 300 wide | needs about 40 GB |  | 3.00 s, 1 MB | - / - |  |",
     ]
+
+
+def test_a_table_a_configuration_of_sizes(scripts: None, tmp_path: Path) -> None:
+    from render_results import NO_SIZES, render_sizes
+
+    assert render_sizes(tmp_path) == NO_SIZES
+    row = {"triples": 42500, "parameters": 2.5e6, "seconds": 1.234, "date": "2026-01-03", "note": ""}
+    write_record(
+        tmp_path / "cpu",
+        "sizes",
+        [
+            {"configuration": "small", "keys": ["depth=1"], "entities": 10_000, "width": 64,
+             "step_bytes": 12.8e6, "process_bytes": 6e8, **row},
+            {"configuration": "large", "keys": [], "entities": 10_000, "width": 300,
+             "step_bytes": 6e7, "process_bytes": 1.04e9, **row, "note": "shared"},
+        ],
+    )  # fmt: skip
+    lines = render_sizes(tmp_path).splitlines()
+    assert lines[0] == "**small (`depth=1`)**; CPU, 2 cores, AVX2, 2026-01-03:"
+    assert lines[4] == "| 10,000 | 42,500 | 64 | 2.5 M | 13 MB | 5 | 600 MB | 1.23 s |"
+    assert lines[6] == "**large**; CPU, 2 cores, AVX2, 2026-01-03; shared:"
+    assert lines[10] == "| 10,000 | 42,500 | 300 | 2.5 M | 60 MB | 5 | 1.0 GB | 1.23 s |"
 
 
 def test_rendering_leaves_the_rest_of_a_document_alone(scripts: None, tmp_path: Path) -> None:

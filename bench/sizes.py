@@ -1,0 +1,145 @@
+"""How large, how long: memory and seconds of a training step over entities and width, on generated pairs of graphs.
+
+python bench/sizes.py                                             # the defaults, what fits 12 GB
+python bench/sizes.py --entities 10000 --width 64 --record
+python bench/sizes.py --name "two layers of triples" depth=2 attention=triple --record      # any configuration
+
+A pair and a width are trained for a few steps in a process of their own. Nothing is learnt from a generated pair, and
+nothing here says how well a configuration aligns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # run as a file, the repository root is not on the path
+from bench._graphs import write_pair
+from bench._record import record
+
+ENTITIES, WIDTHS = (10_000, 30_000, 100_000, 300_000), (64, 128, 300)
+MODALITIES = ["relation", "attribute"]
+EPOCHS = 3  # of which the first is not counted: it builds what later ones find
+GENEROUS = 1.15  # how much more than in proportion the next size may need before it is run
+
+
+def measure(directory: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """What a child process does: train a few epochs of a configuration, and say what they took."""
+    import loginmea_fast as lf
+    from loginmea_fast.training import Callback
+
+    class Enough(Exception):
+        """The epochs that are measured are over."""
+
+    class Watch(Callback):
+        def on_start(self, trainer: Any) -> None:
+            """What loading and assembling took at most."""
+            self.before = peak_bytes()
+            self.parameters = sum(p.numel() for p in trainer.model.parameters())
+
+        def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None:
+            """End the training before it validates."""
+            if record["epoch"] == EPOCHS:
+                self.records = [r for r in trainer.history if r["event"] == "epoch"]
+                raise Enough
+
+    config = lf.Config.build(path=directory, modalities=MODALITIES, seed_ratio=0.3, eval_every=1000).override(
+        overrides
+    )
+    pair, watch = lf.runs.load_pair(config), Watch()
+    try:
+        lf.fit(pair, config, progress=False, callbacks=[watch])
+    except Enough:
+        later = watch.records[1:]
+        return {
+            "triples": len(pair.triples),
+            "links": later[-1]["links"],
+            "parameters": watch.parameters,
+            "seconds": statistics.median(r["seconds"] / r.get("updates", 1) for r in later),
+            "step_bytes": max(r["step_memory"] for r in later),
+            "process_bytes": max([watch.before, *(r["peak_memory"] for r in watch.records)]),
+        }
+    raise SystemExit(f"the run ended before epoch {EPOCHS}; give more epochs")
+
+
+def peak_bytes() -> int:
+    """The most that this process has held so far."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def child(directory: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Measure in a process of its own.
+
+    Raises:
+        SystemExit: it failed; its last line says why.
+    """
+    command = [sys.executable, __file__, "--child", str(directory), *overrides]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def rows_of(
+    entities: Sequence[int], widths: Sequence[int], limit_gb: float, overrides: Sequence[str]
+) -> list[dict[str, Any]]:
+    """A row a size, printed as it comes; what would need more than `limit_gb`, by the last size, is not run."""
+    rows: list[dict[str, Any]] = []
+    needed = 0.0  # bytes of the whole process an entity and column, at the last size
+    print(f"{'entities':>10}{'width':>7}{'triples':>11}{'step, MB':>10}{'process, MB':>13}{'s a step':>10}")
+    for count in entities:
+        with tempfile.TemporaryDirectory() as folder:
+            directory = Path(folder)
+            write_pair(directory, count)
+            for width in widths:
+                if GENEROUS * needed * count * width > limit_gb * 1e9:
+                    print(f"{count:10,}{width:7}  would need more than {limit_gb:g} GB", flush=True)
+                    continue
+                row = {"entities": count, "width": width}
+                row |= child(directory, [f"hidden_dim={width}", *overrides])
+                needed = row["process_bytes"] / (count * width)
+                rows.append(row)
+                print(
+                    f"{count:10,}{width:7}{row['triples']:11,}{row['step_bytes'] / 1e6:10,.0f}"
+                    f"{row['process_bytes'] / 1e6:13,.0f}{row['seconds']:10.2f}",
+                    flush=True,
+                )
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the configuration")
+    parser.add_argument("--entities", type=int, nargs="+", default=ENTITIES)
+    parser.add_argument("--width", type=int, nargs="+", default=WIDTHS)
+    parser.add_argument(
+        "--limit", type=float, default=12.0, metavar="GB", help="of memory (default %(default)s)"
+    )
+    parser.add_argument("--name", help="what the record calls the configuration")
+    parser.add_argument("--note", default="", help="what a reader of the seconds must know")
+    parser.add_argument("--record", action="store_true", help="keep the figures in bench/results")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(measure(args.child, args.overrides)))
+        return
+    rows = rows_of(args.entities, args.width, args.limit, args.overrides)
+    if args.record:
+        name = args.name or ", ".join(args.overrides) or "defaults"
+        rows = [{"configuration": name, "keys": args.overrides, "note": args.note, **row} for row in rows]
+        print(record("sizes", rows, merge="configuration"))
+
+
+if __name__ == "__main__":
+    main()
