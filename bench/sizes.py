@@ -4,19 +4,20 @@ python bench/sizes.py                                             # the defaults
 python bench/sizes.py --entities 10000 --width 64 --record
 python bench/sizes.py --name "two layers of triples" depth=2 attention=triple --record      # any configuration
 
-A pair and a width are trained for a few steps in a process of their own. Nothing is learnt from a generated pair, and
-nothing here says how well a configuration aligns.
+A pair and a width are trained for a few steps in a process of their own, and in another that gives memory back at once.
+Nothing is learnt from a generated pair, and nothing here says how well a configuration aligns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from bench._record import record
 ENTITIES, WIDTHS = (10_000, 30_000, 100_000, 300_000), (64, 128, 300)
 MODALITIES = ["relation", "attribute"]
 EPOCHS = 3  # of which the first is not counted: it builds what later ones find
+# Memory that is freed goes back at once, so that the peak of a step is of what is alive.
+EXACT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 GENEROUS = 1.15  # how much more than in proportion the next size may need before it is run
 
 
@@ -77,14 +80,14 @@ def peak_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def child(directory: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def child(directory: Path, overrides: Sequence[str], environment: Mapping[str, str] = {}) -> dict[str, Any]:
     """Measure in a process of its own.
 
     Raises:
         SystemExit: it failed; its last line says why.
     """
     command = [sys.executable, __file__, "--child", str(directory), *overrides]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
     if done.returncode:
         raise SystemExit((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
     return json.loads(done.stdout.splitlines()[-1])
@@ -106,7 +109,9 @@ def rows_of(
                     print(f"{count:10,}{width:7}  would need more than {limit_gb:g} GB", flush=True)
                     continue
                 row = {"entities": count, "width": width}
-                row |= child(directory, [f"hidden_dim={width}", *overrides])
+                keys = [f"hidden_dim={width}", *overrides]
+                row |= child(directory, keys)
+                row["step_bytes"] = child(directory, keys, EXACT)["step_bytes"]
                 needed = row["process_bytes"] / (count * width)
                 rows.append(row)
                 print(
