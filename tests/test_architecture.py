@@ -12,7 +12,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "loginmea_fast"
 
-OPERATORS = ("relation_reflection_attention", "low_rank_fusion", "contrastive_loss", "alignment_search")
+OPERATORS = (
+    "relation_reflection_attention",
+    "low_rank_fusion",
+    "contrastive_loss",
+    "alignment_search",
+    "propagation",
+)
 ROOMS = (
     "loginmea_fast/reference/{}.py",
     "loginmea_fast/ops/{}.py",
@@ -28,8 +34,21 @@ ROOMS = (
     "docs/ops/{}.md",
 )
 
-# Rooms that an operator does without: one implementation for the GPU is enough where no measurement asks for two.
-WITHOUT = {"contrastive_loss": {"csrc/cuda/{}.h", "csrc/cuda/{}.cuh", "csrc/cuda/{}.cu"}}
+# Rooms that an operator does without: one implementation for the GPU is enough where no measurement asks for two, and
+# none where the vendor's sparse products serve.
+CUDA = {"csrc/cuda/{}.h", "csrc/cuda/{}.cuh", "csrc/cuda/{}.cu"}
+WITHOUT = {"contrastive_loss": CUDA, "propagation": {*CUDA, "kernels/{}.py"}}
+# What the columns of the table in docs/architecture.md stand for.
+COLUMNS = (
+    "loginmea_fast/reference/{}.py",
+    "loginmea_fast/ops/{}.py",
+    "csrc/cpu/{}.cpp",
+    "csrc/cuda/{}.cu",
+    "kernels/{}.py",
+    "tests/ops/test_{}.py",
+    "bench/{}.py",
+    "docs/ops/{}.md",
+)
 
 # What each part may import of the package. `derived`, `errors`, `locks`, `log` and `version` are everybody's.
 FOUNDATION = {"derived", "errors", "locks", "log", "version"}
@@ -71,6 +90,15 @@ MAY_IMPORT: dict[str, set[str]] = {
 def test_an_operator_stands_in_every_room(operator: str) -> None:
     missing = {room for room in ROOMS if not (ROOT / room.format(operator)).is_file()}
     assert missing == WITHOUT.get(operator, set())
+
+
+def test_the_table_of_rooms_is_that_of_the_tree() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` ((?:\| [^|]*){8})\|$", text, re.MULTILINE)
+    assert tuple(operator for operator, _ in rows) == OPERATORS
+    for operator, cells in rows:
+        marked = [bool(cell.strip()) for cell in cells.split("|")[1:]]
+        assert marked == [(ROOT / room.format(operator)).is_file() for room in COLUMNS], operator
 
 
 def test_every_reference_is_an_operator_or_a_part_of_one() -> None:

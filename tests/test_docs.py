@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,16 @@ def test_the_table_of_keys_is_that_of_the_class(scripts: None) -> None:
 
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     assert config_table() in text, "run scripts/render_config.py"
+
+
+def test_every_dependency_has_its_reason_in_the_architecture() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = (
+        (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("## What it depends on")[2]
+    )
+    optional = {"names", "rdf", "hdf5", "tensorboard", "faiss"}
+    named = [*project["dependencies"], *(d for e in optional for d in project["optional-dependencies"][e])]
+    assert [name for d in named if (name := re.split(r"[<>=; \[]", d)[0]) not in text] == []
 
 
 def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
