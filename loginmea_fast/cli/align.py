@@ -29,7 +29,9 @@ counterpart (unmatched.tsv), and report.json."""
 if TYPE_CHECKING:
     Flags = dict[str, Any]
 else:
-    Flags = key_flags(name for name in KEYS if name not in ("path", "decoder", "candidates", "compat"))
+    Flags = key_flags(
+        name for name in KEYS if name not in ("path", "format", "decoder", "candidates", "compat")
+    )
 
 
 def run(
@@ -47,8 +49,15 @@ def run(
         Parameter(help="train the model, or propagate labels of the known links without training"),
     ] = "model",
     format: Annotated[
-        str, Parameter(name="--to", metavar="FORMAT", help="of the matches: tsv, csv or parquet")
+        str,
+        Parameter(
+            metavar="LIST",
+            help="of the matches: tsv, csv, parquet, sssom, sameas, alignment-rdf; several by commas",
+        ),
     ] = "tsv",
+    layout: Annotated[
+        str | None, Parameter(metavar="NAME", help="layout of the data set; default: what its files say")
+    ] = None,
     precision: Annotated[
         float,
         Parameter(metavar="X", help="expected precision of the matches: sets the threshold of confidence"),
@@ -83,9 +92,11 @@ def run(
     from loginmea_fast.runs import align, load_pair, prepare_kernels
     from loginmea_fast.runs.aligning import check_directory, check_format, check_options
 
-    given = keys_given(keys)
+    given = keys_given(keys) | ({} if layout is None else {"format": layout})
     check_options(method, precision, decoder, direction, candidates, folds)
-    check_format(format)
+    formats = format.split(",")
+    for name in formats:
+        check_format(name)
     check_directory(out, overwrite)
     shared: dict[str, Any] = {
         "precision": precision,
@@ -108,7 +119,7 @@ def run(
         prepare_kernels(configuration)
         progress = None if not quiet else False
         found = align(pair, method=method, config=configuration, folds=folds, progress=progress, **shared)
-    found.save(out, format, overwrite)
+    found.save(out, formats, overwrite)
     print(json.dumps({"out": out, **found.report()}, indent=2) if as_json else describe(found.report(), out))
     return 0
 

@@ -30,7 +30,7 @@ COMMANDS = {
     "demo": "Align two real sources that ship inside the package, and show what comes out.",
     "train": "Train on a data set and measure the test links.",
     "align": "Match the entities of two graphs, with a confidence, and write the matches.",
-    "evaluate": "Measure a trained run on its test links.",
+    "evaluate": "Measure a trained run on its test links, or matches in a file by links that are known.",
     "doctor": "What this machine has, which backend serves each operator, and whether all of it works.",
 }
 

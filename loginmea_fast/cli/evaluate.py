@@ -1,14 +1,16 @@
-"""`loginmea-fast evaluate`."""
+"""`loginmea-fast evaluate`: of a run, or of matches in a file."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from loginmea_fast.cli.options import Json, key_flags, keys_given
-from loginmea_fast.cli.tables import describe_metrics, described_epoch
+from loginmea_fast.cli.tables import describe_metrics, described_epoch, table
+from loginmea_fast.errors import ConfigError
 from loginmea_fast.training.config import KEYS
 
 EXAMPLES = """\
@@ -17,7 +19,8 @@ examples:
   loginmea-fast evaluate runs/zh_en --candidates all       rank among all entities, not among the test targets alone
   loginmea-fast evaluate runs/zh_en --decoder sinkhorn     beside cosine and CSLS; all: every decoder
   loginmea-fast evaluate runs/zh_en --checkpoint last      the parameters of the last epoch, not the best
-  loginmea-fast evaluate runs/zh_en --json | jq .csls.left_to_right.mrr"""
+  loginmea-fast evaluate runs/zh_en --json | jq .csls.left_to_right.mrr
+  loginmea-fast evaluate found/alignment.tsv gold.tsv      precision, recall, reliability of matches"""
 
 
 if TYPE_CHECKING:
@@ -28,7 +31,15 @@ else:
 
 
 def run(
-    path: Annotated[str, Parameter(name="RUN", metavar="RUN", help="run directory that train made")],
+    path: Annotated[
+        str, Parameter(name="RUN", metavar="RUN", help="run directory that train made, or a file of matches")
+    ],
+    gold: Annotated[
+        str | None,
+        Parameter(
+            name="GOLD", metavar="GOLD", help="links to measure a file of matches by: left, right a line"
+        ),
+    ] = None,
     /,
     *,
     data: Annotated[
@@ -41,7 +52,9 @@ def run(
     as_json: Json = False,
     keys: Annotated[Flags | None, Parameter(name="*")] = None,
 ) -> int:
-    """Print the metrics of one of the run's checkpoints."""
+    """Print the metrics of one of the run's checkpoints, or of matches."""
+    if gold is not None or Path(path).is_file():
+        return _matches(path, gold, as_json, data is not None or checkpoint is not None or bool(keys))
     from loginmea_fast.runs import evaluate
 
     changes = keys_given(keys) | ({} if data is None else {"path": data})
@@ -53,3 +66,54 @@ def run(
         print(f"{path}: {epoch}; {', '.join(result['modalities']) or 'structure only'}")
         print(describe_metrics(result))
     return 0
+
+
+def _matches(path: str, gold: str | None, as_json: bool, flags: bool) -> int:
+    """Measure the matches of a file."""
+    from loginmea_fast.evaluation.matches import match_metrics
+    from loginmea_fast.runs.aligning import read_matches
+
+    if gold is None:
+        raise ConfigError(
+            f"{path} is a file of matches; name the links to measure them by: evaluate {path} GOLD"
+        )
+    if flags:
+        raise ConfigError("matches in a file are measured as they stand; leave the flags of a run out")
+    found = read_matches(path)
+    result = match_metrics(found.pairs, read_matches(gold).pairs, found.confidence)
+    if not result["judged"]:
+        raise ConfigError(
+            f"no entity of {path} is in {gold}, so that no match can be judged: {found.pairs[0][0]!r} is its first; "
+            "links name entities as the matches do"
+        )
+    if as_json:
+        print(json.dumps({"matches_file": path, "gold_file": gold, **result}, indent=2))
+        return 0
+    parts = [
+        f"{path}: {result['matches']:,} matches, of which {result['judged']:,} have an entity of the "
+        f"{result['links']:,} links of {gold}",
+        table(["", "precision", "recall", "F1"], [["all", *_figures(result)]]),
+    ]
+    if "curve" in result:
+        rows = [
+            [f"{entry['threshold']:.2f}", f"{entry['matches']:,}", *_figures(entry)]
+            for entry in result["curve"]
+        ]
+        parts.append(table(["confidence from", "matches", "precision", "recall", "F1"], rows))
+        bins = [
+            [
+                f"{b['low']:.1f}-{b['high']:.1f}",
+                f"{b['matches']:,}",
+                f"{b['confidence']:.3f}",
+                f"{b['precision']:.3f}",
+            ]
+            for b in result["calibration"]["bins"]
+        ]
+        parts.append(table(["said", "judged matches", "mean confidence", "precision"], bins))
+        parts.append(f"expected calibration error {result['calibration']['error']:.3f}")
+    print("\n\n".join(parts))
+    return 0
+
+
+def _figures(entry: dict[str, Any]) -> list[str]:
+    return [f"{entry[name]:.3f}" for name in ("precision", "recall", "f1")]

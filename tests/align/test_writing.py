@@ -3,14 +3,20 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pandas
 import polars
+import pyoxigraph
 import pytest
+import rdflib
+from sssom.parsers import parse_sssom_table
+from sssom.validators import validate
 
 import loginmea_fast as lf
 from loginmea_fast.errors import ConfigError, DataError
-from loginmea_fast.runs.aligning.writing import safe_text
+from loginmea_fast.runs.aligning import read_matches
+from loginmea_fast.runs.aligning.formats import plain_text, safe_text
 from tests.training.synthetic import synthetic_pair
 
 STRANGE = (
@@ -55,8 +61,8 @@ def test_a_table_has_a_line_a_match_whatever_names_hold(found: lf.Alignment, tmp
     assert lines[0].split("\t")[:6] == ["left", "right", "score", "margin", "mutual", "confidence"]
     assert all(len(line.split("\t")) == len(lines[0].split("\t")) for line in lines)
     assert len(data.decode().splitlines()) == len(lines), "no other line separator is left"
-    assert len(pandas.read_csv(tmp_path / "alignment.tsv", sep="\t", quoting=csv.QUOTE_NONE)) == len(found)
-    assert len(polars.read_csv(tmp_path / "alignment.tsv", separator="\t", quote_char=None)) == len(found)
+    assert len(pandas.read_csv(tmp_path / "alignment.tsv", sep="\t")) == len(found)
+    assert len(polars.read_csv(tmp_path / "alignment.tsv", separator="\t")) == len(found)
 
 
 def test_no_cell_is_a_formula(found: lf.Alignment, tmp_path: Path) -> None:
@@ -85,6 +91,7 @@ def test_no_cell_is_a_formula(found: lf.Alignment, tmp_path: Path) -> None:
 )
 def test_safe_text(text: str, written: str) -> None:
     assert safe_text(text) == written
+    assert plain_text(written) == text
 
 
 def test_parquet_keeps_names_as_they_are(found: lf.Alignment, tmp_path: Path) -> None:
@@ -131,3 +138,111 @@ def test_what_cannot_be_written_is_told(found: lf.Alignment, tmp_path: Path) -> 
         found.write(tmp_path / "alignment.docx")
     with pytest.raises(DataError, match="cannot be written"):
         found.write(tmp_path / "file" / "alignment.tsv")
+
+
+def read(path: Path) -> list[tuple[str, str]]:
+    return read_matches(path).pairs
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "csv", "parquet"])
+def test_tables_are_read_back_as_they_were(found: lf.Alignment, tmp_path: Path, suffix: str) -> None:
+    found.write(tmp_path / f"alignment.{suffix}")
+    back = read_matches(tmp_path / f"alignment.{suffix}")
+    columns = found.columns()
+    assert back.pairs == list(zip(columns["left"], columns["right"], strict=True))
+    assert back.confidence == pytest.approx(columns["confidence"], abs=1e-5)
+
+
+@pytest.fixture
+def dbpedia(found: lf.Alignment) -> lf.Alignment:
+    """The same with IRIs, some of which hold what no IRI may."""
+    strange = ("a b", "é", "AC/DC", "50%", "x|y", "<z>", "q[1]", "\U0001f600", "a#b#c", "%C3%A9")
+    places = {"left": "http://fr.example.org/resource/", "right": "http://example.org/resource/"}
+    uris = list(found.pair.uris)
+    for side, space in places.items():
+        for number, entity in enumerate(getattr(found.pair, f"{side}_entities").tolist()):
+            uris[entity] = f"{space}{strange[number % len(strange)]}{number}"
+    return replace(found, pair=replace(found.pair, uris=uris))
+
+
+@pytest.mark.parametrize("which", ["found", "dbpedia"])
+def test_sameas_is_ntriples(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    alignment = request.getfixturevalue(which)
+    alignment.write(tmp_path / "alignment.nt")
+    quads = list(pyoxigraph.parse(path=tmp_path / "alignment.nt", format=pyoxigraph.RdfFormat.N_TRIPLES))
+    graph = rdflib.Graph().parse(tmp_path / "alignment.nt", format="nt")
+    assert len(quads) == len(graph) == len(alignment)
+    assert {quad.predicate.value for quad in quads} == {str(rdflib.OWL.sameAs)}
+    pairs = {(quad.subject.value, quad.object.value) for quad in quads}
+    assert pairs == {(str(s), str(o)) for s, _, o in graph} == set(read(tmp_path / "alignment.nt"))
+    if which == "dbpedia":
+        assert all(left.startswith("http://fr.example.org/resource/") for left, _ in pairs)
+        assert any("AC/DC" in left for left, _ in pairs), "what is an IRI already stays as it is"
+
+
+@pytest.mark.parametrize("which", ["found", "dbpedia"])
+def test_sssom_is_valid(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    alignment = request.getfixturevalue(which)
+    alignment.write(tmp_path / "alignment.sssom.tsv")
+    mappings = parse_sssom_table(tmp_path / "alignment.sssom.tsv")
+    for report in validate(mappings).values():
+        assert report.results == []
+    assert len(mappings.df) == len(alignment)
+    assert set(mappings.df.mapping_tool) == {"loginmea-fast"}
+    assert mappings.df.confidence.tolist() == pytest.approx(alignment.columns()["confidence"], abs=1e-5)
+    assert set(mappings.df.predicate_id) == {"skos:exactMatch"}
+    alignment.write(tmp_path / "alignment.nt")
+    texts = [(unquote(a), unquote(b)) for a, b in read(tmp_path / "alignment.sssom.tsv")]
+    assert texts == [(unquote(a), unquote(b)) for a, b in read(tmp_path / "alignment.nt")]
+
+
+@pytest.mark.parametrize("which", ["found", "dbpedia"])
+def test_alignment_rdf(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    alignment = request.getfixturevalue(which)
+    alignment.write(tmp_path / "alignment.rdf")
+    graph = rdflib.Graph().parse(tmp_path / "alignment.rdf", format="xml")
+    space = rdflib.Namespace("http://knowledgeweb.semanticweb.org/heterogeneity/alignment#")
+    assert next(graph.objects(None, space.type)) == rdflib.Literal("11")
+    cells = list(graph.subjects(space.entity1))
+    pairs = {
+        (str(graph.value(cell, space.entity1)), str(graph.value(cell, space.entity2))): float(
+            graph.value(cell, space.measure)
+        )
+        for cell in cells
+    }
+    alignment.write(tmp_path / "alignment.nt")
+    assert set(pairs) == set(read(tmp_path / "alignment.nt"))
+    assert sorted(pairs.values()) == pytest.approx(sorted(alignment.columns()["confidence"]), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "pairs"),
+    [
+        ("gold.tsv", "a\tx\nb\ty\n", [("a", "x"), ("b", "y")]),
+        ("gold.tsv", "left\tright\r\na\tx\r\n", [("a", "x")]),
+        ("gold.csv", 'source,target\n"a,1",x\n', [("a,1", "x")]),
+        ("gold.txt", "Right,Left\nx,a\n\n", [("a", "x")]),
+        ("gold.tsv", "a\tx\na\tx\n", [("a", "x")]),
+    ],
+)
+def test_links_are_read_with_a_header_or_without(
+    tmp_path: Path, name: str, text: str, pairs: list[tuple[str, str]]
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert read(tmp_path / name) == pairs
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.tsv", "left\tright\n", "holds no pair"),
+        ("a.tsv", "a\tx\nb\n", "line 2: expected left, right"),
+        ("a.tsv", "left\tright\tconfidence\na\tx\tmuch\n", "line 2: a confidence is a number"),
+        ("a.nt", "<a> <b> <c> .\n", "line 1: expected <left> owl:sameAs"),
+        ("a.parquet", "no parquet", "cannot be read as Parquet"),
+    ],
+)
+def test_what_is_no_file_of_matches_is_told(tmp_path: Path, name: str, text: str, told: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=told):
+        read_matches(tmp_path / name)

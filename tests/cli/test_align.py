@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from loginmea_fast import data
 from tests.cli.conftest import TINY
 
 QUICK = ("--method", "propagate", "--propagation-width", 128, "--seed-ratio", 0.5)
@@ -33,7 +34,7 @@ def test_an_alignment_that_is_there_is_told_before_data_is_read(call, data_dir: 
 
 
 def test_a_run(call, trained_run: Path, tmp_path: Path) -> None:
-    done = call("align", trained_run, "--out", tmp_path / "found", "--to", "csv", "--json")
+    done = call("align", trained_run, "--out", tmp_path / "found", "--format", "csv", "--json")
     assert done.status == 0, done.err
     assert done.json["method"] == "model"
     assert done.json["withheld_links"] == 28
@@ -53,7 +54,44 @@ def test_the_model_by_default(call, data_dir: Path, tmp_path: Path) -> None:
 def test_wrong_input(call, data_dir: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "x")
     call("align", data_dir).check_error("out")
-    call("align", data_dir, *out, "--to", "docx").check_error("format must be one of")
+    call("align", data_dir, *out, "--format", "docx").check_error("format must be one of")
     call("align", tmp_path / "nowhere", *out).check_error("does not exist")
     call("align", data_dir, *out, "--method", "magic").check_error("method")
     call("align", data_dir, *out, "--precision", "2", "--method", "propagate").check_error("precision")
+
+
+def test_matches_in_a_file_are_measured(call, data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    call("align", data_dir, *QUICK, "--modalities", "relation", "--precision", 0.2, "--out", out)
+    pair = data.load(data_dir)
+    gold = tmp_path / "gold.tsv"
+    gold.write_text("".join(f"{pair.uris[a]}\t{pair.uris[b]}\n" for a, b in pair.links.tolist()))
+    done = call("evaluate", out / "alignment.tsv", gold)
+    assert done.status == 0, done.err
+    assert "have an entity of the 40 links" in done.out
+    assert "expected calibration error" in done.out
+    answer = call("evaluate", out / "alignment.tsv", gold, "--json").json
+    assert answer["links"] == 40
+    assert answer["judged"] == answer["matches"]
+    assert answer["precision"] == answer["right"] / answer["judged"]
+    call("evaluate", out / "alignment.tsv").check_error("is a file of matches", "GOLD")
+    call("evaluate", out / "alignment.tsv", gold, "--csls-k", 3).check_error("leave the flags")
+    gold.write_text("http://elsewhere/1\tb\n")
+    call("evaluate", out / "alignment.tsv", gold).check_error("no entity of")
+    call("evaluate", out / "alignment.tsv", tmp_path / "none.tsv").check_error("none.tsv")
+
+
+def test_several_formats_at_once(call, data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    done = call(
+        "align", data_dir, *QUICK, "--modalities", "relation", "--out", out, "--format", "tsv,sameas,sssom"
+    )
+    assert done.status == 0, done.err
+    assert {path.name for path in out.iterdir()} == {
+        "alignment.tsv",
+        "alignment.nt",
+        "alignment.sssom.tsv",
+        "candidates.tsv",
+        "unmatched.tsv",
+        "report.json",
+    }

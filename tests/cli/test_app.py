@@ -39,7 +39,7 @@ def test_options_are_not_abbreviated(call) -> None:
 
 
 def test_a_superfluous_argument_is_named(call) -> None:
-    call("evaluate", "one", "two").check_error("'two'")
+    call("evaluate", "one", "two", "three").check_error("'three'")
 
 
 def test_an_option_without_its_value_is_named(call) -> None:

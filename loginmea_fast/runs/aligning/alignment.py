@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,12 +156,17 @@ class Alignment:
         """
         write_matches(self.columns(every), self.report(), path, format)
 
-    def save(self, directory: str | os.PathLike[str], format: str = "tsv", overwrite: bool = False) -> None:
+    def save(
+        self,
+        directory: str | os.PathLike[str],
+        format: str | Sequence[str] = "tsv",
+        overwrite: bool = False,
+    ) -> None:
         """Write a directory: the matches, `candidates.tsv`, `unmatched.tsv` and `report.json`.
 
         Args:
             directory: where; made if need be.
-            format: of the matches, as in `write`.
+            format: of the matches, as in `write`; or several.
             overwrite: replace an alignment that is there.
 
         Raises:
@@ -169,7 +174,8 @@ class Alignment:
             DataError: it cannot be written.
         """
         tables = {"candidates": self._candidate_columns(), "unmatched": self._unmatched_columns()}
-        write_directory(self.columns(), tables, self.report(), directory, format, overwrite)
+        formats = (format,) if isinstance(format, str) else tuple(format)
+        write_directory(self.columns(), tables, self.report(), directory, formats, overwrite)
 
     def report(self) -> dict[str, Any]:
         """Counts and figures, JSON-ready."""

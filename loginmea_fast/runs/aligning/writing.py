@@ -1,51 +1,19 @@
-"""Alignments as files: TSV, CSV, Parquet, SSSOM, owl:sameAs and the Alignment API's RDF, each whole or not at all."""
+"""Matches as files: one by itself, or a directory with all that an alignment says; whole or not at all."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from loginmea_fast.errors import ConfigError, DataError
+from loginmea_fast.runs.aligning.formats import FORMATS, Columns, check_format
 
-__all__ = [
-    "FORMATS",
-    "check_directory",
-    "check_format",
-    "safe_text",
-    "write_directory",
-    "write_matches",
-]
-
-Columns = Mapping[str, list[Any]]
-
-# A table's cell may not end its line or its column, nor hide what follows it.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\\]")
-_NAMED = {"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"}
-_FORMULA = re.compile(r"'*[=+\-@]")
-_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)*([eE][+-]?\d+)?")
-
-
-def safe_text(text: str) -> str:
-    r"""Text that no reader of tables and no spreadsheet takes for anything else.
-
-    Control characters, line separators and marks that turn the direction of writing are escaped (``\n``, ``\u202e``),
-    as is the backslash; what a spreadsheet would calculate (a leading ``=``, ``+``, ``-`` or ``@``, but for plain
-    numbers) gets an apostrophe in front. `plain_text` of `reading` undoes both.
-    """
-    if _CONTROL.search(text):
-        text = _CONTROL.sub(lambda found: _NAMED.get(found[0], f"\\u{ord(found[0]):04x}"), text)
-    if _FORMULA.match(text) and not _NUMBER.fullmatch(text):
-        text = f"'{text}"
-    return text
+__all__ = ["check_directory", "write_directory", "write_matches"]
 
 
 def write_matches(
@@ -54,13 +22,14 @@ def write_matches(
     """Write matches into one file; see `Alignment.write`."""
     path = Path(path)
     if format is None:
-        found = [name for name, entry in FORMATS.items() if path.name.lower().endswith(entry[0])]
+        name = path.name.lower()
+        found = [key for key, (suffix, _) in FORMATS.items() if name.endswith(suffix)]
         if not found:
             raise ConfigError(
                 f"{path.name} does not say its format; give one of {', '.join(FORMATS)}, or a name that ends in "
                 f"{', '.join(suffix for suffix, _ in FORMATS.values())}"
             )
-        format = found[0]
+        format = max(found, key=lambda key: len(FORMATS[key][0]))
     check_format(format)
     content = FORMATS[format][1](columns, report)
     scratch: str | None = None
@@ -83,15 +52,16 @@ def write_directory(
     tables: Mapping[str, Columns],
     report: Mapping[str, Any],
     directory: str | os.PathLike[str],
-    format: str = "tsv",
+    formats: Sequence[str] = ("tsv",),
     overwrite: bool = False,
 ) -> None:
     """Write matches, further tables by their names, and a report; see `Alignment.save`."""
-    check_format(format)
+    for format in formats:
+        check_format(format)
     target = Path(directory)
     check_directory(target, overwrite)
-    files = {f"alignment{FORMATS[format][0]}": FORMATS[format][1](columns, report)}
-    files |= {f"{name}.tsv": _tsv(table, report) for name, table in tables.items()}
+    files = {f"alignment{FORMATS[format][0]}": FORMATS[format][1](columns, report) for format in formats}
+    files |= {f"{name}.tsv": FORMATS["tsv"][1](table, report) for name, table in tables.items()}
     files["report.json"] = (json.dumps(report, indent=2, allow_nan=False) + "\n").encode()
     scratch: Path | None = None
     try:
@@ -132,53 +102,7 @@ def check_directory(directory: str | os.PathLike[str], overwrite: bool = False) 
         )
 
 
-def check_format(format: str) -> None:
-    """Raise `ConfigError` unless `format` is one that alignments are written in."""
-    if format not in FORMATS:
-        raise ConfigError(f"format must be one of {', '.join(FORMATS)}; got {format!r}")
-
-
 def _files_of_alignment(directory: Path) -> list[Path]:
     names = {f"alignment{suffix}" for suffix, _ in FORMATS.values()}
     names |= {"candidates.tsv", "unmatched.tsv", "report.json"}
     return sorted(path for path in directory.iterdir() if path.name in names)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:.6g}" if math.isfinite(value) else ""
-    return safe_text(value) if isinstance(value, str) else str(value)
-
-
-def _tsv(columns: Columns, _: Mapping[str, Any]) -> bytes:
-    # Nothing needs a quote: neither tab nor line end is left in a cell.
-    rows = zip(*columns.values(), strict=True)
-    lines = ["\t".join(columns), *("\t".join(map(_cell, row)) for row in rows)]
-    return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
-
-
-def _csv(columns: Columns, _: Mapping[str, Any]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(map(_cell, row) for row in zip(*columns.values(), strict=True))
-    return text.getvalue().encode("utf-8", "surrogatepass")
-
-
-def _parquet(columns: Columns, report: Mapping[str, Any]) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    buffer = io.BytesIO()
-    facts = {"loginmea_fast": json.dumps(report, allow_nan=False)}
-    pq.write_table(pa.table(dict(columns)).replace_schema_metadata(facts), buffer)
-    return buffer.getvalue()
-
-
-FORMATS: dict[str, tuple[str, Callable[[Columns, Mapping[str, Any]], bytes]]] = {
-    "tsv": (".tsv", _tsv),
-    "csv": (".csv", _csv),
-    "parquet": (".parquet", _parquet),
-}
