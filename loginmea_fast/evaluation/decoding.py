@@ -194,7 +194,7 @@ def decode(
     else:
         joint = embedding.embed(torch.cat([queries, others, keys]))
         end = len(queries) + len(others)
-        matching = chosen.decode(find_candidates(joint[:end], joint[end:], decoder_k, csls_k, backend))
+        matching = chosen.match(find_candidates(joint[:end], joint[end:], decoder_k, csls_k, backend))
         converged = matching.converged
         scores, index = (torch.from_numpy(part[: len(queries)]) for part in matching.best(min(k, len(keys))))
         matches = torch.where(index >= 0, keys[index.clamp_min(0)], -1)

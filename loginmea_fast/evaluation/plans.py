@@ -17,7 +17,6 @@ from loginmea_fast.evaluation.decoders import (
     get_decoder,
 )
 from loginmea_fast.evaluation.metrics import rank_metrics
-from loginmea_fast.log import log
 from loginmea_fast.ops._search_exact import take_off_partners
 
 __all__ = ["chosen_decoders", "decoder_metrics", "matching_metrics", "plan_ranks"]
@@ -65,14 +64,9 @@ def decoder_metrics(
         neighbours = csls_k if decoder.scores == "csls" else 0
         if neighbours not in found:
             found[neighbours] = find_candidates(left, right, k, neighbours, backend)
-        matching = decoder.decode(found[neighbours])
-        if not matching.converged:
-            log.warning(
-                "%s did not converge in %d iterations; its last iterate is taken", name, matching.iterations
-            )
         result[name] = {
             "candidates_each": min(k, len(left), len(right)),
-            **matching_metrics(matching, pairs.cpu().numpy()),
+            **matching_metrics(decoder.match(found[neighbours]), pairs.cpu().numpy()),
         }
     return result
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 
 import pytest
 import torch
@@ -155,6 +156,24 @@ def test_a_model_without_its_features_is_no_embedding(trained, call):
 def test_settings_of_decoding_are_checked(trained, change, message):
     with pytest.raises(InputError, match=message):
         decode(trained.embedding, trained.problem.pair, trained.problem.split.test, **change)
+
+
+def test_decoding_that_does_not_converge_is_marked_and_told(trained, monkeypatch, caplog):
+    pair = trained.problem.pair
+    rows = torch.full((pair.num_entities, 4), 1.0)
+    rows[pair.left_entities] += 1e-3 * torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    rows[pair.right_entities] += 1e-3 * torch.randn(40, 4, generator=torch.Generator().manual_seed(1))
+
+    class Alike:
+        num_entities = pair.num_entities
+
+        def embed(self, entities):
+            return F.normalize(rows[entities])
+
+    with caplog.at_level(logging.WARNING):
+        decoded = decode(Alike(), pair, k=2, decoder="sinkhorn", decoder_k=1)
+    assert not decoded.converged
+    assert "sinkhorn did not converge in 200 iterations" in caplog.text
 
 
 @pytest.mark.parametrize("call", [evaluate_links, decode])

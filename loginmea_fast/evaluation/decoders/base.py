@@ -18,6 +18,7 @@ from torch import Tensor
 
 from loginmea_fast import ops
 from loginmea_fast.errors import ConfigError, InputError
+from loginmea_fast.log import log
 
 __all__ = [
     "Candidates",
@@ -187,6 +188,17 @@ class Decoder:
     decode: Callable[[Candidates], Matching]
     scores: Literal["cosine", "csls"]
     summary: str
+
+    def match(self, candidates: Candidates) -> Matching:
+        """`decode`, with a warning where an iteration did not come to its end."""
+        matching = self.decode(candidates)
+        if not matching.converged:
+            log.warning(
+                "%s did not converge in %d iterations; its last iterate is taken",
+                self.name,
+                matching.iterations,
+            )
+        return matching
 
 
 _DECODERS: dict[str, Decoder] = {}
