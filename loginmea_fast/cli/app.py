@@ -31,6 +31,7 @@ COMMANDS = {
     "train": "Train on a data set and measure the test links.",
     "align": "Match the entities of two graphs, with a confidence, and write the matches.",
     "evaluate": "Measure a trained run on its test links, or matches in a file by links that are known.",
+    "convert": "Write two graphs and their links in another format.",
     "doctor": "What this machine has, which backend serves each operator, and whether all of it works.",
 }
 
@@ -41,6 +42,7 @@ Entity alignment of two multi-modal knowledge graphs (LoginMEA), exact, from fus
   loginmea-fast train DIR --out RUN                  train on your data
   loginmea-fast align DIR --out DIR                  match your entities, and say how sure each match is
   loginmea-fast evaluate RUN                         measure the trained model
+  loginmea-fast convert LEFT RIGHT --to csv --out DIR  read and write graphs in other formats
   loginmea-fast doctor                               what this machine has, and whether it works
 """
 _EXIT_CODES = """\

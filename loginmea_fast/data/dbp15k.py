@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from loginmea_fast.data.attribute_rows import value_lines
 from loginmea_fast.data.attributes import Attributes
 from loginmea_fast.data.directory import DataDirectory
 from loginmea_fast.data.formats import Format, ReadOptions, register_format
@@ -403,6 +404,8 @@ def write_dbp15k(pair: AlignmentPair, directory: Path) -> list[str]:
             write_lines(directory / f"rel_ids_{graph}", (f"{r}\t{pair.relation_names[r]}" for r in used))
         if pair.attributes is not None and (lines := _attribute_lines(pair, pair.attributes, entities)):
             write_lines(directory / f"training_attrs_{graph}", lines)
+        if pair.values is not None and (lines := value_lines(pair.values, entities, pair.uris)):
+            write_lines(directory / f"attr_triples_{graph}", lines)
         if pair.has_image is not None:
             own = entities[pair.has_image[entities]]
             if len(own):

@@ -20,7 +20,7 @@ from loginmea_fast.data.textfile import shorten, some_of
 from loginmea_fast.data.values import holds_numbers
 from loginmea_fast.errors import DataError
 
-__all__ = ["NAME_ATTRIBUTES", "join", "usual_modalities"]
+__all__ = ["LONGEST_NAME", "NAME_ATTRIBUTES", "join", "name_of", "usual_modalities"]
 
 # Attributes whose values are names wherever they are met, the best first.
 NAME_ATTRIBUTES = (
@@ -40,7 +40,7 @@ NAME_ATTRIBUTES = (
     "prefLabel",
     "name",
 )
-_LONGEST_NAME = 1000  # characters; what is longer is a text, of which the beginning will do
+LONGEST_NAME = 1000  # characters; what is longer is a text, of which the beginning will do
 _NEAR = 20_000  # entities that are compared with a misspelt one
 
 
@@ -61,7 +61,7 @@ def join(
     Args:
         left: graph 1.
         right: graph 2.
-        links: by "train", "valid" and "test".
+        links: by "train", "valid" and "test", the parts of the official split; others are links besides.
         name_attributes: attributes whose values are names, the best first; those that are known as such come after.
         max_repeated_links: share of links whose entity has another link that is tolerated.
         name: what to call the pair; None names it by its graphs.
@@ -106,6 +106,11 @@ def join(
         "name them, the left graph before the right",
         "notes": tuple(notes),
     }
+
+
+def name_of(value: str) -> str:
+    """The name that a value is: its text on one line, the beginning of it where it is long."""
+    return " ".join(" ".join(literal_text(value).split())[:LONGEST_NAME].split())
 
 
 def usual_modalities(pair: Entities) -> list[str]:
@@ -191,23 +196,22 @@ def _names(
             f"neither graph has an attribute {shorten(unknown[0])} to be named by; near are "
             f"{some_of(map(shorten, near)) or 'none'}"
         )
+    long = 0
     found: dict[int, list[tuple[int, str, str]]] = defaultdict(list)  # entity -> rank, language, name
     if values is not None:
         rank = np.array([rank_of.get(plain_spelling(kind), -1) for kind in kinds], dtype=np.int64)
         for row in np.flatnonzero(rank[values.kind.numpy()] >= 0).tolist():
             text = values.texts[row]
-            if name := " ".join(literal_text(text).split()):
+            if name := name_of(text):
+                long += len(literal_text(text)) > LONGEST_NAME
                 found[int(values.entity[row])].append(
                     (int(rank[int(values.kind[row])]), literal_language(text), name)
                 )
     languages = _languages(found, count, len(labels))
     words: dict[int, list[str]] = {}
-    cut = 0
     for entity, candidates in found.items():
         _, _, name = min(candidates, key=lambda item: (item[0], languages[item[1]]))
-        cut += len(name) > _LONGEST_NAME
-        names[entity] = name[:_LONGEST_NAME]
-        words[entity] = names[entity].split()
+        names[entity], words[entity] = name, name.split()
     if words:
         sides = [sum(entity < count for entity in words), sum(entity >= count for entity in words)]
         by = some_of(
@@ -217,9 +221,9 @@ def _names(
             f"{sides[0]:,} of {count:,} and {sides[1]:,} of {len(labels) - count:,} entities are named by {by}, the "
             "others by their label"
         )
-    if cut:
+    if long:
         notes.append(
-            f"{cut:,} names are longer than {_LONGEST_NAME:,} characters, of which the first {_LONGEST_NAME:,} count"
+            f"{long:,} names are longer than {LONGEST_NAME:,} characters, of which the first {LONGEST_NAME:,} count"
         )
     for entity, label in enumerate(labels):
         if label.startswith("_:") and entity not in words:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from loginmea_fast.data import dbp15k, openea  # noqa: F401  (importing registers their layouts)
+from loginmea_fast.data import dbp15k, labeled_layouts, openea  # noqa: F401  (importing registers their layouts)
 from loginmea_fast.data.directory import VECTOR_PREFIX, DataDirectory
 from loginmea_fast.data.filekind import COMPRESSED_SUFFIXES, is_clutter
 from loginmea_fast.data.formats import ReadOptions, find_format
@@ -39,6 +39,7 @@ def load(
     fold: int = 1,
     max_repeated_links: float = 1.0,
     seed: int = 0,
+    with_values: bool = False,
 ) -> AlignmentPair:
     """Reads two knowledge graphs, their links and the features of their entities.
 
@@ -66,6 +67,8 @@ def load(
         max_repeated_links: share of links whose entity has another link already that is tolerated, with a note: all by
             default, because 1-to-n data are split and ranked as such; 0 makes every one an error.
         seed: of random image vectors under ``compat="authors"``.
+        with_values: reads the values of attributes where there are any, so that they can be written elsewhere; else
+            they are read for the modality ``value`` alone.
 
     Returns:
         The pair. Both graphs share one id space; entity ids are those of the files where these are 0 to N - 1.
@@ -96,7 +99,8 @@ def load(
     if wanted is None:
         built = {"relation": len(pair.triples) > 0, "attribute": pair.attributes is not None}
         wanted = [*files, *(name for name, there in built.items() if there and name not in files)]
-    if "value" in wanted and "value" not in files:
+    wants_values = "value" in wanted and "value" not in files
+    if pair.values is None and (wants_values or (with_values and _value_files(directory))):
         pair = replace(pair, values=read_values(directory, pair))
     features, notes = build_features(
         pair,
@@ -109,8 +113,8 @@ def load(
         name_buckets=name_buckets,
         seed=seed,
     )
-    if "value" not in features and not names and (values := _unread_values(directory)):
-        notes += (f"values in {', '.join(values)} are not read; the modality 'value' is made of them",)
+    if pair.values is None and not names and (unused := _unread_values(directory)):
+        notes += (f"values in {', '.join(unused)} are not read; the modality 'value' is made of them",)
     if unread:
         notes += (f"vectors not read in {directory.name}: {some_of(unread)}",)
     return replace(pair, features=features, notes=pair.notes + notes)
@@ -133,10 +137,17 @@ def load_embedded(modalities: Sequence[str] | str | None = None, **options: Any)
     return replace(pair, name="GeoNames - countryinfo")
 
 
+def _value_files(directory: Path) -> list[str]:
+    there = DataDirectory(directory).names()
+    return [name for name in ("attr_triples_1", "attr_triples_2") if name in there]
+
+
 def _unread_values(directory: Path) -> list[str]:
     """Files of attribute values beside files that say the attribute types, which readers take instead."""
     there = DataDirectory(directory).names()
-    return [f"attr_triples_{k}" for k in (1, 2) if {f"attr_triples_{k}", f"training_attrs_{k}"} <= set(there)]
+    return [
+        name for name in _value_files(directory) if name.replace("attr_triples", "training_attrs") in there
+    ]
 
 
 def _vector_files(

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from loginmea_fast.data.attribute_rows import attribute_rows, one_line
 from loginmea_fast.data.attributes import Attributes
 from loginmea_fast.data.directory import DataDirectory
 from loginmea_fast.data.filekind import is_clutter
@@ -263,13 +264,9 @@ def write_openea(pair: AlignmentPair, directory: Path) -> list[str]:
         facts = (f"{pair.uris[h]}\t{relation_names[r]}\t{pair.uris[t]}" for h, r, t in own.tolist())
         if len(own):
             write_lines(directory / f"rel_triples_{graph}", facts)
-        if pair.attributes is not None:
-            table = pair.attributes
-            keep = torch.isin(table.entity, entities)
-            occurrences = zip(table.entity[keep].tolist(), table.kind[keep].tolist(), strict=True)
-            lines = [f"{pair.uris[entity]}\t{table.types[kind]}\t" for entity, kind in occurrences]
-            if lines:
-                write_lines(directory / f"attr_triples_{graph}", lines)
+        rows = attribute_rows(pair.attributes, pair.values, entities.tolist())
+        if lines := [f"{pair.uris[entity]}\t{kind}\t{one_line(value)}" for entity, kind, value in rows]:
+            write_lines(directory / f"attr_triples_{graph}", lines)
     write_lines(directory / "ent_links", _link_lines(pair, pair.links))
     if pair.official_split is not None:
         fold = directory / _FOLDS / "1"

@@ -6,7 +6,17 @@ import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-__all__ = ["RDF_TYPE", "Literal", "iri_of", "label_of", "literal_form", "split_literal"]
+__all__ = [
+    "RDF_TYPE",
+    "Literal",
+    "as_iri",
+    "bare_iri",
+    "iri_of",
+    "label_of",
+    "literal_form",
+    "quoted",
+    "split_literal",
+]
 
 RDF_TYPE = "http://www.w3.org/1999/02/22-rdf-syntax-ns#type"
 _OWN = "urn:label:"  # labels that are no IRIs are spelt as one of this scheme, by percent escapes
@@ -37,11 +47,23 @@ class Literal(NamedTuple):
 def iri_of(label: str) -> str:
     """The IRI that stands for a label: itself where it is one, in angle brackets or not, else one that keeps it.
 
-    ``label_of`` gives the label again.
+    ``label_of`` gives the label again, without angle brackets around an IRI.
     """
-    if label.startswith("<") and label.endswith(">") and _IRI.fullmatch(label[1:-1]):
-        return label[1:-1]
-    return label if _IRI.fullmatch(label) else _OWN + quote(label, safe="")
+    if bare := bare_iri(label):
+        return bare
+    return label if _IRI.fullmatch(label) else as_iri(label)
+
+
+def bare_iri(label: str) -> str:
+    """The IRI inside angle brackets; "" where a label is none."""
+    return (
+        label[1:-1] if label.startswith("<") and label.endswith(">") and _IRI.fullmatch(label[1:-1]) else ""
+    )
+
+
+def as_iri(label: str) -> str:
+    """An IRI that keeps a label by escapes, whether it is an IRI itself or not."""
+    return _OWN + quote(label, safe="")
 
 
 def label_of(iri: str) -> str:
@@ -63,7 +85,12 @@ def literal_form(text: str, language: str = "", datatype: str = "") -> str:
     if not language and not datatype and not (text.startswith('"') and _LITERAL.fullmatch(text)):
         return text
     tag = f"@{language}" if language else f"^^<{datatype}>" if datatype else ""
-    return f'"{_TO_ESCAPE.sub(_escaped, text)}"{tag}'
+    return quoted(text) + tag
+
+
+def quoted(text: str) -> str:
+    """Text as a plain literal of N-Triples: in quotes, what is special escaped."""
+    return f'"{_TO_ESCAPE.sub(_escaped, text)}"'
 
 
 def _unescaped(match: re.Match[str]) -> str:

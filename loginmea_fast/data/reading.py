@@ -32,10 +32,10 @@ from loginmea_fast.data.tablefiles import TABLE_SUFFIXES, TableFile, open_table
 from loginmea_fast.data.textfile import opened, shorten, some_of
 from loginmea_fast.errors import DataError
 
-__all__ = ["read_graph", "read_seeds"]
+__all__ = ["GRAPH_SUFFIXES", "read_graph", "read_seeds"]
 
 _FORMATS = tuple(dict.fromkeys([*RDF_SUFFIXES.values(), *TABLE_SUFFIXES.values()]))
-_SUFFIXES = {**RDF_SUFFIXES, **TABLE_SUFFIXES}
+GRAPH_SUFFIXES = {**RDF_SUFFIXES, **TABLE_SUFFIXES}
 _STATEMENT = re.compile(rb"(?:<[^>\n]*>|_:\S+)[ \t]+<[^>\n]*>[ \t]*.*\.[ \t]*\r?(?:#.*)?$")
 _TURTLE = re.compile(rb"@?(?:prefix|base)\s", re.IGNORECASE)
 
@@ -170,11 +170,11 @@ def _files(path: Paths) -> tuple[list[Path], list[str]]:
             files.append(entry)
             continue
         inside = [own for own in sorted(entry.iterdir()) if own.is_file() and not is_clutter(own.name)]
-        known = [own for own in inside if _plain(own)[1] in _SUFFIXES]
+        known = [own for own in inside if _plain(own)[1] in GRAPH_SUFFIXES]
         unread = [own.name for own in inside if own not in known and not is_document(own.name)]
         if not known:
             raise DataError(
-                f"{entry} holds no file that ends in {', '.join(_SUFFIXES)}"
+                f"{entry} holds no file that ends in {', '.join(GRAPH_SUFFIXES)}"
                 + (f" but {some_of(unread)}" if unread else "")
                 + "; name the files themselves"
             )
@@ -191,7 +191,7 @@ def _plain(path: Path) -> tuple[str, str]:
     """Name and suffix of a file, without that of a compression."""
     plain = path.with_suffix("") if path.suffix.lower() in COMPRESSED_SUFFIXES else path
     suffix = plain.suffix.lower()
-    return (plain.stem, suffix) if suffix in _SUFFIXES else (plain.name, suffix)
+    return (plain.stem, suffix) if suffix in GRAPH_SUFFIXES else (plain.name, suffix)
 
 
 def _format_of(path: Path, asked: str) -> str:
@@ -200,8 +200,8 @@ def _format_of(path: Path, asked: str) -> str:
             raise DataError(f"unknown format {asked!r} of {path}; known are {', '.join(_FORMATS)} and auto")
         return asked
     suffix = _plain(path)[1]
-    if suffix in _SUFFIXES and suffix not in (".txt", ".json", ".xml"):
-        return _SUFFIXES[suffix]
+    if suffix in GRAPH_SUFFIXES and suffix not in (".txt", ".json", ".xml"):
+        return GRAPH_SUFFIXES[suffix]
     with path.open("rb") if path.is_file() else opened(path, "a graph") as raw:
         if raw.read(4) == b"PAR1":
             return "parquet"
@@ -259,6 +259,8 @@ def _add_table(table: TableFile, columns: Columns | None, builder: GraphBuilder,
             builder.list_entities(parts[0])
         elif plan.kind == "attributes":
             builder.add_attributes(parts[0], parts[1], parts[2])
+        elif "rel" in table.path.name.lower():
+            builder.add_triples(parts[0], parts[1], parts[2])
         else:
             _add_triples(parts, builder)
 

@@ -11,6 +11,7 @@ import torch
 
 from loginmea_fast.data.formats import ReadOptions, get_format
 from loginmea_fast.data.pair import AlignmentPair
+from loginmea_fast.data.rdf_terms import bare_iri
 from loginmea_fast.data.tables import Feature
 from loginmea_fast.data.vectors import entities_digest
 from loginmea_fast.errors import DataError
@@ -30,8 +31,9 @@ def save(pair: AlignmentPair, directory: str | os.PathLike[str], format: str = "
     Args:
         pair: what to write.
         directory: must not exist yet, or be empty.
-        format: "dbp15k" keeps everything and the entity ids. "openea" names entities by their uri, so ids change with
-            the next reading, and has no place for translated names.
+        format: "dbp15k" keeps everything and the entity ids. "openea", "csv", "parquet", "ntriples" and "turtle" name
+            entities by their uri, so ids change with the next reading. The last two spell labels that are no IRIs as
+            urn:label: with escapes, which reading takes back, and do without angle brackets around IRIs.
 
     Returns:
         What the layout could not hold, one sentence each.
@@ -77,6 +79,8 @@ def _same_entities(pair: AlignmentPair, written: AlignmentPair) -> torch.Tensor:
         return torch.arange(pair.num_entities)
     for before, after in sides:
         by_uri = {pair.uris[entity]: entity for entity in before.tolist()}
+        for uri in list(by_uri):
+            by_uri.setdefault(bare_iri(uri) or uri, by_uri[uri])  # RDF does without angle brackets
         order[after] = torch.tensor([by_uri[written.uris[entity]] for entity in after.tolist()])
     return order
 
