@@ -12,10 +12,12 @@ from loginmea_fast.data import dbp15k, labeled_layouts, openea  # noqa: F401  (i
 from loginmea_fast.data.directory import VECTOR_PREFIX, DataDirectory
 from loginmea_fast.data.filekind import COMPRESSED_SUFFIXES, is_clutter
 from loginmea_fast.data.formats import ReadOptions, find_format
+from loginmea_fast.data.images import image_files
 from loginmea_fast.data.modalities import build_features, check_modalities
 from loginmea_fast.data.pair import AlignmentPair
 from loginmea_fast.data.textfile import some_of
 from loginmea_fast.data.values import read_values
+from loginmea_fast.data.vector_files import TABLES
 from loginmea_fast.data.vectors import SUFFIXES, VectorSource, vector_sources
 from loginmea_fast.errors import DataError
 
@@ -171,7 +173,8 @@ def _vector_files(
             modality = "image"
         if is_clutter(path.name):
             continue
-        if not modality or plain.suffix.lower() not in SUFFIXES:
+        readable = plain.suffix.lower() in (*SUFFIXES, *TABLES) or (path.is_dir() and image_files(path))
+        if not modality or not readable:
             known = any(path.samefile(other) for other in given_files if other.exists())
             if (named or plain.suffix.lower() in SUFFIXES) and not known:
                 why = "no modality; name it features_<modality> or give it as vectors"

@@ -22,17 +22,20 @@ from torch import Tensor
 
 from loginmea_fast.data.bags import csr_matrix
 from loginmea_fast.data.filekind import COMPRESSED_SUFFIXES, compression_of, open_file, refuse_foreign
+from loginmea_fast.data.images import image_files, read_images
 from loginmea_fast.data.restricted_pickle import (
     load_restricted_pickle,
     load_restricted_torch,
     restricted_unpickle,
 )
 from loginmea_fast.data.textfile import shorten, some_of
+from loginmea_fast.data.vector_tables import parquet_arrays
 from loginmea_fast.errors import DataError
 
-__all__ = ["SUFFIXES", "StoredVectors", "as_rows", "check_vectors", "read_vectors", "take_vectors"]
+__all__ = ["SUFFIXES", "TABLES", "StoredVectors", "as_rows", "check_vectors", "read_vectors", "take_vectors"]
 
 SUFFIXES = (".safetensors", ".npz", ".npy", ".h5", ".hdf5", ".pkl", ".pickle", ".pt", ".pth")
+TABLES = (".parquet",)  # vectors by name or with the prefix alone: a file of that kind may be anything
 _KEYS = ("ids", "uris", "names", "keys", "entities")  # arrays that say whose the rows of 'features' are
 # Words in other names of the two, such as img_embeddings and entity_ids; believed only where shapes agree.
 _FEATURE_WORDS = {
@@ -55,7 +58,6 @@ _SPARSE = {
 }
 _STRANGERS = (  # what begins so is no vectors for this package: what it is, and the way from there
     (b"MATLAB", "a MATLAB file; read it with scipy.io.loadmat and store it with numpy.savez"),
-    (b"PAR1", "a Parquet file; read it with pandas and store ids and features with numpy.savez"),
     (b"ARROW1", "an Arrow file; read it with pandas and store ids and features with numpy.savez"),
     (b"\x89PNG", "an image; vectors are what an image encoder makes of images"),
     (b"\xff\xd8\xff", "an image; vectors are what an image encoder makes of images"),
@@ -89,8 +91,10 @@ class StoredVectors:
 
 
 def check_vectors(path: Path) -> None:
-    """Raises `DataError` where there is no file of vectors, or an empty one; opens nothing."""
+    """Raises `DataError` where there is no file of vectors or folder of pictures, or an empty one; opens nothing."""
     if path.is_dir():
+        if image_files(path):
+            return
         inside = [entry.name for entry in sorted(path.iterdir()) if entry.suffix.lower() in SUFFIXES]
         raise DataError(
             f"{path} is a directory; name a file of vectors"
@@ -113,6 +117,9 @@ def read_vectors(path: Path) -> StoredVectors:
     """
     check_vectors(path)
     with _explained(path, "fetch the file again"):
+        if path.is_dir():
+            entries, damaged = read_images(path)
+            return StoredVectors(entries=entries, unread=damaged)
         return _read(path)
 
 
@@ -159,6 +166,8 @@ def _read(path: Path) -> StoredVectors:
         raise DataError(f"is {stranger}")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return _from_hdf5(path)
+    if head.startswith(b"PAR1"):
+        return _from_arrays(parquet_arrays(path))
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return _from_safetensors(path)
     if head.startswith(_LEGACY_TORCH):
@@ -166,7 +175,8 @@ def _read(path: Path) -> StoredVectors:
     if head[:1] == b"\x80" or path.suffix.lower() in (".pkl", ".pickle"):
         return _from_object(load_restricted_pickle(path))
     raise DataError(
-        f"begins with {shorten(repr(head[:12])[2:-1])} and is no file of vectors; use one of {', '.join(SUFFIXES)}"
+        f"begins with {shorten(repr(head[:12])[2:-1])} and is no file of vectors; use one of "
+        f"{', '.join((*SUFFIXES, *TABLES))}"
     )
 
 

@@ -316,7 +316,7 @@ STRANGERS = {
     "xz": (lzma.compress(b"x"), "is xz data; unpack it first"),
     "tar": (b"a".ljust(257, b"\0") + b"ustar\0" + bytes(300), "is a tar archive; unpack it first"),
     "MATLAB": (b"MATLAB 5.0 MAT-file".ljust(128), "scipy.io.loadmat"),
-    "Parquet": (b"PAR1" + bytes(20), "is a Parquet file"),
+    "Parquet, cut short": (b"PAR1" + bytes(20), "cannot be read"),
     "image": (b"\x89PNG\r\n\x1a\n" + bytes(20), "is an image"),
     "cut short": (gzip.compress(bytes(range(256)) * 99)[:-30], "cut short or damaged"),
     "nothing inside": (gzip.compress(b""), "is no file of vectors"),
