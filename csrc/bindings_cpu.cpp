@@ -25,6 +25,7 @@ PYBIND11_MODULE(loginmea_cpu_kernels, m) {
   bind(m, "propagate", &propagate);
   bind(m, "relation_reflection_backward", &relation_reflection_backward);
   bind(m, "relation_reflection_forward", &relation_reflection_forward);
+  bind(m, "relation_reflection_stream", &relation_reflection_stream);
   bind(m, "row_sums", &row_sums);
   bind(m, "search_cosines", &search_cosines);
   bind(m, "search_counts", &search_counts);

@@ -53,29 +53,25 @@ inline Graph graph_of(int64_t entities, int64_t edges, int64_t sets, const Addre
 struct Stream {
   int64_t rows;
   const int32_t* visit;
-  Scratch<int64_t> start;
-  Scratch<int32_t> other;  // the entity at the far end
-  Scratch<int32_t> set;
-  Scratch<int32_t> edge;  // position in destination order; only where asked for
+  const int64_t* start;
+  const int32_t *other, *set;  // the entity at the far end
+  const int32_t* edge;         // position in destination order; only of edges by destination
 };
 
-inline Stream empty_stream(const Graph& g, const int64_t* ptr) {
-  Stream s{
-      g.entities, g.visit_order, scratch<int64_t>(g.entities + 1), scratch<int32_t>(g.edges), scratch<int32_t>(g.edges),
-      nullptr};
+inline void fill_start(const Graph& g, const int64_t* ptr, int64_t* start) {
   int64_t place = 0;
-  for (int64_t r = 0; r < s.rows; ++r) {
-    s.start[r] = place;
-    place += ptr[s.visit[r] + 1] - ptr[s.visit[r]];
+  for (int64_t r = 0; r < g.entities; ++r) {
+    start[r] = place;
+    place += ptr[g.visit_order[r] + 1] - ptr[g.visit_order[r]];
   }
-  s.start[s.rows] = place;
-  return s;
+  start[g.entities] = place;
 }
 
-// Edges into each entity, sorted by (set, source).
-inline Stream destination_stream(const Graph& g, bool with_edge, int num_threads) {
-  Stream s = empty_stream(g, g.dst_ptr);
-  if (with_edge) s.edge = scratch<int32_t>(g.edges);
+// Edges into each entity, sorted by (set, source). To sort them takes a tenth of a forward, so whoever keeps the graph
+// keeps them: start [N + 1], other, set and edge [E].
+inline void fill_destination_stream(const Graph& g, int64_t* start, int32_t* other, int32_t* set, int32_t* edge,
+                                    int num_threads) {
+  fill_start(g, g.dst_ptr, start);
   int64_t longest = 0;
   for (int64_t i = 0; i < g.entities; ++i) longest = std::max(longest, g.dst_ptr[i + 1] - g.dst_ptr[i]);
   const PerThread<std::uint64_t> orders(num_threads, longest);
@@ -84,32 +80,47 @@ inline Stream destination_stream(const Graph& g, bool with_edge, int num_threads
     // Set, position in the row; the graph has the row sorted by source.
     std::uint64_t* order = orders.of(omp_get_thread_num());
 #pragma omp for schedule(dynamic, 256)
-    for (int64_t r = 0; r < s.rows; ++r) {
-      const int64_t begin = g.dst_ptr[s.visit[r]], count = s.start[r + 1] - s.start[r];
+    for (int64_t r = 0; r < g.entities; ++r) {
+      const int64_t begin = g.dst_ptr[g.visit_order[r]], count = start[r + 1] - start[r];
       for (int64_t k = 0; k < count; ++k) order[k] = static_cast<std::uint64_t>(g.dst_set[begin + k]) << 32 | k;
       std::sort(order, order + count);
       for (int64_t k = 0; k < count; ++k) {
-        const int64_t place = s.start[r] + k, e = begin + static_cast<int64_t>(order[k] & 0xffffffffu);
-        s.set[place] = static_cast<int32_t>(order[k] >> 32);
-        s.other[place] = g.dst_source[e];
-        if (with_edge) s.edge[place] = static_cast<int32_t>(e);
+        const int64_t place = start[r] + k, e = begin + static_cast<int64_t>(order[k] & 0xffffffffu);
+        set[place] = static_cast<int32_t>(order[k] >> 32);
+        other[place] = g.dst_source[e];
+        edge[place] = static_cast<int32_t>(e);
       }
     }
   }
-  return s;
 }
 
-// Edges out of each entity; the graph has them sorted by set.
-inline Stream source_stream(const Graph& g, int num_threads) {
-  Stream s = empty_stream(g, g.src_ptr);
-#pragma omp parallel for num_threads(num_threads) schedule(static)
-  for (int64_t r = 0; r < s.rows; ++r) {
-    const int64_t begin = g.src_ptr[s.visit[r]], count = s.start[r + 1] - s.start[r];
-    std::copy_n(g.src_destination + begin, count, s.other.get() + s.start[r]);
-    std::copy_n(g.src_set + begin, count, s.set.get() + s.start[r]);
-  }
-  return s;
+inline Stream destination_stream(const Graph& g, const Addresses& kept) {
+  if (kept.size() != 4) throw std::invalid_argument("relation_reflection_attention: expected 4 tensors of a stream");
+  const auto i32 = [&](int k) { return reinterpret_cast<const int32_t*>(kept[k]); };
+  return {g.entities, g.visit_order, reinterpret_cast<const int64_t*>(kept[0]), i32(1), i32(2), i32(3)};
 }
+
+// Edges out of each entity; the graph has them sorted by set, so that they are only copied in the order of visits.
+class SourceStream {
+ public:
+  SourceStream(const Graph& g, int num_threads)
+      : start_(scratch<int64_t>(g.entities + 1)), other_(scratch<int32_t>(g.edges)), set_(scratch<int32_t>(g.edges)) {
+    fill_start(g, g.src_ptr, start_.get());
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+    for (int64_t r = 0; r < g.entities; ++r) {
+      const int64_t begin = g.src_ptr[g.visit_order[r]], count = start_[r + 1] - start_[r];
+      std::copy_n(g.src_destination + begin, count, other_.get() + start_[r]);
+      std::copy_n(g.src_set + begin, count, set_.get() + start_[r]);
+    }
+  }
+  Stream of(const Graph& g) const {
+    return {g.entities, g.visit_order, start_.get(), other_.get(), set_.get(), nullptr};
+  }
+
+ private:
+  Scratch<int64_t> start_;
+  Scratch<int32_t> other_, set_;
+};
 
 // A place in a stream: in front of edge `edge`, which belongs to row `row` (or to none, at the row's end).
 struct Cut {

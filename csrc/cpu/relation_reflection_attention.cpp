@@ -113,13 +113,12 @@ void logits_of_sets(Rows<const T> u, int64_t sets, int64_t width, const A* set_l
 }
 
 template <class T>
-void forward(const Graph& g, int64_t width, const Addresses& z, const Strides& z_stride, const T* reflectors,
-             const accumulator_t<T>* set_logits, const accumulator_t<T>* relation_vectors,
+void forward(const Graph& g, const Stream& stream, int64_t width, const Addresses& z, const Strides& z_stride,
+             const T* reflectors, const accumulator_t<T>* set_logits, const accumulator_t<T>* relation_vectors,
              const accumulator_t<T>* neighbor_vectors, bool tanh, accumulator_t<T>* logits, accumulator_t<T>* lse,
              int num_threads) {
   using A = accumulator_t<T>;
   const bool triple = neighbor_vectors != nullptr;
-  const Stream stream = destination_stream(g, triple, num_threads);
   const auto cuts = cuts_of(stream, std::clamp<int64_t>((g.edges + g.entities) / 2048, 1, 256));
   const auto weight = scratch<A>(g.edges);
   const auto logit = scratch<A>(triple ? g.edges : 0);
@@ -163,15 +162,21 @@ void forward(const Graph& g, int64_t width, const Addresses& z, const Strides& z
 
 }  // namespace
 
+void relation_reflection_stream(int64_t num_entities, int64_t num_edges, int64_t num_sets, Addresses index,
+                                int64_t* start, int32_t* other, int32_t* set, int32_t* edge, int num_threads) {
+  fill_destination_stream(graph_of(num_entities, num_edges, num_sets, index), start, other, set, edge, num_threads);
+}
+
 void relation_reflection_forward(DType dtype, int64_t num_entities, int64_t num_edges, int64_t num_sets, int64_t width,
-                                 Addresses index, Addresses z, Strides z_stride, const void* reflectors,
-                                 const void* set_logits, const void* relation_vectors, const void* neighbor_vectors,
-                                 bool tanh, void* logits, void* lse, int num_threads) {
+                                 Addresses index, Addresses stream, Addresses z, Strides z_stride,
+                                 const void* reflectors, const void* set_logits, const void* relation_vectors,
+                                 const void* neighbor_vectors, bool tanh, void* logits, void* lse, int num_threads) {
   const Graph g = graph_of(num_entities, num_edges, num_sets, index);
+  const Stream edges = destination_stream(g, stream);
   dispatch(dtype, "relation_reflection_forward", [&](auto element) {
     using T = decltype(element);
     using A = accumulator_t<T>;
-    forward<T>(g, width, z, z_stride, static_cast<const T*>(reflectors), static_cast<const A*>(set_logits),
+    forward<T>(g, edges, width, z, z_stride, static_cast<const T*>(reflectors), static_cast<const A*>(set_logits),
                static_cast<const A*>(relation_vectors), static_cast<const A*>(neighbor_vectors), tanh,
                static_cast<A*>(logits), static_cast<A*>(lse), num_threads);
   });

@@ -13,9 +13,17 @@ namespace loginmea {
 using Addresses = std::vector<std::uintptr_t>;
 using Strides = std::vector<std::int64_t>;
 
+// Edges by destination as forward walks them: start [N + 1], other, set and edge [E], written. They depend on the graph
+// alone and are kept as long as it is.
+void relation_reflection_stream(std::int64_t num_entities, std::int64_t num_edges, std::int64_t num_sets,
+                                Addresses index, std::int64_t* start, std::int32_t* other, std::int32_t* set,
+                                std::int32_t* edge, int num_threads);
+
 // z[0] is read, z[1] ... z[L] are written: [N, d] each, rows `z_stride[k]` elements apart.
 //   index             dst_ptr, dst_source, dst_set, src_ptr, src_destination, src_set, src_edge, visit_order of
-//   AlignmentGraph reflectors        [U, d] of `dtype`
+//                     AlignmentGraph
+//   stream            what relation_reflection_stream wrote
+//   reflectors        [U, d] of `dtype`
 // and, of the accumulator's type,
 //   set_logits        [L, U], or null for zeros
 //   relation_vectors  [L, d]: v of every layer, whose v . u_s is added to the logits; or null
@@ -23,7 +31,7 @@ using Strides = std::vector<std::int64_t>;
 //   logits            [L, U], written: set_logits + v . u
 //   lse               [L, N], written: log of the softmax's denominator
 void relation_reflection_forward(DType dtype, std::int64_t num_entities, std::int64_t num_edges, std::int64_t num_sets,
-                                 std::int64_t width, Addresses index, Addresses z, Strides z_stride,
+                                 std::int64_t width, Addresses index, Addresses stream, Addresses z, Strides z_stride,
                                  const void* reflectors, const void* set_logits, const void* relation_vectors,
                                  const void* neighbor_vectors, bool tanh, void* logits, void* lse, int num_threads);
 

@@ -156,7 +156,8 @@ class Backward {
         tanh_(tanh),
         triple_(triple),
         u_{reflectors, width},
-        stream_(source_stream(graph, num_threads)),
+        by_source_(graph, num_threads),
+        stream_(by_source_.of(graph)),
         own_(private_rows(stream_, graph, num_threads)),
         written_(own_.first.begin(), own_.first.end() - 1),
         du_(scratch<A>(own_.count() * pitch_)),
@@ -358,6 +359,7 @@ class Backward {
   const int threads_;
   const bool tanh_, triple_;
   const Rows<const T> u_;
+  const SourceStream by_source_;
   const Stream stream_;
   const PrivateRows own_;
   std::vector<int64_t> written_;  // by part: rows of du_ up to here have been written, those from here on not yet

@@ -75,9 +75,14 @@ index = pointers(_index_of(graph))
 z, reflectors, vectors = [rows(n, d) for _ in range(3)], rows(u, d), rows(2, d)
 logits, lse = rows(2, u), rows(2, n)
 dx, du, dc, dv, dw = rows(n, d), rows(u, d), rows(2, u), rows(2, d), rows(2, d)
+kept = [torch.empty(n + 1, dtype=torch.int64), *(torch.empty(e, dtype=torch.int32) for _ in range(3))]
+def stream():
+    cpu.relation_reflection_stream(n, e, u, index, *pointers(kept), threads)
+stream()
 def forward():
     cpu.relation_reflection_forward(
-        code, n, e, u, d, index, pointers(z), [d] * 3, reflectors.data_ptr(), 0, vectors.data_ptr(), TRIPLE, True,
+        code, n, e, u, d, index, pointers(kept), pointers(z), [d] * 3, reflectors.data_ptr(), 0, vectors.data_ptr(),
+        TRIPLE, True,
         logits.data_ptr(), lse.data_ptr(), threads)
 def backward():
     cpu.relation_reflection_backward(
@@ -133,6 +138,7 @@ CASES = {
     "attention backward": (GRAPH + ATTENTION, "backward"),
     "attention forward, triple": (GRAPH + ATTENTION, "forward"),
     "attention backward, triple": (GRAPH + ATTENTION, "backward"),
+    "attention stream, hub": (HUB + ATTENTION, "stream"),
     "attention forward, hub": (HUB + ATTENTION, "forward"),
     "attention backward, hub": (HUB + ATTENTION, "backward"),
     "fusion forward": (FUSION, "forward"),

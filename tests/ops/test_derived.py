@@ -10,10 +10,10 @@ import torch
 from loginmea_fast.kernels._segments import schedule_of
 from torch import Tensor
 
-from loginmea_fast import AlignmentGraph
+from loginmea_fast import AlignmentGraph, native
 from loginmea_fast.derived import Derived
 from loginmea_fast.ops.graph_mean import csr_product
-from loginmea_fast.ops.relation_reflection_attention import _index_of
+from loginmea_fast.ops.relation_reflection_attention import _index_of, relation_reflection_attention
 from tests.helpers.graphs import triples_of
 
 
@@ -62,6 +62,39 @@ def test_a_schedule_follows_its_graph() -> None:
     graph.src_set[:] = graph.src_set.flip(0)
     changed = schedule_of(_index_of(graph), graph.num_relation_sets)
     assert torch.equal(changed.set_edge, torch.argsort(graph.src_set, stable=True).int())
+
+
+@pytest.mark.skipif(native.unavailable("cpu") is not None, reason="needs the CPU library")
+def test_edges_are_put_in_order_once_a_graph_and_again_when_it_changes(monkeypatch) -> None:
+    graph = AlignmentGraph.from_triples(*triples_of("random"))
+    library, made = native.load("cpu"), []
+
+    class Counting:
+        def __getattr__(self, name: str) -> object:
+            if name == "relation_reflection_stream":
+                made.append(name)
+            return getattr(library, name)
+
+    x = torch.randn(graph.num_entities, 5, requires_grad=True)
+    u = torch.nn.functional.normalize(torch.randn(graph.num_relation_sets, 5))
+    c, w = torch.randn(graph.num_relation_sets), torch.randn(5)
+
+    def outcome() -> list[Tensor]:
+        found = []
+        for neighbor_vector in (None, w):  # either mode walks the same edges
+            y = relation_reflection_attention(x, u, c, graph, neighbor_vector, backend="cpu")
+            found += [y.detach(), *torch.autograd.grad(y.square().sum(), x)]
+        return found
+
+    monkeypatch.setattr(native, "load", lambda device: Counting())
+    first, again = outcome(), outcome()
+    assert len(made) == 1
+    assert all(map(torch.equal, first, again))
+    graph.dst_set[:] = graph.dst_set.roll(1)
+    y = relation_reflection_attention(x, u, c, graph, backend="cpu").detach()
+    assert len(made) == 2
+    expected = relation_reflection_attention(x, u, c, graph, backend="reference").detach()
+    torch.testing.assert_close(y, expected)
 
 
 def test_freed_with_its_key() -> None:
