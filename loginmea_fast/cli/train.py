@@ -91,6 +91,8 @@ def run(
             "train needs a data set; name its directory, or 'embedded' for the pair inside the package"
         )
     check_configuration(configuration, out, resume is not None)
+    if resume is not None:
+        run.check_data(configuration)
     pair = load_pair(configuration)
     if not quiet:
         print(pair.describe(), file=sys.stderr)

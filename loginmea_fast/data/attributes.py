@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from loginmea_fast.data.identifiers import NONE, SEVERAL, plain_spelling
+from loginmea_fast.data.identifiers import NONE, SEVERAL, joined_surrogates, plain_spelling, without_escapes
 from loginmea_fast.data.tables import AttributeTable
 from loginmea_fast.data.textfile import Fields, Symbols, read_field_blocks, shorten, some_of
 from loginmea_fast.errors import DataError
@@ -28,9 +28,9 @@ def literal_text(value: str) -> str:
     value = value.strip()
     literal = _LITERAL.fullmatch(value)
     if literal is None:
-        return value
+        return without_escapes(value)
     text = literal[1]
-    return (_ESCAPE.sub(_unescaped, text) if "\\" in text else text).strip()
+    return (joined_surrogates(_ESCAPE.sub(_unescaped, text)) if "\\" in text else text).strip()
 
 
 def literal_language(value: str) -> str:

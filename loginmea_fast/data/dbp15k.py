@@ -25,7 +25,14 @@ from loginmea_fast.data.namefiles import NAMES_FILE, read_translated_names
 from loginmea_fast.data.names import display_name
 from loginmea_fast.data.pair import AlignmentPair
 from loginmea_fast.data.tables import AttributeTable
-from loginmea_fast.data.textfile import read_field_blocks, read_fields, read_integers, shorten, write_lines
+from loginmea_fast.data.textfile import (
+    UNWRITABLE,
+    read_field_blocks,
+    read_fields,
+    read_integers,
+    shorten,
+    write_lines,
+)
 from loginmea_fast.errors import DataError
 
 __all__ = ["read_dbp15k", "write_dbp15k"]
@@ -377,15 +384,17 @@ def write_dbp15k(pair: AlignmentPair, directory: Path) -> list[str]:
         What this layout cannot hold: nothing.
 
     Raises:
-        DataError: a uri or attribute type holds a tab or a line feed.
+        DataError: a uri or attribute type holds a tab, a line feed or a zero.
     """
     for name in {
         *pair.uris,
         *(pair.attributes.types if pair.attributes else ()),
         *(pair.relation_names or ()),
     }:
-        if "\t" in name or "\n" in name or "\r" in name:
-            raise DataError(f"{shorten(name)} holds a tab or line break, which this layout cannot; rename it")
+        if not name or UNWRITABLE.search(name):
+            raise DataError(
+                f"{shorten(name)} is empty or holds a tab, line break or zero, which this layout cannot; rename it"
+            )
     triples = (pair.triples[: pair.num_left_triples], pair.triples[pair.num_left_triples :])
     for graph, (own, other) in enumerate((triples, triples[::-1]), start=1):
         if len(other) and not len(own):

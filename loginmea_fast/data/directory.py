@@ -13,7 +13,7 @@ __all__ = ["VECTOR_PREFIX", "DataDirectory", "is_document", "plain_name"]
 
 VECTOR_PREFIX = "features_"
 
-_TEXT_SUFFIXES = (".txt", ".tsv")
+_TEXT_SUFFIXES = (".txt", ".tsv", ".csv")  # commas in the last are told where it is read
 _PACKED_SUFFIXES = (*COMPRESSED_SUFFIXES, ".xz", ".zip")  # opening the last two says to unpack them
 _DOCUMENTS = (
     ".md",
@@ -119,7 +119,7 @@ class DataDirectory:
     def _say_encoding(self, path: Path) -> None:
         try:
             encoding = file_kind(path).encoding
-        except OSError:
+        except (OSError, DataError):
             return  # opening it to read says so
         if encoding != "utf-8":
             self.notes.append(f"{path.name} is {encoding.upper()}, read as such")

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from loginmea_fast.data.encodings import unmarked_encodings
 from loginmea_fast.errors import DataError
 
 __all__ = [
@@ -19,7 +21,6 @@ __all__ = [
     "compression_of",
     "file_kind",
     "is_clutter",
-    "likely_encoding",
     "open_file",
     "refuse_foreign",
 ]
@@ -40,6 +41,20 @@ _MARKS = (
     (b"\xff\xfe", "utf-16-le"),
     (b"\xfe\xff", "utf-16-be"),
     (b"\xef\xbb\xbf", "utf-8"),
+)
+_BINARIES = (  # what else begins like this is no text: it has zero bytes
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (b"\x93NUMPY", "an array of numpy"),
+    (b"PAR1", "a Parquet file"),
+    (b"ARROW1", "an Arrow file"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"\x89PNG", "an image"),
+    (b"\xff\xd8\xff", "an image"),
+    (b"%PDF-", "a PDF document"),
+    (b"\x80\x02", "a pickle"),
+    (b"\x80\x03", "a pickle"),
+    (b"\x80\x04", "a pickle"),
+    (b"\x80\x05", "a pickle"),
 )
 _CLUTTER_NAMES = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
 _CLUTTER_ENDS = ("~", ".swp", ".swo", ".swx", ".bak", ".orig", ".tmp", ".temp", ".part", ".crdownload")
@@ -81,7 +96,8 @@ def file_kind(path: Path, xml: bool = False) -> FileKind:
         xml: whether it may be XML, which otherwise is taken for a web page.
 
     Raises:
-        DataError: it is an archive, a page or a pointer instead of text, or its compression is damaged.
+        DataError: it is an archive, a page, a pointer or binary data instead of text, its compression is damaged, or it
+            may be in two encodings.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
@@ -92,9 +108,19 @@ def file_kind(path: Path, xml: bool = False) -> FileKind:
         with open_file(path, compression) as stream:
             head = stream.read(_HEAD)
         refuse_foreign(path, head, xml)
+    if b"\0" in head and (name := next((name for magic, name in _BINARIES if head.startswith(magic)), None)):
+        raise DataError(
+            f"{path} is {name}, and text is expected: a line each, fields divided by tabs; write it as such"
+        )
     mark, encoding = next(((mark, name) for mark, name in _MARKS if head.startswith(mark)), (b"", ""))
     if not encoding:
-        encoding = _unmarked(head)
+        encoding, *others = unmarked_encodings(head)
+        if others:
+            names = " or ".join(name.upper() for name in (encoding, *others))
+            raise DataError(
+                f"{path} may be {names} and has no byte order mark that says which; convert it to UTF-8, such as by "
+                f"iconv -f {encoding.upper()} -t UTF-8 {shlex.quote(path.name)}"
+            )
     text = head.replace(b"\0", b"") if encoding != "utf-8" else head
     return FileKind(compression, encoding, mark, b"\r" in text and b"\n" not in text)
 
@@ -156,37 +182,3 @@ def refuse_foreign(path: Path, head: bytes, xml: bool = False) -> None:
             raise DataError(f"{path} is {name}; unpack it first")
     if head[257:262] == b"ustar":
         raise DataError(f"{path} is a tar archive; unpack it first")
-
-
-def _unmarked(head: bytes) -> str:
-    """The encoding of text without a byte order mark, by where its zero bytes stand."""
-    if len(head) < 4 or b"\0" not in head:
-        return "utf-8"
-    for width, family in ((4, "utf-32"), (2, "utf-16")):
-        usable = head[: len(head) // width * width]
-        lanes = [usable[lane::width].count(0) / (len(usable) // width) for lane in range(width)]
-        if width == 4 and min(lanes[2:]) > 0.9 and lanes[0] == 0:
-            return "utf-32-le"
-        if width == 4 and min(lanes[:2]) > 0.9 and lanes[3] == 0:
-            return "utf-32-be"
-        if width == 2 and lanes[1] > 0.3 and lanes[0] == 0:
-            return f"{family}-le"
-        if width == 2 and lanes[0] > 0.3 and lanes[1] == 0:
-            return f"{family}-be"
-    return "utf-8"
-
-
-def likely_encoding(line: bytes) -> str:
-    """What a line that is not UTF-8 may be: a guess, named for the user to try."""
-    for encoding, name in (("shift_jis", "Shift JIS"), ("gb18030", "GB18030 or EUC-KR")):
-        try:
-            foreign = [character for character in line.decode(encoding) if ord(character) > 127]
-        except UnicodeDecodeError:
-            continue
-        kana = sum("\u3040" <= character <= "\u30ff" for character in foreign)
-        ideographs = sum("\u4e00" <= character <= "\u9fa5" for character in foreign)
-        # Everyday Chinese is pairs of high bytes; among Latin letters an accent stands alone.
-        pairs = all(len(run) % 2 == 0 for run in re.findall(rb"[\x80-\xff]+", line))
-        if foreign and kana + ideographs == len(foreign) and (kana if encoding == "shift_jis" else pairs):
-            return name
-    return "Windows-1252 or Latin-1"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from loginmea_fast.data.directory import DataDirectory
 from loginmea_fast.data.pair import AlignmentPair
+from loginmea_fast.data.textfile import some_of
 from loginmea_fast.errors import DataError
 
 __all__ = ["Format", "ReadOptions", "find_format", "format_names", "get_format", "register_format"]
@@ -87,14 +88,15 @@ def find_format(directory: Path, name: str = "auto") -> Format:
         entry = get_format(name)
         if missing := _missing(there, entry):
             raise DataError(
-                f"{directory / missing[0]} is missing; the layout {name} needs {_spelled(entry.telltale)}: put it "
-                "there, or name another directory or layout"
+                f"{directory / missing[0]} is missing{_instead(there, missing)}; the layout {name} needs "
+                f"{_spelled(entry.telltale)}: put it there, or name another directory or layout"
             )
         return entry
     nearest = min(_FORMATS.values(), key=lambda entry: _distance(there, entry))
     if missing := _missing(there, nearest):
         some = len(missing) < len(nearest.telltale)
         near = f", nearest is {nearest.name}, of which {', '.join(missing)} is missing" if some else ""
+        near += _instead(there, missing)
         raise DataError(
             f"{directory} is in no known layout{near}; put the files there or name another directory (recognised are "
             f"{known})"
@@ -113,6 +115,12 @@ def _spelled(telltale: tuple[str | tuple[str, ...], ...]) -> str:
 def _missing(there: set[str], entry: Format) -> list[str]:
     # What is there but no file is for the reader to complain of, which knows what it wanted to read.
     return [_choices(file)[0] for file in entry.telltale if there.isdisjoint(_choices(file))]
+
+
+def _instead(there: set[str], missing: list[str]) -> str:
+    """What stands in the place of a file that is missing, under its name with an ending that no text has."""
+    found = sorted(name for name in there if any(name.startswith(f"{file}.") for file in missing))
+    return f" ({some_of(found)} is there, but its files are text)" if found else ""
 
 
 def _distance(there: set[str], entry: Format) -> tuple[float, float]:

@@ -17,29 +17,55 @@ import numpy as np
 
 from loginmea_fast.data.textfile import shorten
 
-__all__ = ["NONE", "SEVERAL", "Listed", "Respelled", "by_identifier", "plain_spelling"]
+__all__ = [
+    "NONE",
+    "SEVERAL",
+    "Listed",
+    "Respelled",
+    "by_identifier",
+    "joined_surrogates",
+    "plain_spelling",
+    "without_escapes",
+]
 
 NONE, SEVERAL = -1, -2  # no listed entity is meant, or more than one could be
-_PLAIN = re.compile(r"(?!https://)[!-$&-;=?-~]+")
+_PLAIN = re.compile(r"(?!https://)[!-$&-;=?-\[\]-~]+")
+_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8}))")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _INVISIBLE = "\ufeff\u200b\u200e\u200f\u2060"
 
 
 def plain_spelling(identifier: str) -> str:
-    """An identifier without what writers of files vary.
+    r"""An identifier without what writers of files vary.
 
-    White space and angle brackets around it go, percent escapes that are UTF-8 are resolved, characters are composed
-    (Unicode's form NFC), https is http.
+    White space and angle brackets around it go, percent escapes that are UTF-8 and N-Triples' ``\u00e9`` are resolved,
+    characters are composed (Unicode's form NFC), https is http.
     """
     if _PLAIN.fullmatch(identifier):
         return identifier
     text = identifier.strip().strip(_INVISIBLE).strip()
     if text.startswith("<") and text.endswith(">"):
         text = text[1:-1].strip()
+    text = without_escapes(text)
     if "%" in text:
         with contextlib.suppress(UnicodeDecodeError):
             text = unquote(text, errors="strict")
     text = unicodedata.normalize("NFC", text)
     return "http://" + text.removeprefix("https://") if text.startswith("https://") else text
+
+
+def without_escapes(text: str) -> str:
+    r"""A text with the characters that N-Triples and Turtle write as ``\u00e9`` or ``\U0001f600``."""
+    if "\\" not in text:
+        return text
+    return joined_surrogates(_ESCAPE.sub(lambda code: chr(min(int(code[1] or code[2], 16), 0x10FFFF)), text))
+
+
+def joined_surrogates(text: str) -> str:
+    """A text in which two halves of a character, as Java escapes it, are that character; a lone half is none."""
+    if not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def by_identifier(identifiers: Iterable[str], entities: Iterable[int]) -> dict[str, int]:

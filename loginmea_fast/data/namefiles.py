@@ -32,8 +32,9 @@ def read_translated_names(
     Raises:
         DataError: no JSON of that form, or an id that is no entity's.
     """
+    raw = read_bytes(path, _FORM)
     try:
-        content = json.loads(read_bytes(path, _FORM))
+        content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no valid JSON ({shorten(str(error))}); it should be {_FORM}") from None
     if isinstance(content, dict):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from loginmea_fast.data.bags import csr_matrix, rows_with_entries
+from loginmea_fast.data.identifiers import without_escapes
 from loginmea_fast.data.tables import Entities, Feature
 from loginmea_fast.errors import DataError
 
@@ -18,7 +19,7 @@ __all__ = ["display_name", "name_words", "ngram_bag", "tfidf_bag", "word_bag"]
 
 def display_name(uri: str) -> str:
     """What a reader would call the entity behind a URI: its last segment, unescaped, underscores as spaces."""
-    bare = uri.strip().removeprefix("<").removesuffix(">")
+    bare = without_escapes(uri.strip().removeprefix("<").removesuffix(">"))
     segment = bare.rstrip("/#").rsplit("#", 1)[-1].rsplit("/", 1)[-1]
     # DBpedia names may hold a slash, "AC/DC": the last segment is then only a part, so the resource path goes first.
     if "/resource/" in bare:

@@ -25,7 +25,7 @@ from loginmea_fast.data.linkfiles import PART_FILES, part_files, read_identifier
 from loginmea_fast.data.namefiles import NAMES_FILE, read_translated_names
 from loginmea_fast.data.names import display_name
 from loginmea_fast.data.pair import AlignmentPair
-from loginmea_fast.data.textfile import Symbols, read_field_blocks, shorten, some_of, write_lines
+from loginmea_fast.data.textfile import UNWRITABLE, Symbols, read_field_blocks, shorten, some_of, write_lines
 from loginmea_fast.errors import DataError
 
 __all__ = ["read_openea", "write_openea"]
@@ -248,7 +248,7 @@ def write_openea(pair: AlignmentPair, directory: Path) -> list[str]:
         What this layout cannot hold, one sentence each.
 
     Raises:
-        DataError: a name holds a tab or line break, or an entity has neither
+        DataError: a name holds a tab, line break or zero, or an entity has neither
             triple nor attribute nor link, so that no file would mention it.
     """
     relation_names = pair.relation_names or [f"relation_{relation}" for relation in range(pair.num_relations)]
@@ -295,9 +295,9 @@ def _link_lines(pair: AlignmentPair, links: torch.Tensor) -> Iterable[str]:
 
 def _check_writable(pair: AlignmentPair, relation_names: list[str]) -> None:
     for name in {*pair.uris, *relation_names, *(pair.attributes.types if pair.attributes else ())}:
-        if any(character in name for character in "\t\n\r"):
+        if not name or UNWRITABLE.search(name):
             raise DataError(
-                f"{shorten(name)} holds a tab or line break, which OpenEA's layout cannot; rename it"
+                f"{shorten(name)} is empty or holds a tab, line break or zero, which OpenEA's layout cannot; rename it"
             )
     listed = set(pair.triples[:, ::2].reshape(-1).tolist())
     for entities in (pair.left_entities, pair.right_entities):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loginmea_fast.data.badlines import BadLines
-from loginmea_fast.data.filekind import likely_encoding
+from loginmea_fast.data.encodings import not_utf8
 from loginmea_fast.data.labeled import GraphBuilder
 from loginmea_fast.data.rdf_terms import RDF_TYPE, label_of, literal_form
 from loginmea_fast.data.textfile import Utf8Stream, line_of, opened, shorten
@@ -270,9 +270,7 @@ def _line_by_line(
             yield quad
         except SyntaxError as error:
             message = _MESSAGE.sub("", _MESSAGE.sub("", str(error.msg)))
-            told = (
-                f"not valid UTF-8 (it looks like {likely_encoding(raw)})" if "UTF-8" in message else message
-            )
+            told = "not valid UTF-8" if "UTF-8" in message else message
             bad.add(path, number, _plain_kind(told), raw[:4000].decode("utf-8", "replace"))
         except ValueError:
             bad.add(path, number, "not one statement", raw[:4000].decode("utf-8", "replace"))
@@ -292,8 +290,8 @@ def _refusal(path: Path, format: str, line: int, message: str) -> str:
         )
     if "UTF-8" in message:
         raw = line_of(path, line) if line else b""
-        looks = f", it looks like {likely_encoding(raw)}" if raw else ""
-        return f"{where}: not valid UTF-8{looks}; convert the file to UTF-8"
+        told = not_utf8(raw, raw, path.name) if raw and not raw.isascii() else "convert the file to UTF-8"
+        return f"{where}: not valid UTF-8; {told}"
     return f"{where}: {shorten(message, 200)[1:-1]} (read as {format}); correct it, or name its format"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loginmea_fast.data.badlines import BadLines
-from loginmea_fast.data.filekind import likely_encoding
+from loginmea_fast.data.encodings import not_utf8
 from loginmea_fast.data.textfile import opened, shorten
 from loginmea_fast.errors import DataError
 
@@ -205,7 +205,7 @@ def _parquet(path: Path) -> Iterator[list[list[Any]]]:
 def _refusal(path: Path, message: str) -> str:
     if "UTF8" in message or "UTF-8" in message:
         line, raw = _first_not_utf8(path)
-        return f"{path}, line {line}: not valid UTF-8, it looks like {likely_encoding(raw)}; convert the file to UTF-8"
+        return f"{path}, line {line}: not valid UTF-8; {not_utf8(raw, raw, path.name)}"
     if "straddling" in message:
         return (
             f"{path} has a row of more than {_BLOCK:,} bytes, or a quote that is never closed; correct it, or write "

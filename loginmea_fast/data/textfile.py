@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from loginmea_fast.data.filekind import FileKind, file_kind, likely_encoding, open_file
+from loginmea_fast.data.encodings import not_utf8
+from loginmea_fast.data.filekind import FileKind, file_kind, open_file
 from loginmea_fast.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa  # imported where files are read: graphs and operators do without
 
 __all__ = [
+    "UNWRITABLE",
     "Fields",
     "Symbols",
     "Utf8Stream",
@@ -39,12 +41,22 @@ __all__ = [
     "write_lines",
 ]
 
+UNWRITABLE = re.compile("[\t\n\r\0]")  # what no field of a line can hold
 _TAB, _NEWLINE = ord("\t"), ord("\n")
 _BLOCK = (
     1 << 24
 )  # bytes handled at once: large enough for vectorised code, small beside what a reader returns
 _INTEGER_BYTES = np.zeros(256, dtype=bool)
 _INTEGER_BYTES[list(b"0123456789 \t\r\n")] = True
+_STATEMENT_END = re.compile(
+    rb'^((?:<|_:)[^\n]*(?:>|"(?:@[A-Za-z0-9-]+)?))[ \t]+\.$', re.MULTILINE
+)  # of N-Triples
+_SEPARATORS = {
+    ",": "commas",
+    ";": "semicolons",
+    "|": "bars",
+    " ": "blanks",
+}  # that people have instead of tabs
 _MAX_DIGITS = 18  # every number of 18 digits fits int64
 
 
@@ -59,6 +71,7 @@ def read_bytes(path: Path, meaning: str) -> bytes:
         data = b"".join(iter(lambda: stream.read(_BLOCK), b""))
     if not data.strip():
         raise _empty(path, meaning)
+    _check_utf8(path, 1, data)
     return data
 
 
@@ -167,15 +180,17 @@ def read_field_blocks(path: Path, least: int, most: int | None, meaning: str) ->
 
     Yields:
         The fields of successive blocks of lines. Only a line feed ends a line: names may hold any other Unicode line
-        separator.
+        separator. The dot that ends a statement of N-Triples is none of its last field.
 
     Raises:
-        DataError: file missing or empty, not UTF-8, another number of fields, or a line whose first field is empty.
+        DataError: file missing or empty, not UTF-8, another number of fields, or one of the ``least`` that is empty.
     """
     import pyarrow as pa
 
     for line, data in _blocks(path, f"lines of {meaning}, separated by tabs", b"\r\n"):
         _check_utf8(path, line, data)
+        if b" .\n" in data or b"\t.\n" in data:
+            data = _STATEMENT_END.sub(rb"\1", data)
         text = np.frombuffer(data, dtype=np.uint8)
         separators = np.flatnonzero((text == _TAB) | (text == _NEWLINE))
         last = np.flatnonzero(text[separators] == _NEWLINE)  # the last field of every line
@@ -184,9 +199,11 @@ def read_field_blocks(path: Path, least: int, most: int | None, meaning: str) ->
         starts = np.zeros(len(separators) + 1, dtype=np.int64)
         np.add(separators, 1, out=starts[1:])
         lengths = np.diff(starts) - 1
-        bad = (counts < least) | (lengths[first] == 0)
+        bad = counts < least
         if most is not None:
             bad |= counts > most
+        for field in range(least):
+            bad |= lengths[np.minimum(first + field, last)] == 0
         if bad.any():
             raise _bad_fields(path, line, data, int(bad.argmax()), least, most, meaning)
         # One separator everywhere makes the same string the same bytes, at the end of a line or before it.
@@ -348,12 +365,17 @@ def _check_utf8(path: Path, line: int, data: bytes) -> None:
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line += data.count(b"\n", 0, error.start)
-        raw = data[data.rfind(b"\n", 0, error.start) + 1 :].split(b"\n", 1)[0]
-        raise DataError(
-            f"{path}, line {line}: not valid UTF-8, it looks like {likely_encoding(raw)}; "
-            "convert the file to UTF-8"
-        ) from None
+        start = error.start
+        told = f"not valid UTF-8; {not_utf8(data, _line_at(data, start), path.name)}"
+    else:
+        start = data.find(b"\0")
+        told = "holds a zero byte, so the file is binary or damaged; fetch or write it again"
+    if start >= 0:
+        raise DataError(f"{path}, line {line + data.count(10, 0, start)}: {told}") from None
+
+
+def _line_at(data: bytes, place: int) -> bytes:
+    return data[data.rfind(b"\n", 0, place) + 1 :].split(b"\n", 1)[0]
 
 
 def _bad_fields(
@@ -361,10 +383,20 @@ def _bad_fields(
 ) -> DataError:
     text = data.split(b"\n", row + 1)[row].decode("utf-8")
     expected = f"{least}" if most == least else f"at least {least}" if most is None else f"{least} to {most}"
+    empty = least <= text.count("\t") + 1 <= (most or len(text) + 1) and text.split("\t").index("") + 1
+    found = f"{shorten(text)}, whose field {empty} is empty" if empty else shorten(text)
     return DataError(
-        f"{path}, line {line + row}: expected {expected} tab-separated fields ({meaning}), found {shorten(text)}; "
-        "correct or delete the line"
+        f"{path}, line {line + row}: expected {expected} tab-separated fields ({meaning}), found {found}; "
+        + (_other_separator(text, least) or "correct or delete the line")
     )
+
+
+def _other_separator(line: str, columns: int) -> str | None:
+    """What to do about a line whose fields something else than tabs divides; None if nothing does."""
+    for character, name in _SEPARATORS.items():
+        if "\t" not in line and 0 < columns - 1 <= line.count(character):
+            return f"its fields are divided by {name}: write the file with tabs instead"
+    return None
 
 
 def _first_bad_line(path: Path, line: int, data: bytes, columns: int, meaning: str) -> DataError:
@@ -380,7 +412,9 @@ def _first_bad_line(path: Path, line: int, data: bytes, columns: int, meaning: s
             elif problem is None and len(token) > _MAX_DIGITS:
                 problem = f"{shorten(token)} is too large for an id ({meaning})"
         if problem is not None:
+            remedy = _other_separator(raw.decode("utf-8", "replace").strip(), columns)
             return DataError(
-                f"{path}, line {number}: {problem}; ids are integers from 0, correct or delete the line"
+                f"{path}, line {number}: {problem}; "
+                + (remedy or "ids are integers from 0, correct or delete the line")
             )
     return DataError(f"{path}: expected {columns} integers a line ({meaning}); rewrite the file in that form")

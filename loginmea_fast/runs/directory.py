@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from loginmea_fast.data import Split
-from loginmea_fast.errors import CheckpointError, ConfigError
+from loginmea_fast.errors import CheckpointError, ConfigError, DataError
 from loginmea_fast.locks import Taken, locked
 from loginmea_fast.training.checkpoint import (
     Checkpoint,
@@ -107,6 +107,25 @@ class RunDirectory:
         if changes.get("vectors") is not None:
             changes["vectors"] = {**(self.config.vectors or {}), **changes["vectors"]}
         return changes
+
+    def check_data(self, config: Config) -> None:
+        """Check that the data and the vectors of the run are where `config` says: people move them.
+
+        Raises:
+            DataError: one is gone; names the flag that says where it is now.
+        """
+        if config.path not in (None, "embedded") and not os.path.isdir(config.path):
+            raise DataError(
+                f"{config.path} does not exist or is no directory; say where the data of {self.path} is now with "
+                "--data DIR (path=...)"
+            )
+        for modality, named in (config.vectors or {}).items():
+            for file in (named,) if isinstance(named, str) else named:
+                if not os.path.exists(file):
+                    raise DataError(
+                        f"{file} is missing; say where the vectors of {self.path} are now with --vectors "
+                        f"{modality}=FILE (vectors={{...}})"
+                    )
 
     def check_resumable(self, wanted: Config) -> None:
         """Check all of going on with the run that can be checked without its data.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from loginmea_fast.data import AlignmentPair
-from loginmea_fast.errors import DataError
 from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding
 from loginmea_fast.nn import LoginMEA
 from loginmea_fast.runs.device import choose_device
@@ -68,12 +67,9 @@ def load_run(
     config = run.config.override(**run.moved(overrides))
     choose_device(config.device, config.backend)
     loaded, file = run.load(checkpoint)
-    if pair is None and config.path not in (None, "embedded") and not os.path.isdir(config.path):
-        raise DataError(
-            f"{config.path} does not exist or is no directory; say where the data of {run.path} is now with --data DIR "
-            "(path=...)"
-        )
-    pair = load_pair(config) if pair is None else pair
+    if pair is None:
+        run.check_data(config)
+        pair = load_pair(config)
     problem = assemble(pair, config, run.load_split(pair.num_entities))
     model = build_model(problem, config)
     loaded.check_model(problem.fingerprint(model), file)

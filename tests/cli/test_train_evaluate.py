@@ -295,8 +295,9 @@ def test_a_run_whose_data_and_vectors_moved_is_measured_and_goes_on(
     moved, moved_vectors = tmp_path / 'moved "data"', tmp_path / "moved, vectors.npy"
     data.rename(moved)
     vectors.rename(moved_vectors)
-    call("evaluate", run).check_error("--data DIR")
-    call("evaluate", run, "--data", moved).check_error("a, b=c.npy is missing")
+    for command in (("evaluate", run), ("train", "--resume", run)):
+        call(*command).check_error("--data DIR")
+        call(*command, "--data", moved).check_error("a, b=c.npy is missing", "--vectors voice=FILE")
     there = ("--data", moved, "--vectors", f"voice={moved_vectors}")
     assert call("evaluate", run, *there, "--json").json == before
     resumed = call("train", "--resume", run, *there, "--quiet", "--json")

@@ -21,6 +21,7 @@ SPELLINGS = {
     "percent escapes": quote(URI, safe=":/"),
     "small percent escapes": quote(URI, safe=":/").lower().replace("http", "http").replace("/d%", "/D%"),
     "decomposed": unicodedata.normalize("NFD", URI),
+    "escapes of N-Triples": URI.replace("é", "\\u00e9").replace(" ", "\\U00000020"),
     "https": URI.replace("http:", "https:"),
     "all at once": f"<{quote(unicodedata.normalize('NFD', URI), safe=':/').replace('http:', 'https:')}> ",
 }
@@ -175,3 +176,25 @@ def test_escapes_that_are_no_text_stay():
     assert plain_spelling("a%FFb") == "a%FFb"
     assert plain_spelling("100%") == "100%"
     assert plain_spelling("http://a/AC%2FDC") == "http://a/AC/DC"
+
+
+def test_statements_of_n_triples_with_tabs(tmp_path):
+    """The dot that ends a statement made another entity of its object, and escapes stood in names."""
+    text = {
+        "rel_triples_1": "<http://a/resource/Caf\\u00e9>\t<r>\t<b> .\n<b>\t<r>\t<c>\t.\n<c>\t<r>\t<d>\n",
+        "attr_triples_1": '<b>\t<label>\t"a \\"b\\" \\u00e9"@en .\n<c>\t<label>\tCaf\\u00e9 3 .\n',
+        "rel_triples_2": "p\tr\tq\n",
+        "attr_triples_2": "p\tlabel\tone\n",
+        "ent_links": "http://a/resource/Café\tp\nb\tq\n",
+    }
+    pair = data.load(write_files(tmp_path, text), name_attributes="label")
+    assert pair.summary()["entities"] == [4, 2]
+    assert pair.uris[:4] == ["<http://a/resource/Caf\\u00e9>", "<b>", "<c>", "<d>"]
+    assert pair.links.tolist() == [[0, 4], [1, 5]]
+    assert pair.names[:3] == ["Café", 'a "b" é', "Café 3 ."]
+
+
+def test_halves_of_a_character_are_joined():
+    assert plain_spelling("\\ud83d\\ude00") == "\U0001f600"
+    assert plain_spelling("\\ud83d") == "\ufffd"
+    assert plain_spelling("\\u12") == "\\u12"

@@ -6,9 +6,12 @@ import gzip
 import numpy as np
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 import loginmea_fast.data as data
 from loginmea_fast.data import textfile
+from loginmea_fast.data.encodings import unmarked_encodings
 from loginmea_fast.errors import DataError
 from tests.data.conftest import OPENEA, TINY
 
@@ -76,19 +79,91 @@ def test_marked_utf_16_has_its_mark_taken_off(tiny):
     assert data.load(directory).uris[0] == "http://a/resource/Alpha"
 
 
+CHINESE = {
+    "ent_ids_1": "0\t上海\n1\t一一一\n4\t利物浦足球俱乐部\n6\t北京\n",
+    "ent_ids_2": "2\t丁\n3\t七\n5\t三\n7\t上\n",
+    "training_attrs_1": "上海\t人口\t面积\n一一一\t人口\n",
+    "training_attrs_2": "丁\t人口\n",
+    "translated_names_json": '[[0,["一"]],[2,["丁一"]]]',
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_text_with_few_zero_bytes_is_read_without_a_mark(tiny, encoding):
+    """Chinese in UTF-16 was taken for UTF-8: few of its bytes are zero, and of some characters the wrong ones."""
+    directory = tiny(**CHINESE)
+    plain = facts(data.load(directory))
+    store(directory, lambda raw: raw.decode().encode(encoding))
+    pair = data.load(directory)
+    assert facts(pair) == plain
+    assert all(
+        f"{name} is {encoding.upper()}, read as such" in pair.notes for name in ("ent_ids_1", "triples_2")
+    )
+
+
+def test_text_that_may_be_in_either_order_of_bytes_is_refused(tiny):
+    directory = tiny(translated_names_json=None)
+    (directory / "translated_names.json").write_bytes("一N一N".encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"may be UTF-16-LE or UTF-16-BE and has no byte.*iconv -f UTF-16-LE"):
+        data.load(directory)
+
+
+@given(st.text(st.characters(codec="utf-16", exclude_categories=["Cc", "Cn", "Co", "Cs"]), min_size=1))
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_lines_of_fields_are_told_whatever_their_script(encoding, name):
+    text = "".join(f"{number}\t{name}\n" for number in range(4))
+    assert unmarked_encodings(text.encode(encoding)) == [encoding]
+    assert unmarked_encodings(text.encode("utf-8")) == ["utf-8"]
+
+
 @pytest.mark.parametrize(
-    ("encoding", "text", "name"),
+    ("encoding", "text", "first", "others"),
     [
-        ("latin-1", "Bogotá", "Windows-1252 or Latin-1"),
-        ("cp1252", "Düsseldorf, Köln", "Windows-1252 or Latin-1"),
-        ("gb18030", "利物浦足球俱乐部", "GB18030"),
-        ("shift_jis", "ひらがなカタカナ", "Shift JIS"),
+        ("latin-1", "Bogotá", "WINDOWS-1252", []),
+        ("cp1252", "Düsseldorf, Köln, Ärzte", "WINDOWS-1252", []),
+        ("gb18030", "利物浦足球俱乐部", "GB18030", ["WINDOWS-1252"]),
+        ("gb18030", "城市在中国的东部人口一千万", "GB18030", []),
+        ("big5", "臺北是中華民國的首都", "BIG5", []),
+        ("euc_kr", "서울은 대한민국의 수도이다", "EUC-KR", ["GB18030"]),
+        ("shift_jis", "ひらがなカタカナ", "SHIFT_JIS", ["WINDOWS-1252"]),
+        ("euc_jp", "ひらがなカタカナ", "EUC-JP", []),
     ],
 )
-def test_another_encoding_is_an_error_that_names_it(tiny, encoding, text, name):
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("ent_ids_1", "0\ta\n1\t{}\n4\tc\n6\td\n"), ("translated_names.json", '\n[[0, ["{}"]]]')],
+)
+def test_another_encoding_is_an_error_that_shows_how_it_would_read(
+    tiny, encoding, text, first, others, name, form
+):
+    """GB18030 was told to be Latin-1. Nothing is guessed in silence: the reader sees which reading is right."""
     directory = tiny()
-    (directory / "ent_ids_1").write_bytes(f"0\ta\n1\t{text}\n4\tc\n6\td\n".encode(encoding))
-    with pytest.raises(DataError, match=rf"ent_ids_1, line 2: not valid UTF-8, it looks like {name}"):
+    (directory / name).write_bytes(form.replace("{}", text).encode(encoding))
+    with pytest.raises(DataError) as error:
+        data.load(directory)
+    message = str(error.value)
+    assert f"{name}, line 2: not valid UTF-8; it would read as {first} " in message
+    assert text[:6] in message
+    assert all(f"as {other} " in message for other in others)
+    assert f"iconv -f {first} -t UTF-8 {name} > {name}.utf8" in message
+    assert len(message) < 700
+
+
+def test_one_damaged_character_is_no_other_encoding(tiny):
+    directory = tiny()
+    raw = (directory / "ent_ids_1").read_bytes().replace(b"D%C3%A9lta", b"D\xc3lta")
+    (directory / "ent_ids_1").write_bytes(raw.replace(b"Alpha", "上海市".encode() * 3))
+    told = "ent_ids_1, line 4: not valid UTF-8; its other lines are, so this one is damaged"
+    with pytest.raises(DataError, match=told):
+        data.load(directory)
+
+
+@pytest.mark.parametrize("name", ["ent_ids_1", "training_attrs_1", "translated_names.json"])
+def test_a_zero_byte_is_no_text(tiny, name):
+    directory = tiny()
+    content = (directory / name).read_bytes()
+    (directory / name).write_bytes(content[:9] + b"\0" + content[9:])
+    with pytest.raises(DataError, match=rf"{name}, line 1: holds a zero byte"):
         data.load(directory)
 
 
@@ -129,6 +204,10 @@ FOREIGN = {
     "zip": (b"PK\x03\x04" + bytes(40), "zip archive; unpack"),
     "tar": (bytes(257) + b"ustar\x0000" + bytes(300), "tar archive; unpack"),
     "xz": (b"\xfd7zXZ\x00" + bytes(40), "xz data; unpack"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(40), "HDF5 file, and text is expected"),
+    "numpy": (b"\x93NUMPY\x01\x00v\x00" + bytes(40), "array of numpy, and text is expected"),
+    "pickle": (b"\x80\x04\x95" + bytes(40), "pickle, and text is expected"),
+    "Parquet": (b"PAR1" + bytes(40), "Parquet file, and text is expected"),
 }
 
 
@@ -231,3 +310,76 @@ def test_what_is_packed_as_nobody_reads_it_is_named(tiny, suffix, magic, told):
     (directory / f"ent_ids_1{suffix}").write_bytes(magic + bytes(20))
     with pytest.raises(DataError, match=f"ent_ids_1{suffix} is {told}.*; unpack it first"):
         data.load(directory)
+
+
+OTHER = {",": "commas", ";": "semicolons", " ": "blanks", "|": "bars"}
+
+
+@pytest.mark.parametrize("suffix", ["", ".csv"])
+@pytest.mark.parametrize("separator", OTHER)
+def test_other_separators_than_tabs_are_told(tiny, tiny_openea, separator, suffix):
+    for build, names in (
+        (tiny, ["ent_ids_1", "triples_2", "ill_ent_ids", "training_attrs_1"]),
+        (tiny_openea, ["rel_triples_1", "attr_triples_2", "ent_links", "721_5fold/1/test_links"]),
+    ):
+        for name in names:
+            directory = build()
+            if separator == " " and name in ("triples_2", "ill_ent_ids"):
+                continue  # blanks are read there
+            if name == "training_attrs_1":
+                continue  # an entity without a type looks so
+            path = directory / name
+            path.write_text(path.read_text().replace("\t", separator))
+            path.rename(path.with_name(path.name + suffix))
+            with pytest.raises(
+                DataError, match=rf"line 1: .*divided by {OTHER[separator]}: write the file with tabs"
+            ):
+                data.load(directory)
+            path.with_name(path.name + suffix).unlink()
+
+
+def test_tabs_under_the_name_of_commas_are_read(tiny):
+    directory = tiny(translated_names_json=None)
+    plain = facts(data.load(directory))
+    store(directory, bytes, ".csv")
+    assert facts(data.load(directory)) == plain
+
+
+@pytest.mark.parametrize("ending", [".h5", ".npy", ".parquet", ".json"])
+def test_what_stands_in_the_place_of_a_missing_file_is_named(tiny, tiny_openea, ending):
+    for build, name in ((tiny, "ill_ent_ids"), (tiny_openea, "rel_triples_2")):
+        directory = build()
+        if name == "rel_triples_2":
+            (directory / "attr_triples_2").unlink()
+        (directory / name).rename(directory / f"{name}{ending}")
+        with pytest.raises(
+            DataError, match=rf"{name} is missing.*\({name}{ending} is there, but its files are text"
+        ):
+            data.load(directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "field"),
+    [
+        ("ent_ids_1", "0\t\n", 2),
+        ("training_attrs_1", "\tage\n", 1),
+        ("attr_triples_1", "http://a/resource/Alpha\t\t5\n", 2),
+    ],
+)
+def test_an_empty_field_is_no_identifier(tiny, tiny_openea, name, line, field):
+    """An entity, a relation or an attribute without a name came of it."""
+    cases = [(tiny(**{name: line}), name, field)]
+    for openea, text, empty in (
+        ("rel_triples_1", "http://a/x\thttp://a/r\t\n", 3),
+        ("rel_triples_1", "http://a/x\t\thttp://a/y\n", 2),
+        ("ent_links", "http://a/x\t\n", 2),
+    ):
+        cases.append((tiny_openea({openea: text}), openea, empty))
+        for directory, file, number in cases[-1:]:
+            with pytest.raises(DataError, match=rf"{file}, line 1: .*whose field {number} is empty"):
+                data.load(directory)
+        tiny_openea()
+    if name == "attr_triples_1":
+        (cases[0][0] / "training_attrs_1").unlink()
+    with pytest.raises(DataError, match=rf"{name}, line 1: .*whose field {field} is empty"):
+        data.load(cases[0][0])
