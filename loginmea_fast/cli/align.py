@@ -17,16 +17,20 @@ from loginmea_fast.training.config import KEYS, Config
 
 EXAMPLES = """\
 examples:
+  loginmea-fast align left.nt.gz right.ttl --seeds seeds.tsv --out found        two graphs and some known pairs
+  loginmea-fast align left.csv right.csv --out found                            no pair known: names and identifiers
   loginmea-fast align data/my_pair --out found                  a data set: every known link teaches or calibrates
   loginmea-fast align data/my_pair --method propagate --out found      without training, in seconds
   loginmea-fast align runs/zh_en --out found                    a trained run
   loginmea-fast align data/dbp15k/fr_en --seed-ratio 0.1 --out found   and measure on the other links
   loginmea-fast align data/my_pair --out found --precision 0.99 --format csv
 
-DIR gets the matches (alignment.tsv), the best candidates of each entity (candidates.tsv), entities judged to have no
-counterpart (unmatched.tsv), and report.json."""
+DIR gets the matches (alignment.tsv), those that are not sure enough (rejected.tsv), the best candidates of each entity
+(candidates.tsv), entities judged to have no counterpart (unmatched.tsv), and report.json."""
 
 if TYPE_CHECKING:
+    from loginmea_fast.data import AlignmentPair
+
     Flags = dict[str, Any]
 else:
     Flags = key_flags(
@@ -35,15 +39,30 @@ else:
 
 
 def run(
-    source: Annotated[
+    left: Annotated[
         str,
         Parameter(
-            name="SOURCE", metavar="SOURCE", help="directory of a data set, or of a run; or 'embedded'"
+            name="LEFT",
+            metavar="LEFT",
+            help="file or directory of the left graph; or directory of a data set or a run, or 'embedded'",
         ),
     ],
+    right: Annotated[
+        str | None, Parameter(name="RIGHT", metavar="RIGHT", help="file or directory of the right graph")
+    ] = None,
     /,
     *,
     out: Annotated[str, Parameter(metavar="DIR", help="directory for the alignment")],
+    seeds: Annotated[
+        str | None, Parameter(metavar="FILE", help="known pairs of entities of LEFT and RIGHT")
+    ] = None,
+    pivots: Annotated[
+        bool | None,
+        Parameter(
+            negative="--no-pivots",
+            help="learn from pairs that equal names and identifiers give, too; default: where few pairs are known",
+        ),
+    ] = None,
     method: Annotated[
         Literal["model", "propagate"],
         Parameter(help="train the model, or propagate labels of the known links without training"),
@@ -55,9 +74,17 @@ def run(
             help="of the matches: tsv, csv, parquet, sssom, sameas, alignment-rdf; several by commas",
         ),
     ] = "tsv",
-    layout: Annotated[
-        str | None, Parameter(metavar="NAME", help="layout of the data set; default: what its files say")
+    input_format: Annotated[
+        str,
+        Parameter(metavar="NAME", help="of LEFT and RIGHT, or layout of the data set; default: by the files"),
+    ] = "auto",
+    columns: Annotated[
+        str | None,
+        Parameter(metavar="LIST", help="names or numbers of head, relation and tail in tables, by commas"),
     ] = None,
+    skip_bad_lines: Annotated[
+        bool, Parameter(negative="", show_default=False, help="read past lines that are none, and count them")
+    ] = False,
     precision: Annotated[
         float,
         Parameter(metavar="X", help="expected precision of the matches: sets the threshold of confidence"),
@@ -89,12 +116,12 @@ def run(
     keys: Annotated[Flags | None, Parameter(name="*")] = None,
 ) -> int:
     """Match entities, write the matches, print what they are worth."""
-    from loginmea_fast.runs import align, load_pair, prepare_kernels
+    from loginmea_fast.runs import align, check_configuration, load_pair, prepare_kernels
     from loginmea_fast.runs.aligning import check_directory, check_format, check_options
 
-    given = keys_given(keys) | ({} if layout is None else {"format": layout})
+    given = keys_given(keys)
     check_options(method, precision, decoder, direction, candidates, folds)
-    formats = format.split(",")
+    formats = [name.strip() for name in format.split(",")]
     for name in formats:
         check_format(name)
     check_directory(out, overwrite)
@@ -104,24 +131,72 @@ def run(
         "direction": direction,
         "k": candidates,
     }
-    if (Path(source) / "config.toml").is_file():
-        if config is not None or folds is not None or method != "model":
+    if right is None and (Path(left) / "config.toml").is_file():
+        if config is not None or folds is not None or pivots is not None or method != "model":
             raise ConfigError(
-                "a run has its configuration and its links; leave --config, --folds and --method out"
+                "a run has its configuration and its links; leave --config, --folds, --pivots and --method out"
             )
-        found = align(source, **shared, **given)
+        found = align(left, **shared, **given)
     else:
-        given["path"] = source
+        if right is None:
+            given |= {"path": left, "format": input_format}
         configuration = Config.load(config, given) if config is not None else Config(**given)
-        pair = load_pair(configuration)
+        check_configuration(configuration)
+        if right is not None:
+            asked = None if columns is None else [_column(column) for column in columns.split(",")]
+            pair = _read(left, right, seeds, input_format, asked, skip_bad_lines, configuration)
+        elif seeds is not None or columns is not None or skip_bad_lines:
+            raise ConfigError(
+                f"--seeds, --columns and --skip-bad-lines go with two graphs, LEFT and RIGHT; {left} alone is a data "
+                "set with links of its own"
+            )
+        else:
+            pair = load_pair(configuration)
         if not quiet:
             print(pair.describe(), file=sys.stderr)
         prepare_kernels(configuration)
-        progress = None if not quiet else False
-        found = align(pair, method=method, config=configuration, folds=folds, progress=progress, **shared)
+        found = align(
+            pair,
+            method=method,
+            config=configuration,
+            pivots=pivots,
+            folds=folds,
+            progress=None if not quiet else False,
+            **shared,
+        )
     found.save(out, formats, overwrite)
     print(json.dumps({"out": out, **found.report()}, indent=2) if as_json else describe(found.report(), out))
     return 0
+
+
+def _read(
+    left: str,
+    right: str,
+    seeds: str | None,
+    format: str,
+    columns: list[str | int] | None,
+    skip_bad_lines: bool,
+    config: Config,
+) -> AlignmentPair:
+    """Two graphs and their known pairs from files."""
+    from loginmea_fast.data import AlignmentPair, read_graph, read_seeds
+
+    if Path(left).exists() and Path(right).exists() and Path(left).samefile(right):
+        raise ConfigError(f"{left} and {right} are the same file; name the two graphs that are to be aligned")
+    graphs = [read_graph(path, format, columns, skip_bad_lines=skip_bad_lines) for path in (left, right)]
+    return AlignmentPair.from_labeled_triples(
+        graphs[0],
+        graphs[1],
+        None if seeds is None else read_seeds(seeds, skip_bad_lines=skip_bad_lines),
+        modalities=config.modalities,
+        vectors=config.vectors,
+        name_attributes=config.name_attributes or (),
+        bag_size=config.bag_size,
+    )
+
+
+def _column(text: str) -> str | int:
+    return int(text) if text.strip().lstrip("-").isdigit() else text.strip()
 
 
 def describe(report: dict[str, Any], out: str) -> str:
@@ -132,7 +207,8 @@ def describe(report: dict[str, Any], out: str) -> str:
         ["threshold of confidence", f"{report['threshold']:.3f}"],
         ["expected precision", _share(report["expected_precision"])],
         ["expected share of the counterparts found", _share(report["expected_recall"])],
-        ["known links, of which held out", f"{report['known_links']:,}, {report['held_out_links']:,}"],
+        ["known links, pivots", f"{report['known_links']:,}, {sum(report['pivots'].values()):,}"],
+        ["  of both held out", f"{report['held_out_links']:,}"],
         ["calibration error on those held out", _share(report["reliability"]["error"])],
         ["without counterpart, left and right", f"{alone['left']:,}, {alone['right']:,}"],
         ["expected precision of these", _share(alone["expected_precision"])],

@@ -130,7 +130,7 @@ def test_entities_without_a_counterpart_are_found() -> None:
 
 
 def test_few_links_are_all_held_out_in_turn_and_said_to_be_few(pair: AlignmentPair) -> None:
-    found = lf.align(pair, method="propagate", seeds=pair.links[:20], **SMALL)
+    found = lf.align(pair, method="propagate", seeds=pair.links[:20], pivots=False, **SMALL)
     assert found.held_out == 20
     assert any("rough guess" in note for note in found.notes)
     some = lf.align(pair, method="propagate", seeds=pair.links[:60], **SMALL)
@@ -139,7 +139,7 @@ def test_few_links_are_all_held_out_in_turn_and_said_to_be_few(pair: AlignmentPa
 
 
 def test_a_single_link_gives_no_confidence_but_an_answer(pair: AlignmentPair) -> None:
-    found = lf.align(pair, method="propagate", seeds=pair.links[:1], **SMALL)
+    found = lf.align(pair, method="propagate", seeds=pair.links[:1], pivots=False, **SMALL)
     assert found.held_out == 0
     assert np.isnan(found.expected_recall)
     assert any("0 held-out links" in note for note in found.notes)
@@ -202,7 +202,7 @@ def test_margins_by_hand() -> None:
 
 def test_nothing_to_learn_from_or_to_align(pair: AlignmentPair) -> None:
     with pytest.raises(DataError, match="no known link"):
-        lf.align(replace(pair, links=pair.links[:0]), method="propagate", **SMALL)
+        lf.align(replace(pair, links=pair.links[:0]), method="propagate", pivots=False, **SMALL)
     with pytest.raises(DataError, match="nothing is left to align"):
         lf.align(pair, method="propagate", **SMALL)
     with pytest.raises(InputError, match="must have an entity of graph 1"):

@@ -118,13 +118,20 @@ def test_a_directory_is_not_written_over(found: lf.Alignment, tmp_path: Path) ->
     out = tmp_path / "out"
     found.save(out)
     names = {path.name for path in out.iterdir()}
-    assert names == {"alignment.tsv", "candidates.tsv", "unmatched.tsv", "report.json"}
+    assert names == {"alignment.tsv", "rejected.tsv", "candidates.tsv", "unmatched.tsv", "report.json"}
     with pytest.raises(ConfigError, match="holds another alignment"):
         found.save(out)
     (out / "notes.txt").write_text("mine")
     found.save(out, "csv", overwrite=True)
     names = {path.name for path in out.iterdir()}
-    assert names == {"alignment.csv", "candidates.tsv", "unmatched.tsv", "report.json", "notes.txt"}
+    assert names == {
+        "alignment.csv",
+        "rejected.tsv",
+        "candidates.tsv",
+        "unmatched.tsv",
+        "report.json",
+        "notes.txt",
+    }
 
 
 def test_what_cannot_be_written_is_told(found: lf.Alignment, tmp_path: Path) -> None:

@@ -3,8 +3,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from loginmea_fast import data
 from tests.cli.conftest import TINY
+from tests.training.synthetic import synthetic_pair
 
 QUICK = ("--method", "propagate", "--propagation-width", 128, "--seed-ratio", 0.5)
 
@@ -91,7 +94,79 @@ def test_several_formats_at_once(call, data_dir: Path, tmp_path: Path) -> None:
         "alignment.tsv",
         "alignment.nt",
         "alignment.sssom.tsv",
+        "rejected.tsv",
         "candidates.tsv",
         "unmatched.tsv",
         "report.json",
     }
+
+
+@pytest.fixture(scope="session")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two graphs as N-Triples and CSV, with names, and known pairs; alike but for spelling."""
+    folder = tmp_path_factory.mktemp("graphs")
+    pair = synthetic_pair(150, degree=5, relations=12)
+    right = set(pair.right_entities.tolist())
+    spaces = ["http://left.example/", "http://right.example/"]
+    of = {entity: f"{spaces[entity in right]}e{entity}" for entity in range(300)}
+    names = {}
+    for number, (a, b) in enumerate(pair.links.tolist()):
+        names[a], names[b] = f"Name of {number}", f"name of {number}" if number % 2 else f"nom de {number}"
+    for side, name in enumerate(("left", "right")):
+        own = [row for row in pair.triples.tolist() if (row[0] in right) == bool(side)]
+        lines = [f"<{of[h]}> <http://r.example/{r}> <{of[t]}> ." for h, r, t in own]
+        label = "http://www.w3.org/2000/01/rdf-schema#label"
+        lines += [f'<{of[e]}> <{label}> "{names[e]}" .' for e in of if (e in right) == bool(side)]
+        (folder / f"{name}.nt").write_text("\n".join(lines) + "\n")
+        rows = ["head,relation,tail", *(f"{of[h]},{r},{of[t]}" for h, r, t in own)]
+        (folder / f"{name}.csv").write_text("\n".join(rows) + "\n")
+    known = [f"{of[a]}\t{of[b]}" for a, b in pair.links.tolist()]
+    (folder / "seeds.tsv").write_text("\n".join(["left\tright", *known[:60]]) + "\n")
+    (folder / "gold.tsv").write_text("\n".join(known[60:]) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("suffix", ["nt", "csv"])
+def test_two_files_and_known_pairs(call, graphs: Path, tmp_path: Path, suffix: str) -> None:
+    sides = (graphs / f"left.{suffix}", graphs / f"right.{suffix}")
+    out = tmp_path / "found"
+    done = call(
+        "align", *sides, "--seeds", graphs / "seeds.tsv", *QUICK[:4], "--modalities", "relation", "--out", out
+    )
+    assert done.status == 0, done.err
+    measured = call("evaluate", out / "alignment.tsv", graphs / "gold.tsv", "--json").json
+    assert measured["precision"] > 0.85
+    assert measured["recall"] > 0.5
+
+
+def test_two_files_alone(call, graphs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    done = call("align", graphs / "left.nt", graphs / "right.nt", *QUICK[:4], "--out", out)
+    assert done.status == 0, done.err
+    assert "unsupervised" in done.out
+    assert "75 by equal names" in done.out
+    measured = call("evaluate", out / "alignment.tsv", graphs / "gold.tsv", "--json").json
+    assert measured["precision"] > 0.85
+    none = call(
+        "align",
+        graphs / "left.csv",
+        graphs / "right.csv",
+        "--modalities",
+        "relation",
+        "--out",
+        tmp_path / "x",
+    )
+    assert none.status == 2
+    assert "no known link and no pivot" in none.err
+
+
+def test_bad_graphs_and_seeds(call, graphs: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "x")
+    sides = (graphs / "left.nt", graphs / "right.nt")
+    call("align", sides[0], sides[0], *out).check_error("are the same file")
+    call("align", graphs / "none.nt", sides[1], *out).check_error("none.nt", "does not exist")
+    call("align", *sides, "--seeds", graphs / "none.tsv", *out).check_error("none.tsv")
+    wrong = tmp_path / "wrong.tsv"
+    wrong.write_text("http://left.example/e9999\thttp://right.example/e200\n")
+    call("align", *sides, "--seeds", wrong, *out).check_error("http://left.example/e9999", "line 1")
+    call("align", graphs, "--seeds", wrong, *out).check_error("--seeds", "go with two graphs")

@@ -48,8 +48,10 @@ class Alignment:
             runner-up; negative where another is better and taken.
         mutual: bool [P], whether each is the other's best.
         confidence: float64 [P], the probability that the match is right.
-        evidence: part of the embedding -> float64 [P], its share of the cosine of the two; empty where the embedding
-            does not tell its parts.
+        source: what each match is from, "matched" or, of pairs that were learned from without being known, what gave
+            the pivot; None without pivots.
+        evidence: name -> float64 [P]: `neighbors`, how alike the neighbourhoods are with entities that match taken for
+            one, and the cosine in each modality.
         threshold: confidence from which matches are accepted.
         expected_precision: of the accepted matches: the mean of their confidences; NaN where none is accepted.
         expected_recall: the share of the held-out links that are found and accepted; NaN where none was held out.
@@ -62,6 +64,7 @@ class Alignment:
         unmatched_precision: expected share of them that have none; NaN where there are none.
         counterparts: estimated shares of the entities without a known link that have a counterpart, left and right.
         known: int64 [K, 2], links that were known, held-out ones included: their entities are not matched again.
+        pivots: what gave pairs to learn from that are not known -> how many.
         withheld: int64 [W, 2], links of the pair that nothing was learned from.
         measured: precision, recall and F1 of the accepted matches on the withheld links, and the error of their
             confidences; None without any.
@@ -78,6 +81,7 @@ class Alignment:
     margin: Tensor
     mutual: Tensor
     confidence: Tensor
+    source: list[str] | None
     evidence: Mapping[str, Tensor]
     threshold: float
     expected_precision: float
@@ -91,6 +95,7 @@ class Alignment:
     unmatched_precision: float
     counterparts: tuple[float, float]
     known: Tensor
+    pivots: dict[str, int]
     withheld: Tensor
     measured: dict[str, float] | None
     method: str
@@ -113,7 +118,10 @@ class Alignment:
         Args:
             every: all matches, not only the accepted ones.
         """
-        rows = torch.arange(len(self.left)) if every else self.accepted.nonzero()[:, 0]
+        return self._columns(torch.ones_like(self.accepted) if every else self.accepted)
+
+    def _columns(self, chosen: Tensor) -> dict[str, list[Any]]:
+        rows = chosen.nonzero()[:, 0]
         left, right = self.left[rows].tolist(), self.right[rows].tolist()
         return {
             "left": [self.pair.uris[entity] for entity in left],
@@ -122,6 +130,7 @@ class Alignment:
             "margin": self.margin[rows].tolist(),
             "mutual": self.mutual[rows].tolist(),
             "confidence": self.confidence[rows].tolist(),
+            **({} if self.source is None else {"source": [self.source[row] for row in rows.tolist()]}),
             **{f"evidence_{name}": share[rows].tolist() for name, share in self.evidence.items()},
             "left_name": [self.pair.names[entity] for entity in left],
             "right_name": [self.pair.names[entity] for entity in right],
@@ -162,7 +171,9 @@ class Alignment:
         format: str | Sequence[str] = "tsv",
         overwrite: bool = False,
     ) -> None:
-        """Write a directory: the matches, `candidates.tsv`, `unmatched.tsv` and `report.json`.
+        """Write a directory: the matches, those that are not sure enough, candidates, who has no counterpart, a report.
+
+        Files are `alignment.*`, `rejected.tsv`, `candidates.tsv`, `unmatched.tsv` and `report.json`.
 
         Args:
             directory: where; made if need be.
@@ -173,7 +184,11 @@ class Alignment:
             ConfigError: an unknown format, or the directory holds something and `overwrite` does not allow for it.
             DataError: it cannot be written.
         """
-        tables = {"candidates": self._candidate_columns(), "unmatched": self._unmatched_columns()}
+        tables = {
+            "rejected": self._columns(~self.accepted),
+            "candidates": self._candidate_columns(),
+            "unmatched": self._unmatched_columns(),
+        }
         formats = (format,) if isinstance(format, str) else tuple(format)
         write_directory(self.columns(), tables, self.report(), directory, formats, overwrite)
 
@@ -188,6 +203,7 @@ class Alignment:
             "expected_precision": _number(self.expected_precision),
             "expected_recall": _number(self.expected_recall),
             "known_links": len(self.known),
+            "pivots": self.pivots,
             "held_out_links": self.held_out,
             "reliability": self.reliability.as_dict(),
             "without_counterpart": {

@@ -26,6 +26,7 @@ HELD_OUT = 0.2  # of the known links, for calibration
 MOST_HELD_OUT = 1000  # which calibrate as well as more would
 FOLDS = 5  # where known links are few, each is held out once
 ROUNDS = 2  # of bootstrapping by propagation
+_RIVALS = 4000  # entities of each graph among which a weight is judged: CSLS needs all pairs
 _SKETCH = 1024  # columns of a sparse modality beside propagated labels
 _BESIDE_MODALITIES = ("relation", "attribute")  # the graph itself, and what two graphs seldom name alike
 
@@ -37,12 +38,12 @@ class Plan:
     Attributes:
         rounds: links to learn from and links held out, int64 [., 2]; no entity of a held-out link stands among those
             to learn from.
-        final: links to learn from for the matches; None takes the method of the first round, so that nothing is
-            trained twice.
+        again: whether the matches are those of the method learned anew from all links; else of the only round, so that
+            nothing is trained twice.
     """
 
     rounds: tuple[tuple[Tensor, Tensor], ...]
-    final: Tensor | None
+    again: bool
 
 
 def divide_links(links: Tensor, method: Method, folds: int | None, seed: int) -> Plan:
@@ -62,7 +63,7 @@ def divide_links(links: Tensor, method: Method, folds: int | None, seed: int) ->
     folds = min(folds, count)
     shuffled = links[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
     if count < 2:
-        return Plan(((links, links[:0]),), None)
+        return Plan(((links, links[:0]),), False)
     if folds > 1:
         number = torch.arange(count) % folds
         parts = [(shuffled[number != n], shuffled[number == n]) for n in range(folds)]
@@ -70,7 +71,7 @@ def divide_links(links: Tensor, method: Method, folds: int | None, seed: int) ->
         held = min(max(int(count * HELD_OUT), 1), MOST_HELD_OUT)
         parts = [(shuffled[held:], shuffled[:held])]
     rounds = tuple((train, _apart(held, train)) for train, held in parts)
-    return Plan(rounds, links if folds > 1 or method == "propagate" else None)
+    return Plan(rounds, folds > 1 or method == "propagate")
 
 
 def _apart(held: Tensor, train: Tensor) -> Tensor:
@@ -123,10 +124,11 @@ def _propagated(
             "give more, or take no modality"
         )
     labels = _labels(pair, graph, config, known)
-    sides = [
-        entities[~torch.isin(entities, known[:, side])]
-        for side, entities in enumerate((pair.left_entities, pair.right_entities))
-    ]
+    generator = torch.Generator().manual_seed(config.seed)
+    sides = []
+    for side, entities in enumerate((pair.left_entities, pair.right_entities)):
+        unlinked = entities[~torch.isin(entities, links[:, side])]
+        sides.append(unlinked[torch.randperm(len(unlinked), generator=generator)[:_RIVALS]])
     weights, joined = [], labels
     for sketch in sketches:
         weight = late_weight(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,18 @@ from torch import Tensor
 
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.errors import ConfigError, DataError
-from loginmea_fast.evaluation.calibration import lowest_threshold
+from loginmea_fast.evaluation.calibration import Calibrator, lowest_threshold
 from loginmea_fast.evaluation.decoders import get_decoder
 from loginmea_fast.evaluation.embedding import Embedding
 from loginmea_fast.evaluation.matches import match_metrics
 from loginmea_fast.evaluation.rows import check_links
 from loginmea_fast.log import log
 from loginmea_fast.runs.aligning.alignment import Alignment, BestCandidates
-from loginmea_fast.runs.aligning.confidence import FEW, Confidence, calibrate, judge
+from loginmea_fast.runs.aligning.confidence import FEW, Confidence, Judged, calibrate, judge
 from loginmea_fast.runs.aligning.evidence import Evidence
 from loginmea_fast.runs.aligning.matching import FEATURES, Matched, Pool, find_pool
-from loginmea_fast.runs.aligning.methods import METHODS, Method, divide_links, embed_by
+from loginmea_fast.runs.aligning.methods import FOLDS, METHODS, Method, divide_links, embed_by
+from loginmea_fast.runs.aligning.pivots import NAME_MODALITIES, Pivots, find_pivots, weigh_pivots
 from loginmea_fast.runs.fitting import FitResult
 from loginmea_fast.runs.loading import LoadedRun, load_run
 from loginmea_fast.training.config import Config
@@ -32,55 +33,70 @@ from loginmea_fast.training.config import Config
 __all__ = ["align", "check_options"]
 
 DIRECTIONS = ("left_to_right", "right_to_left")
+_PROBABLE = 0.5  # what is less probable than not is neither accepted nor learned from
 _UNMATCHED = 0.5  # an entity is judged to have no counterpart where that is more probable than not
 Links = Tensor | np.ndarray | Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """An embedding, links that it was learned from, and links that were held out from it."""
-
-    embedding: Embedding
-    learned: Tensor
-    held: Tensor
-
-
-@dataclass(frozen=True)
 class _Settings:
+    """How embeddings become matches."""
+
+    pair: AlignmentPair
+    evidence: Evidence
     decoder: str
     decoder_k: int
     csls_k: int
     backend: str
     direction: str
-    evidence: Evidence
 
-    def pool(self, pair: AlignmentPair, stage: _Stage) -> Pool:
+    def pool(self, embedding: Embedding, learned: Tensor) -> Pool:
         """Entities of both graphs that no link has which was learned from; the side that is matched from is left."""
-        sides = [
-            entities[~torch.isin(entities, stage.learned[:, side])]
-            for side, entities in enumerate((pair.left_entities, pair.right_entities))
-        ]
-        if not all(map(len, sides)):
+        left, right = (
+            entities[~torch.isin(entities, learned[:, side])]
+            for side, entities in enumerate((self.pair.left_entities, self.pair.right_entities))
+        )
+        if not (len(left) and len(right)):
             raise DataError(
-                f"nothing is left to align: {len(sides[0]):,} entities of graph 1 and {len(sides[1]):,} of graph 2 "
-                "are without a known link"
+                f"nothing is left to align: {len(left):,} entities of graph 1 and {len(right):,} of graph 2 are "
+                "without a known link"
             )
         neighbours = self.csls_k if get_decoder(self.decoder).scores == "csls" else 0
         pool = find_pool(
-            stage.embedding,
-            sides[0],
-            sides[1],
-            stage.learned,
-            self.evidence,
-            self.decoder_k,
-            neighbours,
-            self.backend,
+            embedding, left, right, learned, self.evidence, self.decoder_k, neighbours, self.backend
         )
-        return pool if self.direction == DIRECTIONS[0] else pool.flipped()
+        return pool if self.forward else pool.flipped()
+
+    @property
+    def forward(self) -> bool:
+        """Whether graph 1 is matched from."""
+        return self.direction == DIRECTIONS[0]
 
     def turned(self, links: Tensor) -> np.ndarray:
         """Links with the side that is matched from in front."""
-        return (links if self.direction == DIRECTIONS[0] else links.flip(1)).numpy()
+        return (links if self.forward else links.flip(1)).numpy()
+
+
+@dataclass
+class _Learned:
+    """What was learned of the pair.
+
+    Attributes:
+        pool: entities that are neither known nor pivots, and their candidates.
+        judged: the rounds in which links were held out.
+        known: links that were known, int64 [K, 2].
+        withheld: links of the pair that nothing was learned from.
+        pivots: pairs that were learned from without being known, and how probable it is that each is right.
+        notes: for the reader of the figures.
+    """
+
+    pool: Pool
+    judged: list[Judged]
+    known: Tensor
+    withheld: Tensor
+    pivots: Pivots | None = None
+    pivot_confidence: np.ndarray = field(default_factory=lambda: np.empty(0))
+    notes: list[str] = field(default_factory=list)
 
 
 def align(
@@ -89,6 +105,7 @@ def align(
     method: Method = "model",
     config: Config | None = None,
     seeds: Links | None = None,
+    pivots: bool | None = None,
     folds: int | None = None,
     precision: float = 0.95,
     decoder: str = "one_to_one",
@@ -109,8 +126,11 @@ def align(
         config: of training, of propagation and of the search; `Config()` by default.
         seeds: int64 [S, 2], links of (left, right) entities to take for the known ones instead of `source.links`; what
             other links the pair has is then measured against, and nothing is learned from it.
+        pivots: whether pairs that equal names and identifiers give are learned from as well; by default where fewer
+            than 30 links are known. Where names give some, modalities of names are left out: they would find these
+            pairs again and say nothing of the others.
         folds: 1 holds a part of the known links out; K from 2 on holds each out once, in K trainings and one more
-            with all links. By default 1, but 5 of the untrained method where known links are few.
+            with all links. By default 1, but 5 of the untrained method where known links are few or there are pivots.
         precision: of the accepted matches, as expected: it sets the threshold of confidence.
         decoder: how matches are found among the candidates; "one_to_one", "mutual", "csls", ...
         direction: "left_to_right" matches every entity of graph 1, "right_to_left" every one of graph 2; decoders that
@@ -124,7 +144,7 @@ def align(
 
     Raises:
         ConfigError: a wrong key or value.
-        DataError: no known link, nothing left to align, or a run without validation links.
+        DataError: neither a known link nor a pivot, nothing left to align, or a run without validation links.
         InputError: seeds that are no links of the pair's entities.
     """
     started = time.perf_counter()
@@ -132,29 +152,21 @@ def align(
     if isinstance(source, AlignmentPair):
         config = Config.build(overrides) if config is None else config.override(**overrides)
         pair = source
-        known, withheld = _known(pair, config, seeds)
-        stages, final = _stages(pair, config, method, known, folds, progress)
-        notes: list[str] = []
+        settings, learned = _from_pair(
+            pair, config, method, seeds, pivots, folds, progress, decoder, direction
+        )
     else:
-        if seeds is not None or folds is not None or config is not None:
-            raise ConfigError("a run has its links and its configuration; leave seeds, folds and config out")
+        if any(given is not None for given in (seeds, pivots, folds, config)):
+            raise ConfigError(
+                "a run has its links and its configuration; leave seeds, pivots, folds and config out"
+            )
         run = source if isinstance(source, (LoadedRun, FitResult)) else load_run(source, **overrides)
         if overrides and run is source:
             raise ConfigError("a run that is loaded has its configuration; leave overrides out")
-        pair, config, split = run.problem.pair, run.config, run.problem.split
-        known, withheld, method = torch.cat([split.train, split.valid]), split.test, "model"
-        held = split.valid if len(split.valid) else split.test
-        if not len(held):
-            raise DataError(
-                "the run held no link out, so that nothing says how sure its matches are; train with valid_ratio "
-                "above 0, or give the pair itself to align"
-            )
-        stages = [final] = [_Stage(run.embedding, split.train, held)]
-        chose = "validation links, which also chose its epoch" if len(split.valid) else "test links"
-        notes = [f"confidence rests on the {len(held):,} {chose}, of the run"]
-    evidence = Evidence(pair)
-    settings = _Settings(decoder, config.decoder_k, config.csls_k, config.backend, direction, evidence)
-    return _matched(pair, settings, stages, final, known, withheld, method, precision, k, notes, started)
+        pair, method = run.problem.pair, "model"
+        settings = _settings(pair, run.config, decoder, direction)
+        learned = _from_run(run, settings)
+    return _alignment(settings, learned, method, precision, k, started)
 
 
 def check_options(
@@ -177,19 +189,98 @@ def check_options(
     get_decoder(decoder)
 
 
+def _settings(pair: AlignmentPair, config: Config, decoder: str, direction: str) -> _Settings:
+    return _Settings(
+        pair, Evidence(pair), decoder, config.decoder_k, config.csls_k, config.backend, direction
+    )
+
+
+def _from_run(run: LoadedRun | FitResult, settings: _Settings) -> _Learned:
+    """A run's validation links are held out, or its test links where there are none."""
+    split = run.problem.split
+    held = split.valid if len(split.valid) else split.test
+    if not len(held):
+        raise DataError(
+            "the run held no link out, so that nothing says how sure its matches are; train with valid_ratio above 0, "
+            "or give the pair itself to align"
+        )
+    chose = "validation links, which also chose its epoch" if len(split.valid) else "test links"
+    pool = settings.pool(run.embedding, split.train)
+    return _Learned(
+        pool,
+        [judge(pool, settings.turned(held), settings.decoder)],
+        torch.cat([split.train, split.valid]),
+        split.test,
+        notes=[f"confidence rests on the {len(held):,} {chose}, of the run"],
+    )
+
+
+def _from_pair(
+    pair: AlignmentPair,
+    config: Config,
+    method: Method,
+    seeds: Links | None,
+    asked: bool | None,
+    folds: int | None,
+    progress: bool | None,
+    decoder: str,
+    direction: str,
+) -> tuple[_Settings, _Learned]:
+    """Learn from known links and pivots: once for each part that is held out, and for the matches."""
+    known, withheld = _known(pair, config, seeds)
+    pivots, notes = _pivots(pair, known, asked)
+    if pivots is not None and pivots.by_name:
+        spoken = {name: rows for name, rows in pair.features.items() if name not in NAME_MODALITIES}
+        pair = pair.with_features(spoken)
+        if config.modalities is not None:
+            kept = tuple(name for name in config.modalities if name not in NAME_MODALITIES)
+            config = config.override(modalities=kept or None)
+    links = known if pivots is None else torch.cat([known, pivots.links])
+    if pivots is not None and folds is None and method == "propagate":
+        folds = FOLDS
+    settings = _settings(pair, config, decoder, direction)
+    embed = embed_by(method, pair, config, progress)
+    what = "training" if method == "model" else "propagation"
+    seed = config.seed if config.split_seed is None else config.split_seed
+    plan = divide_links(links, method, folds, seed)
+    judged: list[Judged] = []
+    pool = None
+    for number, (learned, held) in enumerate(plan.rounds, start=1):
+        which = f" ({number} of {len(plan.rounds)})" if len(plan.rounds) > 1 else ""
+        log.info("%s by %s links, %s held out%s", what, f"{len(learned):,}", f"{len(held):,}", which)
+        pool = settings.pool(embed(learned), learned)
+        judged.append(judge(pool, settings.turned(held), settings.decoder))
+    confidence = np.empty(0)
+    if pivots is not None:
+        held = torch.cat([held for _, held in plan.rounds])
+        confidence, trust = _weighed(pivots, judged, held)
+        probable = torch.from_numpy(confidence >= _PROBABLE)
+        notes.append(
+            f"about {trust:.0%} of the pivots are right, as far as links held out from each other can tell; "
+            f"{int((~probable).sum()):,} improbable ones are left out"
+        )
+        pivots, confidence = pivots.only(probable), confidence[probable.numpy()]
+        links = torch.cat([known, pivots.links])
+    if plan.again:
+        log.info("%s by all %s links", what, f"{len(links):,}")
+        pool = settings.pool(embed(links), links)
+    assert pool is not None
+    taken = settings.turned(links)
+    found = _Learned(
+        pool.without(taken[:, 0], taken[:, 1]), judged, known, withheld, pivots, confidence, notes
+    )
+    return settings, found
+
+
 def _known(pair: AlignmentPair, config: Config, seeds: Links | None) -> tuple[Tensor, Tensor]:
     """Links to learn from, and the other links of the pair."""
     if seeds is not None:
         known = check_links(pair, seeds)
     elif config.seed_ratio is not None:
-        split = pair.split(
-            config.seed_ratio, 0, config.seed if config.split_seed is None else config.split_seed
-        )
-        known = split.train
+        seed = config.seed if config.split_seed is None else config.split_seed
+        known = pair.split(config.seed_ratio, 0, seed).train
     else:
         known = pair.links
-    if len(known) < 1:
-        raise DataError("there is no known link; give some as seeds")
     size = pair.num_entities
     mine = known[:, 0] * size + known[:, 1]
     other = pair.links[~torch.isin(pair.links[:, 0] * size + pair.links[:, 1], mine)]
@@ -198,98 +289,104 @@ def _known(pair: AlignmentPair, config: Config, seeds: Links | None) -> tuple[Te
     return known, other[apart]
 
 
-def _stages(
-    pair: AlignmentPair,
-    config: Config,
-    method: Method,
-    known: Tensor,
-    folds: int | None,
-    progress: bool | None,
-) -> tuple[list[_Stage], _Stage]:
-    """The method with some links held out, and the one that gives the matches."""
-    embed = embed_by(method, pair, config, progress)
-    seed = config.seed if config.split_seed is None else config.split_seed
-    plan = divide_links(known, method, folds, seed)
-    stages = []
-    for number, (learned, held) in enumerate(plan.rounds, start=1):
-        log.info(
-            "%s by %s links, %s held out%s",
-            "training" if method == "model" else "propagation",
-            f"{len(learned):,}",
-            f"{len(held):,}",
-            f" ({number} of {len(plan.rounds)})" if len(plan.rounds) > 1 else "",
+def _pivots(pair: AlignmentPair, known: Tensor, asked: bool | None) -> tuple[Pivots | None, list[str]]:
+    """Pivots apart from known links where they are asked for or links are few, and what is to be said of them."""
+    if not (len(known) < FEW if asked is None else asked):
+        if not len(known):
+            raise DataError("there is no known link; give some as seeds, or let pivots be learned from")
+        return None, []
+    every = find_pivots(pair)
+    pivots = every.apart_from(known)
+    if len(pivots) + len(known) == 0:
+        raise DataError(
+            "there is no known link and no pivot: no name, identifier or identifying value is the same in both graphs "
+            "and unique in each. Give a few known pairs as seeds (a table of left, right), or names or identifiers as "
+            "attributes"
         )
-        stages.append(_Stage(embed(learned), learned, held))
-    if plan.final is None:
-        return stages, stages[0]
-    log.info(
-        "%s by all %s known links", "training" if method == "model" else "propagation", f"{len(known):,}"
-    )
-    return stages, _Stage(embed(plan.final), plan.final, known[:0])
-
-
-def _matched(
-    pair: AlignmentPair,
-    settings: _Settings,
-    stages: list[_Stage],
-    final: _Stage,
-    known: Tensor,
-    withheld: Tensor,
-    method: str,
-    precision: float,
-    k: int,
-    notes: list[str],
-    started: float,
-) -> Alignment:
-    judged, pool = [], None
-    for stage in stages:
-        shared = settings.pool(pair, stage)
-        if stage is final:
-            pool = shared
-        judged.append(judge(shared, settings.turned(stage.held), settings.decoder))
-    if pool is None:
-        pool = settings.pool(pair, final)
-    found = pool.without(*settings.turned(known).T).decoded(settings.decoder)
-    if not len(found.pool.left):
-        raise DataError("nothing is left to align: every entity of one side has a known link")
-    confidence = calibrate(judged, found)
-    if confidence.rough:
+    if not len(pivots):
+        return None, []
+    notes = [f"pairs that were learned from without being known (pivots): {pivots.summary()}"]
+    right, seen = every.right_among(known)
+    if seen:
+        notes.append(f"of the pivots with a known entity {right:,} of {seen:,} are right")
+    if not len(known):
         notes.append(
-            f"confidences are a rough guess: they rest on {confidence.links} held-out links, and {FEW} are few; give "
-            "more known links"
+            "no link is known, so that all of this is unsupervised: confidences rest on pivots alone"
+        )
+    return pivots, notes
+
+
+def _weighed(pivots: Pivots, judged: list[Judged], held: Tensor) -> tuple[np.ndarray, float]:
+    """How probable each pivot is, by what was matched while it was held out; and that of all of them."""
+    features = np.concatenate([one.features for one in judged])
+    correct = np.concatenate([one.correct for one in judged])
+    offsets = np.cumsum([0, *(one.links for one in judged)])
+    link = np.concatenate([one.link + first for one, first in zip(judged, offsets, strict=False)])
+    place = {pair: number for number, pair in enumerate(map(tuple, held.tolist()))}
+    own = np.array([place.get(pair, -1) for pair in map(tuple, pivots.links.tolist())])
+    agrees, sure = np.zeros(len(held), dtype=bool), np.zeros(len(held))
+    agrees[link], sure[link] = correct, Calibrator(features, correct)(features)
+    seen = own >= 0
+    right, trust = weigh_pivots(agrees[own[seen]], sure[own[seen]])
+    confidence = np.full(len(pivots), trust)
+    confidence[seen] = right
+    return confidence, trust
+
+
+def _alignment(
+    settings: _Settings, learned: _Learned, method: str, precision: float, k: int, started: float
+) -> Alignment:
+    taken = settings.turned(learned.known)
+    found = learned.pool.without(taken[:, 0], taken[:, 1]).decoded(settings.decoder)
+    pivots = learned.pivots
+    if not len(found.pool.left) and pivots is None:
+        raise DataError("nothing is left to align: every entity of one side has a known link")
+    confidence = calibrate(learned.judged, found)
+    notes = list(learned.notes)
+    if confidence.rough or pivots is not None:
+        few = f", and {FEW} are few" if confidence.rough else ", pivots among them, which may be wrong"
+        notes.append(
+            f"confidences are a rough guess: they rest on {confidence.links} held-out links{few}; give more known links"
         )
     if not found.converged:
         notes.append(f"{settings.decoder} did not converge; its last iterate was taken")
-    features = found.features
-    sure = confidence.right(features)
-    order = np.argsort(-sure, kind="stable")
-    threshold = lowest_threshold(sure, precision)
-    accepted = sure >= threshold
-    left, right = found.left, found.right
-    unmatched, probability = _unmatched(found, confidence, accepted)
-    if settings.direction != DIRECTIONS[0]:
-        left, right = right, left
-    columns = {
-        name: torch.from_numpy(values[order])
-        for name, values in (
-            ("left", left),
-            ("right", right),
-            ("score", features[:, 0]),
-            ("margin", features[:, 1]),
+    left, right, features, sure = found.left, found.right, found.features, confidence.right(found.features)
+    source = ["matched"] * len(left)
+    if pivots is not None:
+        links = settings.turned(pivots.links)
+        all_links = np.concatenate([settings.turned(learned.known), links, np.stack([left, right], 1)])
+        own = links if settings.forward else links[:, ::-1]
+        measures = settings.evidence(
+            own[:, 0], own[:, 1], all_links if settings.forward else all_links[:, ::-1]
         )
-    }
-    measured = None
-    if len(withheld):
-        measured = _measure(left[accepted], right[accepted], sure, (left, right), withheld)
-    shares = confidence.shares if settings.direction == DIRECTIONS[0] else confidence.shares[::-1]
+        unknown = np.full((len(links), len(FEATURES)), np.nan)
+        features = np.concatenate([features, np.concatenate([unknown, measures], 1)])
+        left, right = np.concatenate([left, links[:, 0]]), np.concatenate([right, links[:, 1]])
+        sure = np.concatenate([sure, learned.pivot_confidence])
+        source += pivots.source
+    threshold = max(lowest_threshold(sure, precision), _PROBABLE)
+    accepted = sure >= threshold
+    unmatched, probability = _unmatched(found, confidence, left[accepted], right[accepted])
+    shares = confidence.shares
+    if not settings.forward:
+        left, right, shares = right, left, shares[::-1]
+    order = np.argsort(-sure, kind="stable")
+
+    def column(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values[order]))
+
     return Alignment(
-        pair=pair,
-        **columns,
-        mutual=torch.from_numpy(features[order, 3] > 0),
-        confidence=torch.from_numpy(sure[order]),
+        pair=settings.pair,
+        left=column(left),
+        right=column(right),
+        score=column(features[:, 0]),
+        margin=column(features[:, 1]),
+        mutual=column(features[:, 3] > 0),
+        confidence=column(sure),
+        source=None if pivots is None else [source[place] for place in order],
         evidence={
-            name: torch.from_numpy(features[order, len(FEATURES) + column])
-            for column, name in enumerate(settings.evidence.names)
+            name: column(features[:, len(FEATURES) + number])
+            for number, name in enumerate(settings.evidence.names)
             if name != "neighbors_shared"
         },
         threshold=threshold,
@@ -303,9 +400,10 @@ def _matched(
         unmatched_threshold=_UNMATCHED,
         unmatched_precision=float(probability.mean()) if len(probability) else float("nan"),
         counterparts=(shares[0], shares[1]),
-        known=known,
-        withheld=withheld,
-        measured=measured,
+        known=learned.known,
+        pivots={} if pivots is None else pivots.counts,
+        withheld=learned.withheld,
+        measured=_measure(left, right, sure, accepted, learned.withheld) if len(learned.withheld) else None,
         method=method,
         decoder=settings.decoder,
         seconds=time.perf_counter() - started,
@@ -313,13 +411,14 @@ def _matched(
     )
 
 
-def _unmatched(found: Matched, confidence: Confidence, accepted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _unmatched(
+    found: Matched, confidence: Confidence, left: np.ndarray, right: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Entities of both sides judged to have no counterpart, and how probable that is; none that is matched."""
     judged, probabilities = [], []
-    sides = (found.pool.left, found.left), (found.pool.right, found.right)
-    for side, (entities, matched) in enumerate(sides):
+    for side, (entities, matched) in enumerate(((found.pool.left, left), (found.pool.right, right))):
         probability = confidence.without_counterpart(found.nearest(side), side)
-        chosen = (probability >= _UNMATCHED) & ~np.isin(entities, matched[accepted])
+        chosen = (probability >= _UNMATCHED) & ~np.isin(entities, matched)
         judged.append(entities[chosen])
         probabilities.append(probability[chosen])
     return np.concatenate(judged), np.concatenate(probabilities)
@@ -331,7 +430,7 @@ def _candidates(found: Matched, k: int) -> BestCandidates:
     order = np.lexsort((-plan.scores, plan.left))
     column = np.arange(len(order)) - np.searchsorted(plan.left[order], plan.left[order])
     order, column = order[column < k], column[column < k]
-    width = int(column.max()) + 1
+    width = int(column.max(initial=-1)) + 1
     score = np.full((plan.num_left, width), -np.inf)
     match = np.full((plan.num_left, width), -1)
     score[plan.left[order], column] = plan.scores[order]
@@ -340,14 +439,12 @@ def _candidates(found: Matched, k: int) -> BestCandidates:
 
 
 def _measure(
-    left: np.ndarray,
-    right: np.ndarray,
-    sure: np.ndarray,
-    every: tuple[np.ndarray, np.ndarray],
-    withheld: Tensor,
+    left: np.ndarray, right: np.ndarray, sure: np.ndarray, accepted: np.ndarray, withheld: Tensor
 ) -> dict[str, float]:
+    """What the withheld links say of the accepted matches, and of all confidences."""
     gold = list(map(tuple, withheld.tolist()))
-    accepted = match_metrics(list(zip(left.tolist(), right.tolist(), strict=True)), gold)
-    whole = match_metrics(list(zip(*(ids.tolist() for ids in every), strict=True)), gold, sure)
-    figures = {name: accepted[name] for name in ("judged", "right", "precision", "recall", "f1")}
-    return {**figures, "calibration_error": whole["calibration"]["error"]}
+    pairs = list(zip(left.tolist(), right.tolist(), strict=True))
+    figures = match_metrics([pair for pair, taken in zip(pairs, accepted, strict=True) if taken], gold)
+    error = match_metrics(pairs, gold, sure)["calibration"]["error"]
+    kept = ("judged", "right", "precision", "recall", "f1")
+    return {**{name: figures[name] for name in kept}, "calibration_error": error}

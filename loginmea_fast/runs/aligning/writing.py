@@ -104,5 +104,5 @@ def check_directory(directory: str | os.PathLike[str], overwrite: bool = False) 
 
 def _files_of_alignment(directory: Path) -> list[Path]:
     names = {f"alignment{suffix}" for suffix, _ in FORMATS.values()}
-    names |= {"candidates.tsv", "unmatched.tsv", "report.json"}
+    names |= {"rejected.tsv", "candidates.tsv", "unmatched.tsv", "report.json"}
     return sorted(path for path in directory.iterdir() if path.name in names)
