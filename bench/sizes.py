@@ -2,7 +2,8 @@
 
 python bench/sizes.py                                             # the defaults, what fits 12 GB
 python bench/sizes.py --entities 10000 --width 64 --record
-python bench/sizes.py --name "two layers of triples" depth=2 attention=triple --record      # any configuration
+python bench/sizes.py depth=3 attention=triple --record           # another configuration
+python bench/sizes.py --changes --record                          # one key at a time, one size
 
 A pair and a width are trained for a few steps in a process of their own, and in another that gives memory back at once.
 Nothing is learnt from a generated pair, and nothing here says how well a configuration aligns.
@@ -13,10 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,23 @@ sys.path.insert(
 from bench._graphs import write_pair
 from bench._record import record
 
-ENTITIES, WIDTHS = (10_000, 30_000, 100_000, 300_000), (64, 128, 300)
+ENTITIES, WIDTHS = (10_000, 40_000, 100_000, 300_000), (64, 300)
 MODALITIES = ["relation", "attribute"]
-EPOCHS = 3  # of which the first is not counted: it builds what later ones find
+EPOCHS = 2  # of which the first is not counted: it builds what the second finds
 # Memory that is freed goes back at once, so that the peak of a step is of what is alive.
 EXACT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+# What else a step depends on, one key at a time beside the defaults.
+CHANGES = (
+    "dtype=bfloat16",
+    "depth=3",
+    "modalities=relation",
+    "modalities=name,relation,attribute",
+    "seed_ratio=0.9",
+    "attention=triple",
+    "missing=learned",
+    "objectives=hard_sample",
+)
+CHANGED = 20_000, 128  # entities and width at which they are measured
 GENEROUS = 1.15  # how much more than in proportion the next size may need before it is run
 
 
@@ -50,10 +63,12 @@ def measure(directory: str, overrides: Sequence[str]) -> dict[str, Any]:
             self.parameters = sum(p.numel() for p in trainer.model.parameters())
 
         def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None:
-            """End the training before it validates."""
+            """Count the last, and end the training before it validates."""
             if record["epoch"] == EPOCHS:
+                self.cpu_seconds = time.process_time() - self.started
                 self.records = [r for r in trainer.history if r["event"] == "epoch"]
                 raise Enough
+            self.started = time.process_time()
 
     config = lf.Config.build(path=directory, modalities=MODALITIES, seed_ratio=0.3, eval_every=1000).override(
         overrides
@@ -62,13 +77,15 @@ def measure(directory: str, overrides: Sequence[str]) -> dict[str, Any]:
     try:
         lf.fit(pair, config, progress=False, callbacks=[watch])
     except Enough:
-        later = watch.records[1:]
+        last = watch.records[-1]
+        updates = last.get("updates", 1)
         return {
             "triples": len(pair.triples),
-            "links": later[-1]["links"],
+            "links": last["links"],
             "parameters": watch.parameters,
-            "seconds": statistics.median(r["seconds"] / r.get("updates", 1) for r in later),
-            "step_bytes": max(r["step_memory"] for r in later),
+            "seconds": last["seconds"] / updates,
+            "cpu_seconds": watch.cpu_seconds / updates,
+            "step_bytes": last["step_memory"],
             "process_bytes": max([watch.before, *(r["peak_memory"] for r in watch.records)]),
         }
     raise SystemExit(f"the run ended before epoch {EPOCHS}; give more epochs")
@@ -93,13 +110,34 @@ def child(directory: Path, overrides: Sequence[str], environment: Mapping[str, s
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def both(directory: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Seconds and the whole process as people have them, and the exact memory of a step."""
+    return child(directory, overrides) | {"step_bytes": child(directory, overrides, EXACT)["step_bytes"]}
+
+
+def changes_of(changes: Sequence[str], overrides: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for the configuration and one for each change of it, printed as it comes."""
+    rows = []
+    entities, width = CHANGED
+    with tempfile.TemporaryDirectory() as folder:
+        write_pair(Path(folder), entities)
+        for change in ("", *changes):
+            keys = [f"hidden_dim={width}", *overrides, *filter(None, [change])]
+            row = {"entities": entities, "width": width, "change": change, **both(Path(folder), keys)}
+            rows.append(row)
+            print(f"{change:40}{row['step_bytes'] / 1e6:8,.0f} MB{row['cpu_seconds']:8.2f} CPU s", flush=True)
+    return rows
+
+
 def rows_of(
     entities: Sequence[int], widths: Sequence[int], limit_gb: float, overrides: Sequence[str]
 ) -> list[dict[str, Any]]:
     """A row a size, printed as it comes; what would need more than `limit_gb`, by the last size, is not run."""
     rows: list[dict[str, Any]] = []
     needed = 0.0  # bytes of the whole process an entity and column, at the last size
-    print(f"{'entities':>10}{'width':>7}{'triples':>11}{'step, MB':>10}{'process, MB':>13}{'s a step':>10}")
+    print(
+        f"{'entities':>10}{'width':>7}{'triples':>11}{'step, MB':>10}{'process, MB':>13}{'s a step':>10}{'CPU s':>8}"
+    )
     for count in entities:
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder)
@@ -109,14 +147,12 @@ def rows_of(
                     print(f"{count:10,}{width:7}  would need more than {limit_gb:g} GB", flush=True)
                     continue
                 row = {"entities": count, "width": width}
-                keys = [f"hidden_dim={width}", *overrides]
-                row |= child(directory, keys)
-                row["step_bytes"] = child(directory, keys, EXACT)["step_bytes"]
+                row |= both(directory, [f"hidden_dim={width}", *overrides])
                 needed = row["process_bytes"] / (count * width)
                 rows.append(row)
                 print(
                     f"{count:10,}{width:7}{row['triples']:11,}{row['step_bytes'] / 1e6:10,.0f}"
-                    f"{row['process_bytes'] / 1e6:13,.0f}{row['seconds']:10.2f}",
+                    f"{row['process_bytes'] / 1e6:13,.0f}{row['seconds']:10.2f}{row['cpu_seconds']:8.2f}",
                     flush=True,
                 )
     return rows
@@ -134,10 +170,16 @@ def main() -> None:
     parser.add_argument("--name", help="what the record calls the configuration")
     parser.add_argument("--note", default="", help="what a reader of the seconds must know")
     parser.add_argument("--record", action="store_true", help="keep the figures in bench/results")
+    parser.add_argument("--changes", action="store_true", help="one key at a time, at one size")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         print(json.dumps(measure(args.child, args.overrides)))
+        return
+    if args.changes:
+        rows = changes_of(CHANGES, args.overrides)
+        if args.record:
+            print(record("sizes-changes", rows, note=args.note, keys=args.overrides))
         return
     rows = rows_of(args.entities, args.width, args.limit, args.overrides)
     if args.record:

@@ -58,6 +58,26 @@ def render_sizes(results: Path) -> str:
     return "\n\n".join(parts) or NO_SIZES
 
 
+def render_changes(results: Path) -> str:
+    """A table a machine of `bench/sizes.py --changes`: one key at a time, as multiples of the configuration without."""
+    parts = []
+    for path in sorted(results.glob("*/sizes-changes.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        machine, (base, *changed) = record["machine"], record["rows"]
+        lines = [
+            f"{base['entities']:,} entities, width {base['width']}: {_size(base['step_bytes'])} a step, "
+            f"{base['cpu_seconds']:.2f} CPU seconds; {machine['device']}, {machine['cores']} cores, {machine['date']}:",
+            "",
+            "| with | memory of a step | CPU seconds of a step |",
+            "|---|---|---|",
+        ]
+        for row in changed:
+            ratios = [row[key] / base[key] for key in ("step_bytes", "cpu_seconds")]
+            lines.append(f"| `{row['change']}` | {' | '.join(f'{ratio:.2f} times' for ratio in ratios)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or NO_SIZES
+
+
 def _size_table(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     columns = (
         "entities",
@@ -67,13 +87,14 @@ def _size_table(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         "memory of a step",
         "numbers an entity and column",
     )
-    yield f"| {' | '.join((*columns, 'whole process', 'a step'))} |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield f"| {' | '.join((*columns, 'whole process', 'CPU seconds of a step', 'seconds'))} |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for row in rows:
         each = row["step_bytes"] / (4 * row["entities"] * row["width"])
         yield (
             f"| {row['entities']:,} | {row['triples']:,} | {row['width']} | {row['parameters'] / 1e6:.1f} M "
-            f"| {_size(row['step_bytes'])} | {each:.0f} | {_size(row['process_bytes'])} | {row['seconds']:.2f} s |"
+            f"| {_size(row['step_bytes'])} | {each:.0f} | {_size(row['process_bytes'])} "
+            f"| {row['cpu_seconds']:.2f} | {row['seconds']:.2f} |"
         )
 
 
@@ -160,6 +181,7 @@ if __name__ == "__main__":
     for document, name, text in (
         ("README.md", "results", render(results)),
         ("docs/sizes.md", "sizes", render_sizes(results)),
+        ("docs/sizes.md", "changes", render_changes(results)),
     ):
         changed = render_into(ROOT / document, name, text)
         print(document, "written" if changed else "is up to date")

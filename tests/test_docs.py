@@ -61,10 +61,14 @@ def test_every_dependency_has_its_reason_in_the_architecture() -> None:
 
 
 def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
-    from render_results import render, render_sizes
+    from render_results import render, render_changes, render_sizes
 
     results = ROOT / "bench" / "results"
-    for document, rendered in (("README.md", render(results)), ("docs/sizes.md", render_sizes(results))):
+    for document, rendered in (
+        ("README.md", render(results)),
+        ("docs/sizes.md", render_sizes(results)),
+        ("docs/sizes.md", render_changes(results)),
+    ):
         assert rendered in (ROOT / document).read_text(encoding="utf-8"), "run scripts/render_results.py"
 
 
@@ -118,7 +122,14 @@ def test_a_table_a_configuration_of_sizes(scripts: None, tmp_path: Path) -> None
     from render_results import NO_SIZES, render_sizes
 
     assert render_sizes(tmp_path) == NO_SIZES
-    row = {"triples": 42500, "parameters": 2.5e6, "seconds": 1.234, "date": "2026-01-03", "note": ""}
+    row = {
+        "triples": 42500,
+        "parameters": 2.5e6,
+        "seconds": 1.234,
+        "cpu_seconds": 2.0,
+        "date": "2026-01-03",
+        "note": "",
+    }
     write_record(
         tmp_path / "cpu",
         "sizes",
@@ -131,9 +142,28 @@ def test_a_table_a_configuration_of_sizes(scripts: None, tmp_path: Path) -> None
     )  # fmt: skip
     lines = render_sizes(tmp_path).splitlines()
     assert lines[0] == "**small (`depth=1`)**; CPU, 2 cores, AVX2, 2026-01-03:"
-    assert lines[4] == "| 10,000 | 42,500 | 64 | 2.5 M | 13 MB | 5 | 600 MB | 1.23 s |"
+    assert lines[4] == "| 10,000 | 42,500 | 64 | 2.5 M | 13 MB | 5 | 600 MB | 2.00 | 1.23 |"
     assert lines[6] == "**large**; CPU, 2 cores, AVX2, 2026-01-03; shared:"
-    assert lines[10] == "| 10,000 | 42,500 | 300 | 2.5 M | 60 MB | 5 | 1.0 GB | 1.23 s |"
+    assert lines[10] == "| 10,000 | 42,500 | 300 | 2.5 M | 60 MB | 5 | 1.0 GB | 2.00 | 1.23 |"
+
+
+def test_changes_are_told_as_multiples(scripts: None, tmp_path: Path) -> None:
+    from render_results import render_changes
+
+    base = {"entities": 20_000, "width": 128}
+    write_record(
+        tmp_path / "cpu",
+        "sizes-changes",
+        [
+            {"change": "", "step_bytes": 2e8, "cpu_seconds": 0.5, **base},
+            {"change": "depth=3", "step_bytes": 3e8, "cpu_seconds": 0.4, **base},
+        ],
+    )
+    lines = render_changes(tmp_path).splitlines()
+    assert lines[0] == (
+        "20,000 entities, width 128: 200 MB a step, 0.50 CPU seconds; CPU, 2 cores, 2026-01-02:"
+    )
+    assert lines[4:] == ["| `depth=3` | 1.50 times | 0.80 times |"]
 
 
 def test_rendering_leaves_the_rest_of_a_document_alone(scripts: None, tmp_path: Path) -> None:
