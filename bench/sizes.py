@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from bench._record import record
 ENTITIES, WIDTHS = (10_000, 40_000, 100_000, 300_000), (64, 300)
 MODALITIES = ["relation", "attribute"]
 EPOCHS = 2  # of which the first is not counted: it builds what the second finds
+LARGE = 1 << 26  # bytes of a buffer that malloc maps by itself, and so gives back, whatever it is told
 # Memory that is freed goes back at once, so that the peak of a step is of what is alive.
 EXACT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 # What else a step depends on, one key at a time beside the defaults.
@@ -110,9 +111,18 @@ def child(directory: Path, overrides: Sequence[str], environment: Mapping[str, s
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def both(directory: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """Seconds and the whole process as people have them, and the exact memory of a step."""
-    return child(directory, overrides) | {"step_bytes": child(directory, overrides, EXACT)["step_bytes"]}
+def both(directory: Path, overrides: Sequence[str], buffer: int) -> dict[str, Any]:
+    """Seconds and the whole process as people have them, and the exact memory of a step.
+
+    Args:
+        directory: of the pair.
+        overrides: of the configuration.
+        buffer: bytes of entities x width; a large one goes back at once in any case.
+    """
+    row = child(directory, overrides)
+    if buffer < LARGE:
+        row["step_bytes"] = child(directory, overrides, EXACT)["step_bytes"]
+    return row
 
 
 def changes_of(changes: Sequence[str], overrides: Sequence[str]) -> list[dict[str, Any]]:
@@ -123,17 +133,21 @@ def changes_of(changes: Sequence[str], overrides: Sequence[str]) -> list[dict[st
         write_pair(Path(folder), entities)
         for change in ("", *changes):
             keys = [f"hidden_dim={width}", *overrides, *filter(None, [change])]
-            row = {"entities": entities, "width": width, "change": change, **both(Path(folder), keys)}
+            row = {"entities": entities, "width": width, "change": change}
+            row |= both(Path(folder), keys, 4 * entities * width)
             rows.append(row)
             print(f"{change:40}{row['step_bytes'] / 1e6:8,.0f} MB{row['cpu_seconds']:8.2f} CPU s", flush=True)
     return rows
 
 
-def rows_of(
-    entities: Sequence[int], widths: Sequence[int], limit_gb: float, overrides: Sequence[str]
-) -> list[dict[str, Any]]:
-    """A row a size, printed as it comes; what would need more than `limit_gb`, by the last size, is not run."""
-    rows: list[dict[str, Any]] = []
+def sizes(
+    entities: Sequence[int],
+    widths: Sequence[int],
+    limit_gb: float,
+    overrides: Sequence[str],
+    keep: Callable[[dict[str, Any]], object],
+) -> None:
+    """Print and `keep` a row a size as it comes; what would need more than `limit_gb`, by the last size, is not run."""
     needed = 0.0  # bytes of the whole process an entity and column, at the last size
     print(
         f"{'entities':>10}{'width':>7}{'triples':>11}{'step, MB':>10}{'process, MB':>13}{'s a step':>10}{'CPU s':>8}"
@@ -147,15 +161,14 @@ def rows_of(
                     print(f"{count:10,}{width:7}  would need more than {limit_gb:g} GB", flush=True)
                     continue
                 row = {"entities": count, "width": width}
-                row |= both(directory, [f"hidden_dim={width}", *overrides])
+                row |= both(directory, [f"hidden_dim={width}", *overrides], 4 * count * width)
                 needed = row["process_bytes"] / (count * width)
-                rows.append(row)
+                keep(row)
                 print(
                     f"{count:10,}{width:7}{row['triples']:11,}{row['step_bytes'] / 1e6:10,.0f}"
                     f"{row['process_bytes'] / 1e6:13,.0f}{row['seconds']:10.2f}{row['cpu_seconds']:8.2f}",
                     flush=True,
                 )
-    return rows
 
 
 def main() -> None:
@@ -181,11 +194,15 @@ def main() -> None:
         if args.record:
             print(record("sizes-changes", rows, note=args.note, keys=args.overrides))
         return
-    rows = rows_of(args.entities, args.width, args.limit, args.overrides)
-    if args.record:
-        name = args.name or ", ".join(args.overrides) or "defaults"
-        rows = [{"configuration": name, "keys": args.overrides, "note": args.note, **row} for row in rows]
-        print(record("sizes", rows, merge="configuration"))
+    name = args.name or ", ".join(args.overrides) or "defaults"
+
+    def keep(row: dict[str, Any]) -> None:
+        case = f"{name}, {row['entities']} x {row['width']}"
+        row = {"case": case, "configuration": name, "keys": args.overrides, "note": args.note, **row}
+        if args.record:
+            record("sizes", [row], merge="case")
+
+    sizes(args.entities, args.width, args.limit, args.overrides, keep)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def render_sizes(results: Path) -> str:
         record = json.loads(path.read_text(encoding="utf-8"))
         machine = record["machine"]
         configurations: dict[str, list[Mapping[str, Any]]] = {}
-        for row in record["rows"]:
+        for row in sorted(record["rows"], key=lambda row: (row["entities"], row["width"])):
             configurations.setdefault(row["configuration"], []).append(row)
         for name, rows in configurations.items():
             first = rows[0]
