@@ -72,6 +72,8 @@ def join(
     """
     _check_sides(left, right)
     notes = [*left.notes, *right.notes]
+    if left.entities == right.entities and np.array_equal(left.triples, right.triples):
+        notes.append(f"{left.name} and {right.name} say the same: is one a copy of the other?")
     uris = [*left.entities, *right.entities]
     count = len(left.entities)
     relations, relation_of = _union(left.relations, right.relations)

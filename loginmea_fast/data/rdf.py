@@ -43,13 +43,14 @@ _NAMES = {
 _BY_LINE = ("ntriples", "nquads")  # a line is a statement, so that a bad one harms no other
 _BLOCK = 1 << 16  # triples that are collected before they are numbered
 _STRING = "http://www.w3.org/2001/XMLSchema#string"
+_OWN = "urn:label:"  # asked here and not in a call, millions of times
 _LISTED_ONLY = {  # classes that everything is of: they list an entity and say nothing of it
     "http://www.w3.org/2000/01/rdf-schema#Resource",
     "http://www.w3.org/2002/07/owl#Thing",
     "http://www.w3.org/2002/07/owl#NamedIndividual",
 }
 _SAME_AS = ("http://www.w3.org/2002/07/owl#sameAs", "http://www.w3.org/2004/02/skos/core#exactMatch")
-_BYTES = 1 << 22  # of lines that are parsed at once
+_BYTES = 1 << 16  # of lines that are parsed at once
 _NOTHING = re.compile(rb"^[ \t\r]*(?:#[^\n]*)?$(?!\Z)", re.MULTILINE)  # lines that are blank or a comment
 _RANDOM = re.compile(r"[0-9a-f]{16,32}")  # what the parser calls a blank node that the file does not name
 _MESSAGE = re.compile(
@@ -104,11 +105,11 @@ def add_rdf(path: Path, format: str, builder: GraphBuilder, bad: BadLines, blank
         for column in (heads, relations, tails, owners, attributes, values):
             column.clear()
 
-    for subject, predicate, item, *_ in _statements(path, format, ox, bad):
+    for subject, predicate, item, _ in _statements(path, format, ox, bad):
         kind = type(subject)
         if kind is named:
             own = subject.value
-            if own.startswith("urn:label:"):
+            if own[:10] == _OWN:
                 own = label_of(own)
         elif kind is blank:
             own = nodes.label(subject.value)
@@ -121,17 +122,22 @@ def add_rdf(path: Path, format: str, builder: GraphBuilder, bad: BadLines, blank
             relation = labels[said] = label_of(said)
         kind = type(item)
         if kind is literal:
-            datatype = item.datatype.value
             text = item.value
-            if datatype != _STRING or text[:1] == '"':
-                text = literal_form(
-                    text, item.language or "", "" if item.language or datatype == _STRING else datatype
-                )
+            if language := item.language:
+                text = literal_form(text, language)
+            elif (datatype := item.datatype.value) != _STRING:
+                text = literal_form(text, "", datatype)
+            elif text[:1] == '"':
+                text = literal_form(text)
             owners.append(own)
             attributes.append(relation)
             values.append(text)
         elif kind is named or kind is blank:
-            tail = label_of(item.value) if kind is named else nodes.label(item.value)
+            tail = item.value
+            if kind is blank:
+                tail = nodes.label(tail)
+            elif tail[:10] == _OWN:
+                tail = label_of(tail)
             if said != RDF_TYPE:
                 heads.append(own)
                 relations.append(relation)
@@ -163,7 +169,7 @@ def read_rdf_pairs(path: Path, format: str, bad: BadLines) -> tuple[list[str], l
     ox = rdf_library()
     nodes = _BlankNodes("", named=format in _BY_LINE)
     found: dict[str, tuple[list[str], list[str]]] = {}
-    for subject, predicate, item, *_ in _statements(path, format, ox, bad):
+    for subject, predicate, item, _ in _statements(path, format, ox, bad):
         pair = [
             label_of(term.value) if type(term) is ox.NamedNode else nodes.label(term.value)
             for term in (subject, item)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -12,7 +13,7 @@ from typing import Any
 
 from loginmea_fast.data.badlines import BadLines
 from loginmea_fast.data.encodings import not_utf8
-from loginmea_fast.data.textfile import opened, shorten
+from loginmea_fast.data.textfile import Utf8Stream, opened, shorten
 from loginmea_fast.errors import DataError
 
 __all__ = ["TABLE_SUFFIXES", "TableFile", "guarded", "open_table", "unguarded"]
@@ -96,7 +97,8 @@ class TableFile:
         names = [str(position) for position in range(self.width)]
         quote = '"' if self.quoted else False
         with opened(self.path, "rows of cells") as stream:
-            source: Any = pa.PythonFile(stream, mode="r")
+            stream.skip_blank_lines()
+            source: Any = pa.PythonFile(_Checked(self.path, stream), mode="r")
             try:
                 reader = arrow_csv.open_csv(
                     source,
@@ -140,9 +142,8 @@ def open_table(path: Path, format: str) -> TableFile:
         schema = _parquet_file(path).schema_arrow
         return TableFile(path, format, list(schema.names), len(schema.names))
     with opened(path, "rows of cells") as stream:
-        head = b""
-        while len(head) < _HEAD and (chunk := stream.read(_HEAD)):
-            head += chunk
+        stream.skip_blank_lines()
+        head = stream.peek(_HEAD)
     if not head.strip():
         raise DataError(f"{path} is empty, it should hold rows of cells; fetch or write the file again")
     text = head.decode("utf-8", "replace")
@@ -156,6 +157,36 @@ def open_table(path: Path, format: str) -> TableFile:
         delimiter = max(_DELIMITERS, key=lambda mark: (_cells(text, mark), -_DELIMITERS.index(mark)))
     names = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
     return TableFile(path, format, [unguarded(name) for name in names], len(names), delimiter, quoted=True)
+
+
+class _Checked:
+    """A stream of text whose bytes are UTF-8, or a DataError that names the line: what reads tables knows none."""
+
+    closed = False
+
+    def __init__(self, path: Path, stream: Utf8Stream) -> None:
+        self._path, self._stream, self._line = path, stream, 1
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def readable(self) -> bool:
+        """What readers ask."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """See :class:`~loginmea_fast.data.textfile.Utf8Stream`."""
+        data = self._stream.read(size)
+        try:
+            self._decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            good = error.object[: error.start]
+            line = self._line + good.count(b"\n")
+            raw = error.object[good.rfind(b"\n") + 1 :].split(b"\n", 1)[0]
+            text = error.object[: error.object.rfind(b"\n") + 1] or raw
+            raise DataError(
+                f"{self._path}, line {line}: not valid UTF-8; {not_utf8(text, raw, self._path.name)}"
+            ) from None
+        self._line += data.count(b"\n")
+        return data
 
 
 def _cells(text: str, delimiter: str) -> int:
@@ -203,28 +234,9 @@ def _parquet(path: Path) -> Iterator[list[list[Any]]]:
 
 
 def _refusal(path: Path, message: str) -> str:
-    if "UTF8" in message or "UTF-8" in message:
-        line, raw = _first_not_utf8(path)
-        return f"{path}, line {line}: not valid UTF-8; {not_utf8(raw, raw, path.name)}"
     if "straddling" in message:
         return (
             f"{path} has a row of more than {_BLOCK:,} bytes, or a quote that is never closed; correct it, or write "
             "Parquet"
         )
     return f"{path} cannot be read as a table ({shorten(message, 160)[1:-1]}); correct it"
-
-
-def _first_not_utf8(path: Path) -> tuple[int, bytes]:
-    with opened(path, "text") as stream:
-        line, rest = 1, b""
-        while chunk := stream.read(1 << 20):
-            rest += chunk
-            end = rest.rfind(b"\n") + 1
-            try:
-                rest[:end].decode("utf-8")
-            except UnicodeDecodeError as error:
-                rest, line = rest[: error.start + 1], line + rest.count(b"\n", 0, error.start)
-                break
-            line += rest.count(b"\n", 0, end)
-            rest = rest[end:]
-    return line, rest[rest.rfind(b"\n", 0, max(len(rest) - 1, 0)) + 1 :][-1000:]

@@ -330,6 +330,14 @@ class Utf8Stream(io.RawIOBase):
         self.rest = data
         return data[:size]
 
+    def skip_blank_lines(self) -> None:
+        """Reads past line ends at the beginning."""
+        while head := self.peek(_BLOCK):
+            rest = head.lstrip(b"\r\n")
+            self.read(len(head) - len(rest))
+            if rest:
+                return
+
     def read(self, size: int = -1) -> bytes:
         """Up to `size` bytes, none at the end; all that there are if it is negative."""
         if size < 0:

@@ -228,6 +228,11 @@ def test_the_same_file_on_both_sides_is_refused(tmp_path):
     (tmp_path / "other.nt").symlink_to(path)
     with pytest.raises(DataError, match="is left and right at once"):
         lf.AlignmentPair.from_labeled_triples(read_graph(path), read_graph(tmp_path / "other.nt"))
+    copy = write(tmp_path / "copy.nt", NTRIPLES)
+    pair = lf.AlignmentPair.from_labeled_triples(
+        read_graph(path), read_graph(copy), [("http://a/x", "http://a/x")]
+    )
+    assert "g and copy say the same: is one a copy of the other?" in pair.notes
 
 
 BOMB = (

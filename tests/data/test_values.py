@@ -37,6 +37,8 @@ def likeness(values: ValueTable, entities: int, links: torch.Tensor | None = Non
         ('"1959"^^<http://www.w3.org/2001/XMLSchema#gYear>', "1959.0"),
         ('"7"@en', "7"),
         ("1.75 m", "1.75"),
+        ('"1.75"^^<http://dbpedia.org/datatype/metre>', "1.75"),
+        ('"1959+01:00"^^<http://www.w3.org/2001/XMLSchema#gYear>', "1959"),
         ("-3e2", "-300"),
         ("1982-05-03", "1982-05-03T00:00:00Z"),
         ("1982-05-03", '"1982-05-03"^^<http://www.w3.org/2001/XMLSchema#date>'),
