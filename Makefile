@@ -7,7 +7,7 @@ NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh cs
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fuzz lint format typecheck docs native compile-cuda compile-triton clean \
-        bench bench-attention bench-fusion bench-loss bench-search bench-step bench-gpu
+        bench bench-attention bench-fusion bench-loss bench-search bench-step bench-sizes bench-gpu
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -88,6 +88,9 @@ bench-search: $(VENV)/.bench ## alignment_search
 
 bench-step: $(VENV)/.bench ## a whole training step
 	$(BIN)/python bench/training_step.py
+
+bench-sizes: $(VENV)/.bench ## memory and seconds of a step, 10,000 to 300,000 entities
+	$(BIN)/python bench/sizes.py
 
 bench-gpu: $(VENV)/.bench ## every operator on a CUDA device
 	$(BIN)/python bench/gpu

@@ -189,12 +189,12 @@ def main() -> None:
     if args.child:
         print(json.dumps(measure(args.child, args.overrides)))
         return
+    name = args.name or ", ".join(args.overrides) or "defaults"
     if args.changes:
         rows = changes_of(CHANGES, args.overrides)
         if args.record:
-            print(record("sizes-changes", rows, note=args.note, keys=args.overrides))
+            print(record("sizes-changes", rows, configuration=name, keys=args.overrides))
         return
-    name = args.name or ", ".join(args.overrides) or "defaults"
 
     def keep(row: dict[str, Any]) -> None:
         case = f"{name}, {row['entities']} x {row['width']}"

@@ -65,8 +65,9 @@ def render_changes(results: Path) -> str:
         record = json.loads(path.read_text(encoding="utf-8"))
         machine, (base, *changed) = record["machine"], record["rows"]
         lines = [
-            f"{base['entities']:,} entities, width {base['width']}: {_size(base['step_bytes'])} a step, "
-            f"{base['cpu_seconds']:.2f} CPU seconds; {machine['device']}, {machine['cores']} cores, {machine['date']}:",
+            f"**{record['configuration']}**, {base['entities']:,} entities, width {base['width']}: "
+            f"{_size(base['step_bytes'])} and {base['cpu_seconds']:.2f} CPU seconds a step; {machine['device']}, "
+            f"{machine['cores']} cores, {machine['date']}:",
             "",
             "| with | memory of a step | CPU seconds of a step |",
             "|---|---|---|",

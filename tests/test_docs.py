@@ -75,9 +75,9 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
 MACHINE = {"device": "CPU", "cores": 2, "capability": "AVX2", "torch": "2.9", "date": "2026-01-02"}
 
 
-def write_record(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
+def write_record(folder: Path, name: str, rows: list[dict[str, object]], **more: object) -> None:
     folder.mkdir(exist_ok=True)
-    content = {"name": name, "machine": MACHINE, "note": "zh_en; random images", "rows": rows}
+    content = {"name": name, "machine": MACHINE, "note": "zh_en; random images", **more, "rows": rows}
     (folder / f"{name}.json").write_text(json.dumps(content))
 
 
@@ -158,10 +158,11 @@ def test_changes_are_told_as_multiples(scripts: None, tmp_path: Path) -> None:
             {"change": "", "step_bytes": 2e8, "cpu_seconds": 0.5, **base},
             {"change": "depth=3", "step_bytes": 3e8, "cpu_seconds": 0.4, **base},
         ],
+        configuration="small",
     )
     lines = render_changes(tmp_path).splitlines()
     assert lines[0] == (
-        "20,000 entities, width 128: 200 MB a step, 0.50 CPU seconds; CPU, 2 cores, 2026-01-02:"
+        "**small**, 20,000 entities, width 128: 200 MB and 0.50 CPU seconds a step; CPU, 2 cores, 2026-01-02:"
     )
     assert lines[4:] == ["| `depth=3` | 1.50 times | 0.80 times |"]
 
