@@ -112,14 +112,23 @@ class Attributes:
                 )
 
     def table(self) -> AttributeTable | None:
-        """All that was read, or None where that is nothing."""
+        """All that was read, or None where that is nothing; types that differ by spelling alone are one."""
         if not len(self._types):
             return None
-        return AttributeTable(
-            torch.from_numpy(np.concatenate(self._owners)),
-            torch.from_numpy(np.concatenate(self._kinds)),
-            list(self._types.ids),
+        kinds, texts = np.concatenate(self._kinds), list(self._types.ids)
+        first: dict[str, int] = {}
+        number_of = np.array(
+            [first.setdefault(plain_spelling(text), number) for number, text in enumerate(texts)]
         )
+        kept = np.unique(number_of)
+        if twins := len(texts) - len(kept):
+            other = int((number_of != np.arange(len(texts))).argmax())
+            self.notes.append(
+                f"{twins:,} types of attributes differ from another by spelling alone and count as that (first: "
+                f"{shorten(texts[other])})"
+            )
+            kinds, texts = np.searchsorted(kept, number_of)[kinds], [texts[number] for number in kept]
+        return AttributeTable(torch.from_numpy(np.concatenate(self._owners)), torch.from_numpy(kinds), texts)
 
     def check_names(self, sides: Sequence[np.ndarray]) -> None:
         """Says how many entities got a name, if names were asked for; none at all in a graph is an error."""

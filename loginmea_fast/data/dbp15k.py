@@ -368,7 +368,11 @@ def _has_image(files: DataDirectory, lists: list[_EntityList], num_entities: int
         return None
     mask = np.zeros(num_entities, dtype=bool)
     for graph, path in enumerate(paths, start=1):
-        if path is not None:
+        if path is None:
+            files.notes.append(
+                f"has_image_{graph} is not there: no entity of graph {graph} counts as one with an image of its own"
+            )
+        else:
             mask[_own_ids(path, read_integers(path, 1, "entity id")[:, 0], lists, graph)] = True
     return torch.from_numpy(mask)
 

@@ -34,11 +34,11 @@ def read_translated_names(
     """
     raw = read_bytes(path, _FORM)
     try:
-        content = json.loads(raw)
+        content = json.loads(raw, object_pairs_hook=_Object)  # a dict would keep one of two equal keys
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no valid JSON ({shorten(str(error))}); it should be {_FORM}") from None
-    if isinstance(content, dict):
-        content = [[_key(key, entity_of), own] for key, own in content.items()]
+    if isinstance(content, _Object):
+        content = [[_key(key, entity_of), own] for key, own in content]
     if not isinstance(content, list):
         raise DataError(f"{path} holds a JSON {type(content).__name__}; it should be {_FORM}")
     words: dict[int, list[str]] = {}
@@ -96,6 +96,10 @@ def read_translated_names(
             f"(first: {shorten(unknown[0])})"
         )
     return words
+
+
+class _Object(list):
+    """A JSON object as its keys and values, in their order."""
 
 
 def _key(key: str, entity_of: Any) -> int | str:

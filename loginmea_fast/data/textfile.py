@@ -57,6 +57,11 @@ _SEPARATORS = {
     "|": "bars",
     " ": "blanks",
 }  # that people have instead of tabs
+_HEADER = re.compile(  # of a table of triples, in the words that people have for its columns
+    r"(?:head|subject|entity|source)(?:_?(?:id|uri))?\t(?:relation|predicate|attribute|property)(?:_?(?:id|type|name))?\t"
+    r"(?:tail|object|value|target)(?:_?(?:id|uri))?",
+    re.IGNORECASE,
+)
 _MAX_DIGITS = 18  # every number of 18 digits fits int64
 
 
@@ -204,6 +209,11 @@ def read_field_blocks(path: Path, least: int, most: int | None, meaning: str) ->
             bad |= counts > most
         for field in range(least):
             bad |= lengths[np.minimum(first + field, last)] == 0
+        if line == 1 and _HEADER.fullmatch(header := data.split(b"\n", 1)[0][:80].decode("utf-8", "replace")):
+            raise DataError(
+                f"{path}, line 1: {shorten(header)} names the columns, and would make an entity of the first; "
+                "delete the line"
+            )
         if bad.any():
             raise _bad_fields(path, line, data, int(bad.argmax()), least, most, meaning)
         # One separator everywhere makes the same string the same bytes, at the end of a line or before it.
@@ -401,8 +411,12 @@ def _bad_fields(
 
 def _other_separator(line: str, columns: int) -> str | None:
     """What to do about a line whose fields something else than tabs divides; None if nothing does."""
+    if "\t" in line or columns < 2:
+        return None
+    if line.startswith("<") and "> <" in line:
+        return "that is N-Triples: name the graphs left.nt and right.nt, which are read, or divide its terms by tabs"
     for character, name in _SEPARATORS.items():
-        if "\t" not in line and 0 < columns - 1 <= line.count(character):
+        if line.count(character) == columns - 1 or (columns == 2 and character in line):
             return f"its fields are divided by {name}: write the file with tabs instead"
     return None
 

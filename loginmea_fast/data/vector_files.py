@@ -239,13 +239,29 @@ def _from_hdf5(path: Path) -> StoredVectors:
         raise DataError("HDF5 needs h5py; pip install h5py") from None
     arrays: dict[str, Any] = {}
 
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            text = h5py.check_string_dtype(item.dtype) is not None
-            arrays[name] = np.asarray(item.asstr()[()] if text else item[()])
+    def visit(group: Any, prefix: str, above: tuple[Any, ...]) -> None:
+        for name in group:
+            called = prefix + name
+            if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
+                raise DataError(
+                    f"{shorten(called)} is a link to another file, which is not followed; copy it into this one"
+                )
+            item = group.get(name)
+            if item is None:
+                raise DataError(f"{shorten(called)} is a link to nothing; write the file again")
+            if isinstance(item, h5py.Group) and item not in above:
+                visit(item, f"{called}/", (*above, item))
+            elif isinstance(item, h5py.Dataset):
+                if item.dtype.names:
+                    raise DataError(
+                        f"{shorten(called)} is a table with the columns {some_of(item.dtype.names)}; store its keys "
+                        "as 'ids' or 'uris' and its numbers as 'features' [n, d]"
+                    )
+                text = h5py.check_string_dtype(item.dtype) is not None
+                arrays[called] = np.asarray(item.asstr()[()] if text else item[()])
 
     with h5py.File(path, "r") as archive:
-        archive.visititems(visit)
+        visit(archive, "", (archive["/"],))
     return _from_arrays(arrays)
 
 

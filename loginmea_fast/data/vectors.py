@@ -298,7 +298,7 @@ def _keyed(path: Path, entries: Mapping[Any, Any], pair: Entities) -> tuple[Tens
 def _owners(path: Path, keys: Tensor | list[Any], pair: Entities) -> tuple[Tensor, str, list[str]]:
     """The entity of each key, below zero where there is none; what the keys are; notes."""
     if isinstance(keys, Tensor) and (keys.is_floating_point() or keys.dtype == torch.bool):
-        raise DataError(f"{path}: ids of {keys.dtype}; ids must be integers")
+        raise DataError(f"{path}: ids of {keys.dtype}; ids must be integers, so store ids.astype(int)")
     matched: Matched
     if isinstance(keys, Tensor) or all(type(key) is int or isinstance(key, np.integer) for key in keys):
         try:

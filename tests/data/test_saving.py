@@ -123,7 +123,7 @@ def pairs(draw):
     ]
     num_links = draw(st.integers(1, min(sizes)))
     uris = draw(st.lists(names, min_size=total, max_size=total, unique_by=plain_spelling))
-    types = draw(st.lists(names, min_size=1, max_size=5, unique=True))
+    types = draw(st.lists(names, min_size=1, max_size=5, unique_by=plain_spelling))
     return data.AlignmentPair(
         name="drawn",
         uris=uris,

@@ -198,3 +198,23 @@ def test_halves_of_a_character_are_joined():
     assert plain_spelling("\\ud83d\\ude00") == "\U0001f600"
     assert plain_spelling("\\ud83d") == "\ufffd"
     assert plain_spelling("\\u12") == "\\u12"
+
+
+def test_types_of_attributes_that_differ_by_spelling_are_one(tiny):
+    """In brackets in one graph and bare in the other, no attribute was shared."""
+    types = {
+        "training_attrs_1": "http://a/resource/Alpha\t<http://p/age>\tsize\n",
+        "training_attrs_2": "http://b/resource/Alpha\thttp://p/age\tnew\n",
+    }
+    pair = data.load(tiny(**types))
+    assert pair.attributes.types == ["<http://p/age>", "size", "new"]
+    assert pair.attributes.kind.tolist() == [0, 1, 0, 2]
+    assert any("1 types of attributes differ from another by spelling" in note for note in pair.notes)
+
+
+def test_a_key_that_an_object_of_names_has_twice_is_counted(tiny):
+    pair = data.load(tiny(translated_names_json='{"0": "one", "0": "two", "1": "three"}'))
+    assert pair.words[0] == ["two"]
+    assert any(
+        "1 entries name an entity that an earlier entry names otherwise" in note for note in pair.notes
+    )

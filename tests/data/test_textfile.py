@@ -383,3 +383,26 @@ def test_an_empty_field_is_no_identifier(tiny, tiny_openea, name, line, field):
         (cases[0][0] / "training_attrs_1").unlink()
     with pytest.raises(DataError, match=rf"{name}, line 1: .*whose field {field} is empty"):
         data.load(cases[0][0])
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("rel_triples_1", "head\trelation\ttail"),
+        ("rel_triples_2", "Subject\tPredicate\tObject"),
+        ("attr_triples_1", "entity\tattribute\tvalue"),
+        ("attr_triples_2", "head_id\tattribute_name\tvalue"),
+    ],
+)
+def test_names_of_columns_are_no_entities(tiny_openea, name, header):
+    with pytest.raises(DataError, match=rf"{name}, line 1: .* names the columns, .*; delete the line"):
+        data.load(tiny_openea({name: f"{header}\n{OPENEA[name]}"}))
+
+
+def test_statements_between_blanks_are_told_to_be_n_triples(tiny_openea):
+    with pytest.raises(
+        DataError, match=r"rel_triples_1, line 1: .*that is N-Triples: name the graphs left.nt"
+    ):
+        data.load(tiny_openea({"rel_triples_1": "<http://a/x> <http://a/r> <http://a/y> .\n"}))
+    with pytest.raises(DataError, match="found '# made by hand'; correct or delete the line"):
+        data.load(tiny_openea({"rel_triples_1": f"# made by hand\n{OPENEA['rel_triples_1']}"}))

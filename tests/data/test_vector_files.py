@@ -600,3 +600,40 @@ def test_rows_by_uris_need_no_word(tiny_openea):
     vectors = {"image": {"http://a/x": [1.0], "http://b/y": [2.0]}}
     pair = data.load(tiny_openea(), modalities=["image"], vectors=vectors)
     assert not any("row" in note for note in pair.notes)
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (h5py.ExternalLink("elsewhere.h5", "/a"), "'2' is a link to another file, which is not followed"),
+        (h5py.SoftLink("/nowhere"), "'2' is a link to nothing"),
+        (
+            np.zeros(2, dtype=[("id", "i8"), ("v", "f4", 3)]),
+            "'2' is a table with the columns id, v; store its keys as 'ids'",
+        ),
+    ],
+)
+def test_what_hdf5_has_in_place_of_an_array_is_told(tiny, tmp_path, target, told):
+    """Links were passed over, and with them the entities that they stand for."""
+    with h5py.File(by_key(tmp_path / "vectors.h5", ["0", "1"], ROWS[:2]), "a") as file:
+        file["again"] = h5py.SoftLink("/")
+        file["2"] = target
+    with pytest.raises(DataError) as error:
+        load(tiny, tmp_path / "vectors.h5")
+    assert told in str(error.value)
+
+
+def test_links_inside_an_hdf5_file_are_followed(tiny, tmp_path):
+    with h5py.File(by_key(tmp_path / "vectors.h5", ["store/a"], ROWS[:1]), "a") as file:
+        file["0"] = h5py.SoftLink("/store/a")
+    pair = load(tiny, tmp_path / "vectors.h5")
+    check(pair, [0], ROWS[:1])
+
+
+def test_a_list_of_images_of_one_graph_is_said(tiny):
+    """Rows of the other graph were gaps without a word."""
+    pair = data.load(tiny(has_image_1="0\n"), modalities=["image"], vectors={"image": np.ones((8, 3))})
+    assert pair.features["image"].present.sum() == 1
+    assert (
+        "has_image_2 is not there: no entity of graph 2 counts as one with an image of its own" in pair.notes
+    )
