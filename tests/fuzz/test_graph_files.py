@@ -1,4 +1,7 @@
-"""Graphs and links in files against damaged copies: a graph whose parts fit together, or one sentence."""
+"""Graphs and links in files against damaged copies: a graph whose parts fit together, or one sentence.
+
+`make fuzz` runs 500 cases with each of the nine files, beside its 20,000 of data sets and vectors.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,7 @@ def test_a_damaged_graph(name: str, tmp_path: Path) -> None:
     whole, _ = _read(path, False)
     assert whole is not None
 
-    @settings(max_examples=max(1, CASES // 10), suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=max(1, CASES // 40), suppress_health_check=list(HealthCheck), database=None)
     @given(st.data())
     def case(draw: st.DataObject) -> None:
         number = st.integers(0, 1 << 16)
