@@ -230,3 +230,10 @@ def test_the_report_is_json(found: lf.Alignment) -> None:
     report = json.loads(json.dumps(found.report(), allow_nan=False))
     assert report["matches"] == len(found)
     assert report["known_links"] == 200
+
+
+def test_links_that_an_official_split_tests_by_are_not_learned_from(pair: AlignmentPair) -> None:
+    split = lf.data.Split(pair.links[:150], pair.links[150:200], pair.links[200:])
+    found = lf.align(replace(pair, official_split=split), method="propagate", **SMALL)
+    assert len(found.known) == 200
+    assert len(found.withheld) == 400

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from loginmea_fast import data
+from tests.align.graphs import write_graphs
 from tests.cli.conftest import TINY
-from tests.training.synthetic import synthetic_pair
 
 QUICK = ("--method", "propagate", "--propagation-width", 128, "--seed-ratio", 0.5)
 
@@ -103,27 +103,7 @@ def test_several_formats_at_once(call, data_dir: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two graphs as N-Triples and CSV, with names, and known pairs; alike but for spelling."""
-    folder = tmp_path_factory.mktemp("graphs")
-    pair = synthetic_pair(150, degree=5, relations=12)
-    right = set(pair.right_entities.tolist())
-    spaces = ["http://left.example/", "http://right.example/"]
-    of = {entity: f"{spaces[entity in right]}e{entity}" for entity in range(300)}
-    names = {}
-    for number, (a, b) in enumerate(pair.links.tolist()):
-        names[a], names[b] = f"Name of {number}", f"name of {number}" if number % 2 else f"nom de {number}"
-    for side, name in enumerate(("left", "right")):
-        own = [row for row in pair.triples.tolist() if (row[0] in right) == bool(side)]
-        lines = [f"<{of[h]}> <http://r.example/{r}> <{of[t]}> ." for h, r, t in own]
-        label = "http://www.w3.org/2000/01/rdf-schema#label"
-        lines += [f'<{of[e]}> <{label}> "{names[e]}" .' for e in of if (e in right) == bool(side)]
-        (folder / f"{name}.nt").write_text("\n".join(lines) + "\n")
-        rows = ["head,relation,tail", *(f"{of[h]},{r},{of[t]}" for h, r, t in own)]
-        (folder / f"{name}.csv").write_text("\n".join(rows) + "\n")
-    known = [f"{of[a]}\t{of[b]}" for a, b in pair.links.tolist()]
-    (folder / "seeds.tsv").write_text("\n".join(["left\tright", *known[:60]]) + "\n")
-    (folder / "gold.tsv").write_text("\n".join(known[60:]) + "\n")
-    return folder
+    return write_graphs(tmp_path_factory.mktemp("graphs"))
 
 
 @pytest.mark.parametrize("suffix", ["nt", "csv"])

@@ -9,7 +9,7 @@ kinds are weighted by it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,11 +50,9 @@ class Judged:
 def judge(pool: Pool, held: np.ndarray, decoder: str) -> Judged:
     """Match a pool in which held-out links [B, 2] are entities like any other, and judge their matches."""
     nobody = np.empty(0, dtype=np.int64)
-    whole, lonely, lonely_back = (
-        pool.decoded(decoder),
-        pool.without(nobody, held[:, 1]).decoded(decoder),
-        pool.without(held[:, 0], nobody).decoded(decoder),
-    )
+    whole, lonely = pool.decoded(decoder), pool.without(nobody, held[:, 1]).decoded(decoder)
+    # The other way only the nearest are looked at, which needs no matches of its own.
+    lonely_back = replace(whole, pool=pool.without(held[:, 0], nobody))
     features, correct, link = _judged(whole, held)
     alone, _, alone_link = _judged(lonely, held)
     return Judged(

@@ -34,6 +34,9 @@ __all__ = ["align", "check_options"]
 
 DIRECTIONS = ("left_to_right", "right_to_left")
 _PROBABLE = 0.5  # what is less probable than not is neither accepted nor learned from
+_CANDIDATES = (
+    20  # of each entity, both ways, where `decoder_k` is not given: a match further down is no match
+)
 _UNMATCHED = 0.5  # an entity is judged to have no counterpart where that is more probable than not
 Links = Tensor | np.ndarray | Sequence[Sequence[int]]
 
@@ -120,8 +123,9 @@ def align(
     confidence is calibrated (docs/align.md).
 
     Args:
-        source: a pair, whose links are the known ones; or a trained run (its directory, or what `fit` or `load_run`
-            returned), whose validation links calibrate and whose test links are measured.
+        source: a pair, whose links are the known ones, those that an official split tests by left out; or a trained
+            run (its directory, or what `fit` or `load_run` returned), whose validation links calibrate and whose test
+            links are measured.
         method: "model" trains LoginMEA by `fit`; "propagate" is not trained and takes seconds. A run has its own.
         config: of training, of propagation and of the search; `Config()` by default.
         seeds: int64 [S, 2], links of (left, right) entities to take for the known ones instead of `source.links`; what
@@ -190,9 +194,8 @@ def check_options(
 
 
 def _settings(pair: AlignmentPair, config: Config, decoder: str, direction: str) -> _Settings:
-    return _Settings(
-        pair, Evidence(pair), decoder, config.decoder_k, config.csls_k, config.backend, direction
-    )
+    k = config.decoder_k if "decoder_k" in config.model_fields_set else _CANDIDATES
+    return _Settings(pair, Evidence(pair), decoder, k, config.csls_k, config.backend, direction)
 
 
 def _from_run(run: LoadedRun | FitResult, settings: _Settings) -> _Learned:
@@ -279,6 +282,8 @@ def _known(pair: AlignmentPair, config: Config, seeds: Links | None) -> tuple[Te
     elif config.seed_ratio is not None:
         seed = config.seed if config.split_seed is None else config.split_seed
         known = pair.split(config.seed_ratio, 0, seed).train
+    elif pair.official_split is not None and len(pair.official_split.test):
+        known = torch.cat([pair.official_split.train, pair.official_split.valid])
     else:
         known = pair.links
     size = pair.num_entities
