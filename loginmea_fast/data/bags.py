@@ -1,4 +1,4 @@
-"""Sparse bags over entities: incident relations and attribute types, as the authors of LoginMEA count them."""
+"""Sparse bags over entities: incident relations and attribute types, which there are or how many."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from loginmea_fast.data.tables import AttributeTable, Feature
 __all__ = ["attribute_bag", "csr_matrix", "relation_bag", "rows_with_entries", "sparse_csr"]
 
 
-def relation_bag(triples: Tensor, num_entities: int, top: int = 1000, width: int | None = None) -> Feature:
-    """How often each of the most frequent relations meets an entity.
+def relation_bag(
+    triples: Tensor, num_entities: int, top: int | None = 1000, width: int | None = None, kind: str = "counts"
+) -> Feature:
+    """How often each of the most frequent relations meets an entity, or which of them lead from it and to it.
 
     Column c belongs to the relation that is c-th by number of triples (ties: first in the files first). Every triple
     adds one to the row of its head and one to the row of its tail, so a self loop adds two. Raw counts, without
     inverse relations and without normalisation, as in the authors' ``load_relation``.
 
+    With ``kind="types"`` an entry is 1 however often the relation meets the entity, and the columns of relations that
+    lead to it stand after those that lead from it, as in Dual-AMN (Mao et al., WWW 2021).
+
     Args:
         triples: int64 [T, 3] (head, relation, tail).
         num_entities: N.
-        top: how many relations to keep.
+        top: how many relations to keep; None for all.
         width: columns; None makes it the number of relations kept, 1000 gives the authors' shape (the rest is empty).
+        kind: "counts" or "types".
 
     Returns:
         A sparse CSR feature [N, width] of float32.
@@ -33,13 +39,20 @@ def relation_bag(triples: Tensor, num_entities: int, top: int = 1000, width: int
     column, kept = _columns_by_frequency(relation, top)
     keep = column >= 0
     rows = np.concatenate([head[keep], tail[keep]])
+    if kind == "types":
+        columns = np.concatenate([column[keep], column[keep] + kept])
+        values = csr_matrix(rows, columns, None, (num_entities, 2 * kept))
+        values.values().fill_(1.0)
+        return Feature(
+            values, rows_with_entries(values), f"which of {kept:,} relations lead from it and to it"
+        )
     columns = np.concatenate([column[keep], column[keep]])
     values = csr_matrix(rows, columns, None, (num_entities, kept if width is None else width))
     return Feature(values, rows_with_entries(values), f"counts of the {kept:,} most frequent relations")
 
 
 def attribute_bag(
-    attributes: AttributeTable, num_entities: int, top: int = 1000, width: int | None = None
+    attributes: AttributeTable, num_entities: int, top: int | None = 1000, width: int | None = None
 ) -> Feature:
     """Which of the most frequent attribute types an entity has.
 
@@ -49,7 +62,7 @@ def attribute_bag(
     Args:
         attributes: occurrences of attribute types.
         num_entities: N.
-        top: how many types to keep.
+        top: how many types to keep; None for all.
         width: columns; None makes it the number of types kept, 1000 gives the authors' shape (the rest is empty).
 
     Returns:
@@ -97,7 +110,7 @@ def rows_with_entries(values: Tensor) -> Tensor:
     return values.crow_indices().diff() > 0
 
 
-def _columns_by_frequency(symbols: np.ndarray, top: int) -> tuple[np.ndarray, int]:
+def _columns_by_frequency(symbols: np.ndarray, top: int | None) -> tuple[np.ndarray, int]:
     """Column of each symbol, -1 for those that are not among the ``top`` most frequent; and how many columns."""
     counts = np.bincount(symbols)
     first = np.full(len(counts), len(symbols))

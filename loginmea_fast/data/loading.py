@@ -16,7 +16,7 @@ from loginmea_fast.data.images import image_files
 from loginmea_fast.data.modalities import build_features, check_modalities
 from loginmea_fast.data.pair import AlignmentPair
 from loginmea_fast.data.textfile import some_of
-from loginmea_fast.data.values import read_values
+from loginmea_fast.data.values import holds_numbers, read_values
 from loginmea_fast.data.vector_files import TABLES
 from loginmea_fast.data.vectors import SUFFIXES, VectorSource, vector_sources
 from loginmea_fast.errors import DataError
@@ -34,7 +34,8 @@ def load(
     *,
     vectors: Mapping[str, Any] | None = None,
     compat: Literal["authors"] | None = None,
-    bag_size: int = 1000,
+    bags: Literal["types", "counts"] | None = None,
+    bag_size: int | None = None,
     name_ngrams: tuple[int, ...] = (2, 3),
     name_buckets: int | None = 4096,
     name_attributes: Sequence[str] | str = (),
@@ -55,12 +56,15 @@ def load(
         directory: holds the files of both graphs.
         format: "dbp15k", "openea", another registered layout, or "auto" to go by the file names.
         modalities: which features to build, in this order, as a sequence or as "relation,attribute". None takes those
-            with a file of vectors, then ``relation``, then ``attribute`` where there are attributes: the order of the
-            authors' model.
+            with a file of vectors, then ``relation``, then ``attribute`` where there are attributes, the order of the
+            authors' model, then ``value`` where attributes have numbers or dates.
         vectors: modality -> file of vectors, or what such a file would hold (a mapping from uris to arrays, an array, a
             sparse matrix), or several; see :func:`loginmea_fast.data.vectors.vector_feature`.
         compat: "authors" gives bags their fixed width and fills missing images as their code does.
-        bag_size: how many relations and attribute types the bags keep.
+        bags: "types" says which relations lead from an entity and to it, "counts" how often each meets it, as the
+            authors have it. None is "types", and "counts" under ``compat="authors"``.
+        bag_size: how many relations and attribute types the bags keep, the most frequent ones; None for all, and 1000
+            under ``compat="authors"``.
         name_ngrams: lengths of the character n-grams.
         name_buckets: columns to hash n-grams and words into; None gives each its own column.
         name_attributes: attributes of ``attr_triples_1/2`` whose values are the names of entities, one or several; the
@@ -78,10 +82,8 @@ def load(
     Raises:
         DataError: one sentence with file, line and remedy.
     """
-    if compat not in (None, "authors") or bag_size < 1:
-        raise DataError(
-            f"compat={compat!r}, bag_size={bag_size}: compat is None or 'authors', bag_size at least 1"
-        )
+    if compat not in (None, "authors"):
+        raise DataError(f"compat is None or 'authors'; got {compat!r}")
     directory = Path(directory)
     names = (name_attributes,) if isinstance(name_attributes, str) else tuple(name_attributes)
     options = ReadOptions(fold=fold, max_repeated_links=max_repeated_links, name_attributes=names)
@@ -100,6 +102,9 @@ def load(
     pair = layout.read(directory, options)
     if wanted is None:
         built = {"relation": len(pair.triples) > 0, "attribute": pair.attributes is not None}
+        if compat is None and "value" not in files and _value_files(directory):
+            pair = replace(pair, values=read_values(directory, pair))
+            built["value"] = pair.values is not None and holds_numbers(pair.values)
         wanted = [*files, *(name for name, there in built.items() if there and name not in files)]
     wants_values = "value" in wanted and "value" not in files
     if pair.values is None and (wants_values or (with_values and _value_files(directory))):
@@ -110,6 +115,7 @@ def load(
         files,
         where=str(directory),
         compat=compat,
+        bags=bags,
         bag_size=bag_size,
         name_ngrams=name_ngrams,
         name_buckets=name_buckets,

@@ -69,7 +69,8 @@ def build_features(
     *,
     where: str,
     compat: Literal["authors"] | None = None,
-    bag_size: int = 1000,
+    bags: Literal["types", "counts"] | None = None,
+    bag_size: int | None = None,
     name_ngrams: tuple[int, ...] = (2, 3),
     name_buckets: int | None = 4096,
     seed: int = 0,
@@ -82,6 +83,7 @@ def build_features(
         vectors: modality -> where its vectors are; such a modality is built of them whatever its name.
         where: what the pair was read from, for errors.
         compat: see there, as the arguments below.
+        bags: see there.
         bag_size: see there.
         name_ngrams: see there.
         name_buckets: see there.
@@ -93,6 +95,13 @@ def build_features(
     Raises:
         DataError: a modality that the pair has nothing to build of.
     """
+    if bags not in (None, "types", "counts"):
+        raise DataError(f"bags must be 'types' or 'counts'; got {bags!r}")
+    if bag_size is not None and bag_size < 1:
+        raise DataError(f"bag_size must be at least 1, or None for all; got {bag_size}")
+    kind = bags or ("counts" if compat == "authors" else "types")
+    if compat == "authors":
+        bag_size = bag_size or 1000
     width = bag_size if compat == "authors" else None
     features: dict[str, Feature] = {}
     notes: tuple[str, ...] = ()
@@ -111,7 +120,7 @@ def build_features(
         elif modality == "relation":
             if not len(pair.triples):
                 raise DataError(f"{where} has no relation triples; leave the modality 'relation' out")
-            features[modality] = relation_bag(pair.triples, pair.num_entities, bag_size, width)
+            features[modality] = relation_bag(pair.triples, pair.num_entities, bag_size, width, kind)
         elif modality == "attribute":
             if pair.attributes is None:
                 raise DataError(f"{where} has no attributes; leave the modality 'attribute' out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -219,7 +219,8 @@ class AlignmentPair:
         max_repeated_links: float = 1.0,
         name: str | None = None,
         columns: Sequence[str | int] | None = None,
-        bag_size: int = 1000,
+        bags: Literal["types", "counts"] | None = None,
+        bag_size: int | None = None,
         name_ngrams: tuple[int, ...] = (2, 3),
         name_buckets: int | None = 4096,
     ) -> AlignmentPair:
@@ -256,7 +257,8 @@ class AlignmentPair:
                 every one an error.
             name: what to call the pair.
             columns: names or positions of head, relation and tail in both tables, where they are not to be guessed.
-            bag_size: how many relations and attribute types the bags keep.
+            bags: as in :func:`loginmea_fast.data.load`.
+            bag_size: as there.
             name_ngrams: lengths of the character n-grams of names.
             name_buckets: columns to hash n-grams and words into; None gives each its own column.
 
@@ -311,6 +313,7 @@ class AlignmentPair:
             wanted,
             sources,
             where=pair.name,
+            bags=bags,
             bag_size=bag_size,
             name_ngrams=name_ngrams,
             name_buckets=name_buckets,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Ids = Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]]
 
-__all__ = ["Split", "as_ids", "divide", "first_of_each", "take_valid"]
+__all__ = ["Split", "as_ids", "divide", "first_of_each", "link_groups", "take_valid"]
 
 PARTS = ("train", "valid", "test")
 
@@ -167,7 +167,7 @@ def take_valid(train: Tensor, valid_ratio: float, seed: int) -> tuple[Tensor, Te
 def _shuffled(links: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Shuffled links, those of a group together where its first one came, and the places where groups meet."""
     links = links[torch.randperm(len(links), generator=torch.Generator().manual_seed(seed))]
-    group = _groups(links)
+    group = link_groups(links)
     if group is None:
         return links, torch.arange(len(links) + 1)
     places = torch.arange(len(links))
@@ -177,7 +177,7 @@ def _shuffled(links: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return links[order], torch.cat([starts, torch.tensor([len(links)])])
 
 
-def _groups(links: Tensor) -> Tensor | None:
+def link_groups(links: Tensor) -> Tensor | None:
     """Number of the connected component of each link; None where no two links share an entity."""
     if all(len(column.unique()) == len(links) for column in links.unbind(1)):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from loginmea_fast.errors import CheckpointError, ConfigError, InputError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.nn.authors import AuthorsState, translate_authors_state
+from loginmea_fast.nn.dropout import PooledDropout
 from loginmea_fast.nn.features import Features, presence_of
 from loginmea_fast.nn.graph_encoder import GraphEncoder
 from loginmea_fast.nn.local_to_global_encoder import LocalToGlobalEncoder, take_rows
+from loginmea_fast.nn.modality_channels import ModalityChannels
 from loginmea_fast.nn.pretrained import Pretrained, describe_graph
 from loginmea_fast.nn.projection import FeatureProjection
 from loginmea_fast.ops import relation_reflectors
@@ -23,6 +25,7 @@ from loginmea_fast.ops import relation_reflectors
 __all__ = ["LoginMEA", "LoginMEAOutput"]
 
 _BLOCK = 4096  # rows that are normalised at a time
+AGGREGATIONS = ("channels", "fused", "both")
 _COMPUTE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
@@ -30,7 +33,8 @@ class LoginMEAOutput(NamedTuple):
     """What the model returns for the rows that were asked for.
 
     Attributes:
-        joint: [B, D], J = [graph encoder | local-to-global encoder], rows normalised (docs/model.md, Joint embedding).
+        joint: [B, D], J = [graph encoder | channels | local-to-global encoder], as far as the model has them, rows
+            normalised (docs/model.md, Joint embedding).
         graph: [B, (L + 1) d], the graph encoder's part before normalisation; None without the graph encoder.
         modalities: modality -> [B, d_m], projected features x_m.
         unnormalized: [B, D], `joint` before its rows are divided by their lengths, which autograd keeps anyway; None
@@ -54,7 +58,10 @@ class LoginMEA(nn.Module):
         rank: K of the low-rank interaction.
         depth: L, layers of each encoder.
         attention: `"relation"` (the authors' code) or `"triple"`.
-        modality_dims: modality -> d_m where it is not `hidden_dim`.
+        modality_dims: modality -> d_m where it is not `hidden_dim`; for "fused" alone.
+        aggregation: how modalities meet the graph: `"fused"`, by the local-to-global encoder, as the paper has it;
+            `"channels"`, each through layers of its own (`ModalityChannels`); `"both"`, side by side.
+        dropout: share of the elements of the joint embedding that a forward pass in training drops.
         use_graph_encoder: False for the paper's ablation without it; the others likewise.
         use_local_fusion: see `LocalToGlobalEncoder`.
         use_adaptive_weights: see `LocalToGlobalEncoder`.
@@ -76,6 +83,8 @@ class LoginMEA(nn.Module):
         depth: int = 2,
         attention: str = "relation",
         modality_dims: Mapping[str, int] | None = None,
+        aggregation: str = "fused",
+        dropout: float = 0.0,
         use_graph_encoder: bool = True,
         use_local_fusion: bool = True,
         use_adaptive_weights: bool = True,
@@ -97,6 +106,12 @@ class LoginMEA(nn.Module):
             raise ConfigError(
                 f"modality_dims names {sorted(unknown)}, but the modalities are {list(feature_dims)}"
             )
+        if aggregation not in AGGREGATIONS:
+            raise ConfigError(f"aggregation must be one of {', '.join(AGGREGATIONS)}; got {aggregation!r}")
+        if aggregation != "fused" and any(width != hidden_dim for width in widths.values()):
+            raise ConfigError(
+                f"channels are as wide as the layers, {hidden_dim}; leave modality_dims out, or aggregate by 'fused'"
+            )
         self.arguments = {
             "feature_dims": dict(feature_dims),
             "hidden_dim": hidden_dim,
@@ -104,6 +119,8 @@ class LoginMEA(nn.Module):
             "depth": depth,
             "attention": attention,
             "modality_dims": widths,
+            "aggregation": aggregation,
+            "dropout": dropout,
             "use_graph_encoder": use_graph_encoder,
             "use_local_fusion": use_local_fusion,
             "use_adaptive_weights": use_adaptive_weights,
@@ -113,14 +130,20 @@ class LoginMEA(nn.Module):
         }
         self.graph = graph
         self.compute_dtype = compute_dtype
+        self.backend = backend
         self.modalities = tuple(feature_dims)
         self.modality_dims = [widths.get(name, hidden_dim) for name in feature_dims]
         self.projections = nn.ModuleDict(
             {
-                name: FeatureProjection(columns, width)
+                name: FeatureProjection(columns, width, bias=aggregation == "fused")
                 for (name, columns), width in zip(feature_dims.items(), self.modality_dims, strict=True)
             }
         )
+        self.channels: ModalityChannels | None = None
+        if feature_dims and aggregation != "fused":
+            self.channels = ModalityChannels(self.modalities, hidden_dim, depth, attention, backend)
+            for weight in self.projections.parameters():
+                nn.init.xavier_uniform_(weight)
         self.local_to_global = (
             LocalToGlobalEncoder(
                 self.modality_dims,
@@ -134,15 +157,16 @@ class LoginMEA(nn.Module):
                 use_global_aggregation=use_global_aggregation,
                 backend=backend,
             )
-            if feature_dims
+            if feature_dims and aggregation != "channels"
             else None
         )
+        self.dropout = PooledDropout(dropout)
         self.entity_embedding: nn.Parameter | None = None
         self.graph_encoder: GraphEncoder | None = None
         if use_graph_encoder:
             self.entity_embedding = nn.Parameter(torch.empty(graph.num_entities, hidden_dim))
             self.graph_encoder = GraphEncoder(hidden_dim, depth, attention, backend)
-        reflects = use_graph_encoder or use_global_aggregation
+        reflects = use_graph_encoder or use_global_aggregation or self.channels is not None
         self.relation_embedding = (
             nn.Parameter(torch.empty(2 * graph.num_relations, hidden_dim)) if reflects else None
         )
@@ -157,6 +181,8 @@ class LoginMEA(nn.Module):
         if self.graph_encoder is not None:
             depth, d = self.graph_encoder.layers.relation_vectors.shape
             width += (depth + 1) * d
+        if self.channels is not None:
+            width += self.channels.output_width
         if self.local_to_global is not None:
             width += self.local_to_global.output_width(self.modality_dims)
         return width
@@ -166,6 +192,7 @@ class LoginMEA(nn.Module):
         features: Mapping[str, Tensor],
         rows: Tensor | None = None,
         present: Mapping[str, Tensor] | None = None,
+        hidden: Tensor | None = None,
     ) -> LoginMEAOutput:
         """Embed entities.
 
@@ -175,6 +202,8 @@ class LoginMEA(nn.Module):
                 these rows of the joint embedding are formed.
             present: modality -> bool [N], which entities have it; an absent modality gets no weight, and one that is
                 not named is everybody's. None for what `features` bring along (`Features`), else for all.
+            hidden: int64, entities whose own embedding counts as zero in this pass: they are known by their
+                neighbours and modalities alone.
 
         Returns:
             `LoginMEAOutput`.
@@ -183,11 +212,11 @@ class LoginMEA(nn.Module):
             InputError: a modality is missing, has the wrong number of rows or columns, or a mask that does not fit.
         """
         projected: dict[str, Tensor] = {}
-        parts = list(self._parts(features, rows, present, projected))
+        parts = list(self._parts(features, rows, present, projected, hidden))
         graph_part = None if self.graph_encoder is None else parts[0]
         if rows is not None:
             projected = {name: x.index_select(0, rows) for name, x in projected.items()}
-        unnormalized = torch.cat(parts, 1)
+        unnormalized = self.dropout(torch.cat(parts, 1))
         joint = F.normalize(unnormalized, dim=1, eps=1e-12)
         return LoginMEAOutput(joint, graph_part, projected, unnormalized)
 
@@ -220,6 +249,7 @@ class LoginMEA(nn.Module):
         rows: Tensor | None,
         present: Mapping[str, Tensor] | None,
         projected: dict[str, Tensor],
+        hidden: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """The parts of J [B, .], the graph encoder's first; `projected` gets the modalities [N, d_m]."""
         self._check(features)
@@ -233,8 +263,16 @@ class LoginMEA(nn.Module):
         if self.graph_encoder is not None:
             assert self.entity_embedding is not None
             assert reflectors is not None
-            yield take_rows(self.graph_encoder(self.entity_embedding, reflectors, self.graph), rows)
+            own = (
+                self.entity_embedding if hidden is None else self.entity_embedding.index_fill(0, hidden, 0.0)
+            )
+            yield take_rows(self.graph_encoder(own, reflectors, self.graph), rows)
         projected |= {name: self.projections[name](features[name]).to(dtype) for name in self.modalities}
+        if self.channels is not None:
+            assert reflectors is not None
+            for name, x in projected.items():
+                own = x if has is None else x * has[:, self.modalities.index(name), None]
+                yield take_rows(self.channels(name, own, reflectors, self.graph), rows)
         if self.local_to_global is not None:
             yield from self.local_to_global(list(projected.values()), reflectors, self.graph, rows, has)
 
@@ -280,6 +318,12 @@ class LoginMEA(nn.Module):
             CheckpointError: they cannot be written.
         """
         Pretrained(self.arguments, describe_graph(self.graph), self.state_dict()).write(directory)
+
+    def renewed(self) -> LoginMEA:
+        """A model like this one with new parameters, on its device."""
+        own = {"compute_dtype": self.compute_dtype, "backend": self.backend}
+        arguments: dict[str, Any] = {**self.arguments, **own}
+        return type(self)(self.graph, **arguments).to(self.graph.device)
 
     @classmethod
     def from_pretrained(

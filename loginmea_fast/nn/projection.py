@@ -26,6 +26,7 @@ class FeatureProjection(nn.Linear):
     Args:
         in_features: columns of the raw feature.
         out_features: d_m, width of the modality embedding.
+        bias: whether b_m is there; without it an entity that has nothing is embedded as zero.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -43,12 +44,14 @@ class FeatureProjection(nn.Linear):
             return self._project_sparse(features)
         if features.dtype == self.weight.dtype:
             return F.linear(features, self.weight, self.bias)
-        return _project_narrow(features, self.weight, self.bias)
+        bias = self.weight.new_zeros(self.out_features) if self.bias is None else self.bias
+        return _project_narrow(features, self.weight, bias)
 
     # torch.compile cannot trace sparse tensors; the product is one call of the vendor's library with or without it.
     @torch.compiler.disable
     def _project_sparse(self, features: Tensor) -> Tensor:
-        return csr_product(features, self.weight.t()) + self.bias
+        projected = csr_product(features, self.weight.t())
+        return projected if self.bias is None else projected + self.bias
 
 
 @torch.library.custom_op("loginmea_fast::narrow_projection", mutates_args=())

@@ -152,6 +152,12 @@ class RunDirectory:
                 f"a resumed run keeps its configuration, but {', '.join(changed)} would change; "
                 "leave the change out, or train into a new directory"
             )
+        if self.config.rounds and wanted.epochs != self.config.epochs:
+            raise ConfigError(
+                f"the run has rounds of {self.config.epochs} epochs, which cannot become {wanted.epochs}; leave epochs "
+                "out, or train into a new directory",
+                "epochs",
+            )
         with self.hold():
             if self.last_file.is_file():
                 metadata = read_metadata(self.last_file, self._remedy("last"))

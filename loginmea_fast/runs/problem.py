@@ -12,6 +12,8 @@ from torch import Tensor
 
 from loginmea_fast import data
 from loginmea_fast.data import AlignmentPair, Feature, Split
+from loginmea_fast.data.scaling import scale_rows
+from loginmea_fast.data.values import value_feature
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.nn import Features, LoginMEA
@@ -62,6 +64,7 @@ def load_pair(config: Config) -> AlignmentPair:
     options: dict[str, Any] = {
         "vectors": config.vectors,
         "compat": config.compat,
+        "bags": config.bags,
         "bag_size": config.bag_size,
         "seed": config.seed,
     }
@@ -94,10 +97,14 @@ def assemble(pair: AlignmentPair, config: Config, split: Split | None = None) ->
     names = list(pair.features) if config.modalities is None else list(config.modalities)
     _check_modalities(names, pair.features)
     graph = pair.graph()
-    features = _prepare({name: pair.features[name] for name in names}, graph, config, device)
     if split is None:
         seed = config.seed if config.split_seed is None else config.split_seed
         split = pair.split(config.seed_ratio, config.valid_ratio, seed)
+    chosen = {name: pair.features[name] for name in names}
+    if "value" in chosen and pair.values is not None:
+        # Training links tell which attributes of the two graphs mean the same.
+        chosen["value"], _ = value_feature(pair.values, pair.num_entities, split.train)
+    features = _prepare(chosen, graph, config, device)
     if config.propagation == "late":
         one_sided(graph, split.train)
     pair = replace(pair, features={name: pair.features[name] for name in names})
@@ -108,6 +115,10 @@ def _prepare(
     features: dict[str, Feature], graph: AlignmentGraph, config: Config, device: torch.device
 ) -> Features:
     """Features on the device, with what stands in for absent rows; rows as a reader filled them are everybody's."""
+    if config.scale_features:
+        features = {
+            name: replace(feature, values=scale_rows(feature.values)) for name, feature in features.items()
+        }
     if config.missing == "filled":
         return Features({name: feature.values.to(device) for name, feature in features.items()})
     given = {name: data.stand_in(feature, graph, config.missing) for name, feature in features.items()}
@@ -127,6 +138,8 @@ def build_model(problem: Problem, config: Config) -> LoginMEA:
             hidden_dim=config.hidden_dim,
             rank=config.rank,
             depth=config.depth,
+            aggregation=config.aggregation,
+            dropout=config.dropout,
             attention=config.attention,
             use_local_fusion=config.use_local_fusion,
             use_adaptive_weights=config.use_adaptive_weights,

@@ -81,7 +81,7 @@ _Files = Annotated[
 class Config(BaseModel):
     """Everything that decides a run; equal configurations on one machine give equal results, bit for bit.
 
-    Keys that are not given come from the preset, where `compat` names one, else from the defaults here.
+    Keys that are not given come from `preset`, else from the defaults here; `compat="authors"` is a preset too.
     `Config.build` also takes them in sections. Optional keys mean "not set" by None; every other switch is off at 0.
 
     Raises:
@@ -95,7 +95,14 @@ class Config(BaseModel):
     format: _Text = _key("data", "auto", "layout of the directory; 'auto' looks at what is there")
     modalities: _Names = _key("data", None, "modalities to use; unset: all that the data has")
     vectors: _Files = _key("data", None, "files of vectors by modality, beside those in the directory")
-    bag_size: int = _key("data", 1000, "relations and attribute types that bags keep", ge=1)
+    bags: Literal["types", "counts"] = _key(
+        "data",
+        "types",
+        "what bags of relations say: which lead from an entity and to it, or how often each meets it",
+    )
+    bag_size: int | None = _key(
+        "data", None, "relations and attribute types that bags keep, the most frequent; unset: all", ge=1
+    )
     name_attributes: _Names = _key("data", None, "attributes whose values are the names of entities")
     fold: int = _key("data", 1, "which of OpenEA's prepared splits is the official one", ge=1)
 
@@ -115,7 +122,12 @@ class Config(BaseModel):
     )
 
     # The model.
-    hidden_dim: int = _key("model", 300, "width d of every embedding", ge=1)
+    aggregation: Literal["channels", "fused", "both"] = _key(
+        "model",
+        "channels",
+        "how modalities meet the graph: each through layers of its own, fused before them as in the paper, or both",
+    )
+    hidden_dim: int = _key("model", 64, "width d of every embedding", ge=1)
     rank: int = _key("model", 8, "rank K of the low-rank interaction", ge=1)
     depth: int = _key("model", 2, "attention layers", ge=1)
     attention: Literal["relation", "triple"] = _key("model", "relation", "what the attention logits see")
@@ -124,6 +136,9 @@ class Config(BaseModel):
     use_low_rank: bool = _key("model", True, "low-rank products; off: the modalities are summed")
     use_global_aggregation: bool = _key("model", True, "relation-reflection layers over the fused modalities")
     use_graph_encoder: bool = _key("model", True, "structure embedding beside the modalities")
+    scale_features: bool = _key(
+        "model", True, "rows of sparse features are divided by their sums, of dense ones by their lengths"
+    )
     missing: Literal["filled", "mask", "learned", "neighbors"] = _key(
         "model",
         "filled",
@@ -132,13 +147,31 @@ class Config(BaseModel):
     )
 
     # Steps.
-    epochs: int = _key("training", 60, "epochs; each is one step over all training links", ge=1)
-    batch_size: int = _key("training", 3500, "links that are told apart from each other in the loss", ge=2)
-    lr: float = _key("training", 5e-3, "highest learning rate of AdamW", gt=0)
-    weight_decay: float = _key("training", 0.01, "decoupled weight decay", ge=0)
-    schedule: Literal["cosine", "constant"] = _key("training", "cosine", "learning rate over the epochs")
-    warmup_epochs: int = _key("training", 5, "epochs of linear warm-up", ge=0)
-    grad_clip: float = _key("training", 1.0, "largest norm of the gradient; 0: no clipping", ge=0)
+    preset: Literal["fast", "default", "best", "loginmea", "authors"] = _key(
+        "training",
+        "default",
+        "what keys are that nobody gives: a trade of seconds for accuracy, or the paper's model, trained as here or as "
+        "by its authors",
+    )
+    epochs: int = _key("training", 10, "epochs of a round; each sees all training links once", ge=1)
+    updates: int = _key(
+        "training", 5, "one update a batch, of which an epoch has at least so many; 0: one an epoch", ge=0
+    )
+    batch_size: int = _key("training", 1024, "links that are told apart from each other in the loss", ge=2)
+    optimizer: Literal["rmsprop", "adamw"] = _key("training", "rmsprop", "RMSprop, or AdamW")
+    lr: float = _key("training", 5e-3, "highest learning rate", gt=0)
+    weight_decay: float = _key("training", 0.0, "decoupled weight decay of AdamW", ge=0)
+    schedule: Literal["cosine", "constant"] = _key("training", "cosine", "learning rate over a round")
+    warmup_epochs: int = _key("training", 0, "epochs of linear warm-up", ge=0)
+    grad_clip: float = _key("training", 0.0, "largest norm of the gradient; 0: no clipping", ge=0)
+    dropout: float = _key(
+        "training", 0.2, "share of the embeddings' elements that an update drops", ge=0, lt=1
+    )
+    share_seeds: bool = _key(
+        "training",
+        True,
+        "both entities of a training link have one embedding, which the update that tells them apart does not see",
+    )
 
     init_from: _OptionalText = _key(
         "training", None, "run, or directory of save_pretrained, whose parameters training begins with"
@@ -148,24 +181,35 @@ class Config(BaseModel):
     objectives: _Names = _key(
         "training",
         None,
-        "losses that are summed, a weight after a colon where it is not 1; unset: contrastive",
+        "losses that are summed, a weight after a colon where it is not 1; unset: hard_sample",
     )
     learned_weights: bool = _key("training", False, "weights of the losses' terms by learned uncertainty")
     temperature: float = _key("training", 0.1, "temperature tau of the contrastive losses", gt=0)
     bidirectional: bool = _key("training", True, "loss in both directions; off: left to right only")
 
-    hard_scale: float = _key("training", 30.0, "scale lambda of the hard-sample loss", gt=0)
-    hard_samples: int = _key("training", 3000, "further entities of each graph in the hard-sample loss", ge=0)
+    hard_scale: float = _key("training", 20.0, "scale lambda of the hard-sample loss", gt=0)
+    hard_samples: int = _key("training", 2000, "further entities of each graph in the hard-sample loss", ge=0)
 
     # Bootstrapping.
-    bootstrap: bool = _key("training", False, "mutual nearest neighbours become training links")
+    rounds: int = _key(
+        "training",
+        2,
+        "further rounds of training from new parameters, each with links that the round before has proposed",
+        ge=0,
+    )
+    certainty: float = _key(
+        "training", 0.7, "probability above which a round proposes a mutual pair", ge=0, lt=1
+    )
+    bootstrap: bool = _key(
+        "training", False, "within a round, pairs that stay mutual nearest neighbours become links"
+    )
     bootstrap_start: int = _key("training", 20, "first epoch that may propose links", ge=0)
     bootstrap_every: int = _key("training", 2, "epochs between proposals", ge=1)
     bootstrap_window: int = _key("training", 10, "rounds a pair must stay mutual before it joins", ge=1)
 
     # Beside the model.
     propagation: Literal["none", "late"] = _key(
-        "training", "none", "'late': propagated labels of the training links stand beside the trained model"
+        "training", "late", "'late': propagated labels of the training links stand beside the trained model"
     )
     propagation_width: int = _key("training", 1024, "columns of a propagated label", ge=1)
 
@@ -208,7 +252,14 @@ class Config(BaseModel):
         def __init__(self, **values: Any) -> None:
             for name in values:
                 _check_known(name)
-            preset = PRESETS.get(values.get("compat"), {})
+            name = values.get("preset")
+            if values.get("compat") == "authors":
+                if name not in (None, "authors"):
+                    raise ConfigError(
+                        f"compat='authors' is the preset 'authors', not {name!r}; leave one out", "preset"
+                    )
+                name = "authors"
+            preset = {} if name is None else {**PRESETS.get(str(name), {}), "preset": name}
             try:
                 super().__init__(**{**preset, **values})
             except ValidationError as error:
@@ -244,6 +295,20 @@ class Config(BaseModel):
 
             chosen_decoders(self.decoder)
         return self
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of all rounds."""
+        return self.epochs * (1 + self.rounds)
+
+    def beside_preset(self) -> list[str]:
+        """`key=value` of each key that was given another value than the preset has for it."""
+        preset = PRESETS[self.preset]
+        return [
+            f"{name}={getattr(self, name)}"
+            for name in KEYS
+            if name in self.model_fields_set and name in preset and getattr(self, name) != preset[name]
+        ]
 
     @property
     def loss_backend(self) -> str:
@@ -483,6 +548,10 @@ def _parse(key: Key, text: str) -> Any:
         return None
     if key.kind in (str, Literal):
         return text.strip("\"'")
+    if key.kind is float and re.fullmatch(
+        r"[+-]?(\d*\.\d+|\d+\.?)", text
+    ):  # TOML wants a digit on both sides
+        return float(text)
     bracketed = key.kind in (tuple, dict) and text.startswith(("[", "{"))
     if key.kind is tuple and not bracketed:
         return tuple(part.strip().strip("\"'") for part in text.split(",") if part.strip())

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from loginmea_fast.training.config import KEYS, Config
 from loginmea_fast.training.objectives import objective_weights
+from loginmea_fast.training.presets import PRESETS
 
 __all__ = ["first_join", "without_effect"]
 
@@ -30,7 +31,8 @@ def without_effect(config: Config, modalities: int, valid: int) -> Iterator[str]
     """
 
     def changed(*names: str) -> list[str]:
-        return [name for name in names if getattr(config, name) != KEYS[name].default]
+        preset = PRESETS[config.preset]
+        return [name for name in names if getattr(config, name) != preset.get(name, KEYS[name].default)]
 
     def idle(names: list[str], why: str) -> Iterator[str]:
         if names:
@@ -46,21 +48,29 @@ def without_effect(config: Config, modalities: int, valid: int) -> Iterator[str]
     if not config.bootstrap:
         names = changed("bootstrap_start", "bootstrap_every", "bootstrap_window")
         yield from idle([] if config.compat == "authors" else names, "bootstrap is off; turn it on")
-    elif config.epochs <= first_join(config):
-        why = f"its first links join after epoch {first_join(config)} and training ends after {config.epochs}"
+    elif config.total_epochs <= first_join(config):
+        why = f"its first links join after epoch {first_join(config)} and training ends after {config.total_epochs}"
         yield from idle(["bootstrap"], f"{why}; raise epochs, or lower bootstrap_start or bootstrap_window")
     elif config.compat != "authors":  # whose own numbers waste theirs
         window = config.bootstrap_window * config.bootstrap_every
-        if (config.epochs - first_join(config)) % window == 0:
+        if (config.total_epochs - first_join(config)) % window == 0:
             yield (
-                f"the last window of bootstrapping changes nothing: its links join after epoch {config.epochs}, when "
-                "training ends; raise epochs, or lower bootstrap_start or bootstrap_window"
+                f"the last window of bootstrapping changes nothing: its links join after epoch {config.total_epochs}, "
+                "when training ends; raise epochs, or lower bootstrap_start or bootstrap_window"
             )
+    if config.optimizer == "rmsprop":
+        yield from idle(
+            ["weight_decay"] if config.weight_decay else [], "RMSprop has none; set optimizer to 'adamw'"
+        )
+    if not config.updates:
+        yield from idle(changed("share_seeds"), "an epoch is one update, which sees all links; raise updates")
+    if not config.rounds:
+        yield from idle(changed("certainty"), "there are no further rounds; raise rounds")
     if config.propagation == "none":
         yield from idle(changed("propagation_width"), "propagation is none; set it to 'late'")
     if config.patience and not valid and config.compat != "authors":
         yield from idle(["patience"], "there are no validation links; raise valid_ratio")
-    elif config.patience * config.eval_every >= config.epochs:
+    elif config.patience * config.eval_every >= config.total_epochs:
         yield from idle(["patience"], "training ends before as many validations; lower it or eval_every")
     if config.warmup_epochs > config.epochs:
         yield from idle(changed("warmup_epochs"), f"beyond the {config.epochs} epochs; lower it")
@@ -68,11 +78,15 @@ def without_effect(config: Config, modalities: int, valid: int) -> Iterator[str]
         yield from idle(changed("decoder_k"), "no decoder is chosen; set decoder")
     fusion = ("rank", "missing", "use_local_fusion", "use_adaptive_weights", "use_low_rank")
     if not modalities:
-        names = changed(*fusion, "use_global_aggregation")
+        names = changed(*fusion, "use_global_aggregation", "aggregation")
         yield from idle(names, "the model has no modalities")
+    elif config.aggregation == "channels":
+        names = changed(*(name for name in fusion if name != "missing"), "use_global_aggregation")
+        yield from idle(names, "modalities go through channels; set aggregation to 'fused' or 'both'")
     elif not config.use_local_fusion:
         yield from idle(changed("rank", "use_adaptive_weights", "use_low_rank"), "use_local_fusion is off")
     elif not config.use_low_rank:
         yield from idle(changed("rank"), "use_low_rank is off")
-    if not config.use_graph_encoder and not (config.use_global_aggregation and modalities):
+    fused = config.aggregation == "fused"
+    if not config.use_graph_encoder and not (modalities and (config.use_global_aggregation or not fused)):
         yield from idle(changed("depth", "attention"), "no part with attention layers is on")

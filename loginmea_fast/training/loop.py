@@ -38,7 +38,10 @@ from loginmea_fast.training.memory import measure_peak_memory
 from loginmea_fast.training.objectives import Batch, WeightedObjectives
 from loginmea_fast.training.progress import Progress
 from loginmea_fast.training.protocols import Problem, Store
+from loginmea_fast.training.rounds import propose
+from loginmea_fast.training.sampling import Sampler, batches
 from loginmea_fast.training.schedule import learning_rate
+from loginmea_fast.training.sharing import SharedRows
 from loginmea_fast.training.standing import Standing
 from loginmea_fast.version import __version__
 
@@ -90,6 +93,8 @@ class Trainer:
         has_graph = self.model.graph_encoder is not None
         self.objectives = WeightedObjectives(config, self.model.modalities, has_graph).to(problem.device)
         self.optimizer = self._new_optimizer()
+        self.sampler: Sampler | None = None
+        self.shared: SharedRows | None = None
         pair = problem.pair
         self.bootstrapping = Bootstrapping(
             config, pair.left_entities, pair.right_entities, problem.split.train
@@ -104,13 +109,12 @@ class Trainer:
         learned = [(f"objectives.{name}", p) for name, p in self.objectives.named_parameters()]
         return [*self.model.named_parameters(), *learned]
 
-    def _new_optimizer(self) -> torch.optim.AdamW:
-        return torch.optim.AdamW(
-            [parameter for _, parameter in self._parameters()],
-            lr=self.config.lr,
-            weight_decay=self.config.weight_decay,
-            fused=True,
-        )
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        parameters = [parameter for _, parameter in self._parameters()]
+        config = self.config
+        if config.optimizer == "rmsprop":  # with the constants of Dual-AMN's code
+            return torch.optim.RMSprop(parameters, lr=config.lr, alpha=0.9, eps=1e-7)
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
     # How far it is, and going on.
 
@@ -221,16 +225,16 @@ class Trainer:
         """
         for callback in self.callbacks:
             callback.on_start(self)
-        bar = Progress(self.config.epochs, self.standing.epoch, progress)
+        bar = Progress(self.config.total_epochs, self.standing.epoch, progress)
         try:
             for note in self.notes:
                 bar.say(note)
             while True:
                 if not self.standing.settled:
                     self._settle(bar, stop)
-                if self.standing.epoch >= self.config.epochs or self.standing.stopped_early:
+                if self.standing.epoch >= self.config.total_epochs or self.standing.stopped_early:
                     break
-                self._epoch(bar)
+                self._epoch(bar, stop)
                 if stop.received is not None:
                     self._save()
                     raise TrainingInterrupted(self._stopped(), stop.received)
@@ -238,49 +242,138 @@ class Trainer:
             bar.close()
 
     def _stopped(self) -> str:
-        return f"stopped after epoch {self.standing.epoch} of {self.config.epochs}; {self.how_to_go_on()}"
+        part = f" and {self.standing.update} updates" if self.standing.update else ""
+        return f"stopped after epoch {self.standing.epoch}{part} of {self.config.total_epochs}; {self.how_to_go_on()}"
 
     def how_to_go_on(self) -> str:
         """For the message of an interrupted run."""
         path = self.run.path if self.run else None
         return f"all is saved in {path}; go on with loginmea-fast train --resume {shlex.quote(str(path))}"
 
-    def _epoch(self, bar: Progress) -> None:
-        epoch = self.standing.epoch
-        started = time.perf_counter()
-        with measure_peak_memory(self.problem.device) as memory:
-            loss, norm, rate, terms = self._step(epoch)
-        seconds = time.perf_counter() - started
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            kept = (
-                "; the last checkpoint is intact"
-                if self.run is not None and self.run.last_file.is_file()
-                else ""
-            )
-            raise LoginMEAError(
-                f"loss {loss.item()} and gradient norm {norm.item()} in epoch {epoch + 1}{kept}; "
-                "train with a lower lr, more warmup_epochs or a grad_clip"
-            )
-        self.standing.epoch += 1
-        self.standing.settled = False
+    def _epoch(self, bar: Progress, stop: StopOnSignal) -> None:
+        """The updates that are left of an epoch; a stop between two of them is saved as it stands."""
+        standing, sampler = self.standing, self._sampler()
+        total = len(sampler.spans)
+        step, seconds, peak, before = None, 0.0, 0, 0
+        for update in range(standing.update, total):
+            first, end = sampler.spans[update]
+            started = time.perf_counter()
+            with measure_peak_memory(self.problem.device) as memory:
+                step = self._step(standing.epoch, update)
+            self._check_finite(step)
+            share = (end - first) / len(sampler.links)
+            standing.update = update + 1
+            standing.loss += step.loss.item() * share
+            for name, term in step.terms.items():
+                standing.terms[name] = standing.terms.get(name, 0.0) + term * share
+            seconds += time.perf_counter() - started
+            peak, before = max(peak, memory.peak), before or memory.before
+            if standing.update < total:
+                if stop.received is not None:
+                    self._save()
+                    raise TrainingInterrupted(self._stopped(), stop.received)
+                if time.monotonic() - self.saved_at > _UNSAVED_SECONDS:
+                    self._save()
+        assert step is not None, "an epoch is never left after its last update"
+        loss, terms = standing.loss, standing.terms
+        standing.epoch, standing.update, standing.loss, standing.terms = standing.epoch + 1, 0, 0.0, {}
+        standing.settled = False
         self._record(
             "epoch",
-            loss=loss.item(),
+            loss=loss,
             **({"terms": terms} if len(terms) > 1 else {}),
-            lr=rate,
-            gradient_norm=norm.item(),
-            links=len(self.bootstrapping.links),
+            lr=step.rate,
+            gradient_norm=step.norm.item(),
+            links=len(sampler.links),
+            updates=total,
             seconds=round(seconds, 4),
-            peak_memory=memory.peak,
-            step_memory=memory.peak - memory.before,
+            peak_memory=peak,
+            step_memory=peak - before,
         )
-        bar.epoch(loss.item())
+        bar.epoch(loss)
+
+    def _check_finite(self, step: Step) -> None:
+        if torch.isfinite(step.loss) and torch.isfinite(step.norm):
+            return
+        saved = self.run is not None and self.run.last_file.is_file()
+        raise LoginMEAError(
+            f"loss {step.loss.item()} and gradient norm {step.norm.item()} in epoch {self.standing.epoch + 1}"
+            f"{'; the last checkpoint is intact' if saved else ''}; "
+            "train with a lower lr, more warmup_epochs or a grad_clip"
+        )
+
+    def _step(self, epoch: int, update: int = 0) -> Step:
+        """One encoding, one loss a batch, one backward pass (their sum's), one step of the optimiser."""
+        config, sampler = self.config, self._sampler()
+        positions = sampler.positions(epoch, update)
+        authors = config.compat == "authors"
+        rate = learning_rate(config, epoch % config.epochs + update / len(sampler.spans))
+        if authors and config.bootstrap and epoch >= config.bootstrap_start:
+            self.optimizer = self._new_optimizer()
+            rate /= 5
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        links = sampler.links[positions]
+        further = sampler.further(positions, self.objectives.further, epoch, update)
+        rows = torch.cat([links.t().reshape(-1), further]).to(self.problem.device)
+        shared, table = self.shared, self.model.entity_embedding
+        hidden = None if shared is None else sampler.members(positions).to(self.problem.device)
+        self.model.train()
+        self.model.dropout.set_step(epoch * len(sampler.spans) + update)
+        self.optimizer.zero_grad(set_to_none=True)
+        output = self.objectives.kept(self.forward(self.problem.features, rows=rows, hidden=hidden))
+        losses, terms = [], dict.fromkeys(self.objectives.terms, 0.0)
+        spans = [(0, len(links))]
+        if not config.updates:
+            spans = batches(len(links), config.batch_size, equal=not authors)
+        for first, end in spans:
+            batch = Batch(
+                slice(first, end),
+                slice(len(links) + first, len(links) + end),
+                slice(2 * len(links), len(rows)),
+                sampler.same(positions[first:end]).to(self.problem.device),
+            )
+            loss, found = self.objectives(output, batch)
+            for name, term in found.items() if len(terms) > 1 else ():
+                terms[name] += term.item() * (end - first) / len(links)
+            if authors:
+                # Their loop: the whole graph is walked back once a batch, and batches count alike whatever their size.
+                loss.backward(retain_graph=end < len(links))
+            else:
+                loss = loss * ((end - first) / len(links))
+            losses.append(loss)
+        total = torch.stack(losses).sum()
+        if not authors:
+            total.backward()
+        if shared is not None and table is not None and table.grad is not None:
+            shared.collect(table.grad)
+        parameters = [parameter for _, parameter in self._parameters()]
+        norm = nn.utils.clip_grad_norm_(parameters, config.grad_clip or float("inf"))
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        if shared is not None and table is not None:
+            shared.spread(table)
+        self.optimizer.zero_grad(set_to_none=True)
+        return Step(total.detach(), norm, rate, terms)
+
+    def _sampler(self) -> Sampler:
+        """Of the links as they are now, whose entities share a row from here on."""
+        links = self.bootstrapping.links
+        if self.sampler is None or not torch.equal(self.sampler.links, links):
+            self.sampler = Sampler(self.config, self.problem.pair, links)
+            self.shared = None
+            table = self.model.entity_embedding
+            if self.config.share_seeds and table is not None and len(self.sampler.spans) > 1:
+                self.shared = SharedRows(self.sampler.group_of, self.problem.device)
+                self.shared.spread(table)
+        return self.sampler
 
     def _settle(self, bar: Progress, stop: StopOnSignal) -> None:
         """What follows an epoch: a checkpoint, then bootstrapping and validation, which a kill may now cut off."""
         epoch = self.standing.epoch
         bootstraps = self.bootstrapping.due(epoch - 1)
-        validates = epoch % self.config.eval_every == 0 or epoch == self.config.epochs
+        ends_round = epoch % self.config.epochs == 0 or epoch == self.config.total_epochs
+        validates = epoch % self.config.eval_every == 0 or ends_round
         if bootstraps or validates or time.monotonic() - self.saved_at > _UNSAVED_SECONDS:
             self._save()
             if self.run is not None:
@@ -292,69 +385,54 @@ class Trainer:
                 bar.say(f"{joined} links joined by bootstrapping")
         if validates:
             self._validate(bar)
+        if ends_round and epoch < self.config.total_epochs and not self.standing.stopped_early:
+            self._begin_round(bar)
         self.standing.settled = True
         if validates:
             self._save()
         stop.interrupt_with(None)
 
-    def _step(self, epoch: int) -> Step:
-        """One encoding, one loss a batch, one backward pass (their sum's), one step."""
-        config = self.config
-        rate = learning_rate(config, epoch)
-        authors = config.compat == "authors"
-        if authors and config.bootstrap and epoch >= config.bootstrap_start:
-            self.optimizer = self._new_optimizer()
-            rate /= 5
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        links = self._shuffled_links(epoch)
-        self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        further = self._further_entities(links, epoch)
-        rows = torch.cat([links.t().reshape(-1), further]).to(self.problem.device)
-        output = self.objectives.kept(self.forward(self.problem.features, rows=rows))
-        losses, terms = [], dict.fromkeys(self.objectives.terms, 0.0)
-        for start, stop in batches(len(links), config.batch_size, equal=not authors):
-            batch = Batch(
-                slice(start, stop),
-                slice(len(links) + start, len(links) + stop),
-                slice(2 * len(links), len(rows)),
-            )
-            loss, found = self.objectives(output, batch)
-            for name, term in found.items() if len(terms) > 1 else ():
-                terms[name] += term.item() * (stop - start) / len(links)
-            if authors:
-                # Their loop: the whole graph is walked back once a batch, and batches count alike whatever their size.
-                loss.backward(retain_graph=stop < len(links))
-            else:
-                loss = loss * ((stop - start) / len(links))
-            losses.append(loss)
-        total = torch.stack(losses).sum()
-        if not authors:
-            total.backward()
-        parameters = [parameter for _, parameter in self._parameters()]
-        norm = nn.utils.clip_grad_norm_(parameters, config.grad_clip or float("inf"))
-        if torch.isfinite(norm):
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return Step(total.detach(), norm, rate, terms)
+    def _begin_round(self, bar: Progress) -> None:
+        """Propose links, and begin again with them; or end here, where there is nothing to gain by it."""
+        started = time.perf_counter()
+        standing, split, pair = self.standing, self.problem.split, self.problem.pair
+        before = self.bootstrapping.joined
+        then, now = standing.round_before, standing.round_score
+        self.embedding = self.joint
+        if self.config.propagation == "late":
+            self.embedding = beside_propagation(self.joint, self.problem, self.config, before)
+        proposed = propose(
+            self.embedding,
+            without(pair.left_entities, split.train[:, 0]),
+            without(pair.right_entities, split.train[:, 1]),
+            self.config.certainty,
+            self.config.backend,
+        )
+        why = ""
+        if not len(proposed):
+            why = "no pair is certain enough"
+        elif len(proposed) < len(before) / 2:
+            why = f"{len(proposed):,} pairs are certain, of {len(before):,} the round before"
+        elif now is not None and then is not None and now < then:
+            why = "validation is worse than in the round before"
+        standing.stopped_early = bool(why)
+        self._record("round", links=len(proposed), seconds=round(time.perf_counter() - started, 4))
+        if why:
+            bar.say(f"no further round: {why}; the best epoch was {standing.best_epoch}")
+            return
+        bar.say(f"a new round with {len(proposed):,} links besides the known ones")
+        self.bootstrapping.joined = proposed
+        standing.stale, standing.round_before, standing.round_score = 0, standing.round_score, None
+        self._renew()
 
-    def _shuffled_links(self, epoch: int) -> Tensor:
-        links = self.bootstrapping.links
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
-        return links[torch.randperm(len(links), generator=generator)]
-
-    def _further_entities(self, links: Tensor, epoch: int) -> Tensor:
-        """Entities of both graphs without a training link, as many as the objectives ask for: by seed and epoch."""
-        if not self.objectives.further:
-            return links.new_empty(0)
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch + 500_000)
-        pair, chosen = self.problem.pair, []
-        for side, entities in enumerate((pair.left_entities, pair.right_entities)):
-            unlinked = without(entities, links[:, side])
-            order = torch.randperm(len(unlinked), generator=generator)
-            chosen.append(unlinked[order[: self.objectives.further]])
-        return torch.cat(chosen)
+    def _renew(self) -> None:
+        """New parameters and a new optimiser, drawn by the seed and the round."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed + 1_000_003 * (self.standing.epoch // self.config.epochs))
+            self.model.load_state_dict(self.model.renewed().state_dict())
+            self.objectives.renew()
+        self.optimizer = self._new_optimizer()
+        self.sampler = None
 
     def _mutual_nearest(self, left: Tensor, right: Tensor) -> Tensor:
         joint = self.joint.embed(torch.cat([left, right]))
@@ -375,6 +453,8 @@ class Trainer:
             progress = score > standing.best_score
             better = progress if strictly else score >= standing.best_score
         standing.stale = 0 if progress else standing.stale + 1
+        if score is not None:
+            standing.round_score = max(score, standing.round_score or 0.0)
         standing.stopped_early = 0 < self.config.patience <= standing.stale
         if better:
             standing.best_score, standing.best_epoch = score, standing.epoch
@@ -455,11 +535,3 @@ def _differences(history: list[dict[str, Any]], now: dict[str, Any]) -> str:
         for key, value in now.items()
         if before.get(key, value) != value
     )
-
-
-def batches(links: int, size: int, equal: bool) -> list[tuple[int, int]]:
-    """(start, stop) of batches of at most `size`; `equal` ones differ by one link at most."""
-    if not equal:
-        return [(start, min(start + size, links)) for start in range(0, links, size)]
-    count = -(-links // size)
-    return [(links * b // count, links * (b + 1) // count) for b in range(count)]

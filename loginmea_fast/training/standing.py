@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["Standing"]
 
@@ -13,16 +13,26 @@ class Standing:
 
     Attributes:
         epoch: epochs finished.
+        update: updates of the epoch after it that are done.
+        loss: mean over the links of these updates, so far.
+        terms: the same of each term of the loss, where there are several.
         best_score: of the best validation so far; None before the first.
         best_epoch: the epoch it followed, or without validation the last; 0 before the first.
+        round_score: the best score of this round.
+        round_before: the best score of the round before it.
         stale: validations since then.
         stopped_early: whether patience ran out.
         settled: whether the bootstrapping and validation that follow `epoch` are done.
     """
 
     epoch: int = 0
+    update: int = 0
+    loss: float = 0.0
+    terms: dict[str, float] = field(default_factory=dict)
     best_score: float | None = None
     best_epoch: int = 0
+    round_score: float | None = None
+    round_before: float | None = None
     stale: int = 0
     stopped_early: bool = False
     settled: bool = True

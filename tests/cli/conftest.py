@@ -11,7 +11,7 @@ from loginmea_fast import data
 from loginmea_fast.cli import main
 from tests.training.synthetic import synthetic_pair
 
-TINY = ("--hidden-dim", "8", "--rank", "2", "--backend", "reference")
+TINY = ("--preset", "loginmea", "--hidden-dim", "8", "--rank", "2", "--backend", "reference")
 
 
 class Outcome(NamedTuple):

@@ -242,8 +242,8 @@ from loginmea_fast.cli import main
 from loginmea_fast.training.loop import Trainer
 epoch, stops = Trainer._epoch, []
 train = Trainer.train
-def waiting(self, bar):
-    epoch(self, bar)
+def waiting(self, *rest):
+    epoch(self, *rest)
     while self.standing.epoch == 4 and stops[0].received is None:
         time.sleep(0.01)
 Trainer._epoch = waiting

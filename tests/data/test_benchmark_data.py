@@ -27,7 +27,7 @@ def test_dbp15k_interleaves_ids_and_has_translated_names(dataset):
     assert pair.left_entities[0] == 0
     assert int(pair.left_entities.max()) > int(pair.right_entities.min())
     assert pair.words[1] == ["kim", "dae", "jung"]
-    assert pair.feature_dims == {"relation": 1000, "attribute": 1000, "name": 4096}
+    assert pair.feature_dims == {"relation": 2 * 3024, "attribute": 10908, "name": 4096}
     assert len(pair.attributes.types) == 8111 + 7173 - len({*_types(pair, 0)} & {*_types(pair, 1)})
     assert pair.notes == ()
 
@@ -42,13 +42,11 @@ def test_mmkb_links_four_entities_twice_and_loads_with_a_note(dataset):
     start = time.process_time()  # not the wall's: other work on the machine is no slowness of the reader
     pair = data.load(directory)
     assert time.process_time() - start < 10
-    note, unread = pair.notes
+    note, unlike = pair.notes
     assert "line 2091: entity 17040" in note
     assert "4 of 12,846 links" in note
-    assert (
-        unread
-        == "values in attr_triples_1, attr_triples_2 are not read; the modality 'value' is made of them"
-    )
+    assert "attribute values are neither number nor date" in unlike
+    assert list(pair.features) == ["relation", "attribute", "value"]
     assert pair.has_image.sum() == 13444 + 12837
     with pytest.raises(DataError, match="line 2091: entity 17040"):
         data.load(directory, max_repeated_links=0)

@@ -125,7 +125,8 @@ def test_what_nobody_reads_is_named(tiny, tiny_openea, name):
 
 def test_attribute_values_are_named(tiny):
     directory = tiny(attr_triples_1="http://a/resource/Alpha\tage\t3\n")
-    pair = data.load(directory)
+    assert list(data.load(directory).features) == ["relation", "attribute", "value"]
+    pair = data.load(directory, modalities="relation,attribute")
     assert pair.attributes.types == ["size", "age"]
     note = "values in attr_triples_1 are not read; the modality 'value' is made of them"
     assert pair.notes == (note,)

@@ -259,7 +259,7 @@ def test_options_and_modalities_are_checked(tiny):
         data.load(directory, modalities=["smell"])
     with pytest.raises(DataError, match="no attributes"):
         data.load(directory, modalities="relation,attribute")
-    with pytest.raises(DataError, match="bag_size at least 1"):
+    with pytest.raises(DataError, match="bag_size must be at least 1"):
         data.load(directory, bag_size=0)
     assert list(data.load(directory).features) == ["relation"]
     assert list(data.load(directory, modalities="name, relation").features) == ["name", "relation"]

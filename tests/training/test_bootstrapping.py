@@ -10,7 +10,7 @@ TRAIN = torch.tensor([[0, 6], [1, 7]])
 
 
 def build(**values):
-    return Bootstrapping(Config.build(bootstrap=True, **values), LEFT, RIGHT, TRAIN)
+    return Bootstrapping(Config.build({"bootstrap": True, "rounds": 0, **values}), LEFT, RIGHT, TRAIN)
 
 
 def finder(*rounds):
@@ -72,7 +72,7 @@ def test_authors_start_inside_a_window_idles_until_the_next():
 
 
 def test_an_empty_pool_is_no_error():
-    b = Bootstrapping(Config(bootstrap=True), LEFT[:2], RIGHT, TRAIN)
+    b = Bootstrapping(Config(bootstrap=True, rounds=0), LEFT[:2], RIGHT, TRAIN)
     find, pools = finder()
     assert b.round(21, find) == 0
     assert pools == []

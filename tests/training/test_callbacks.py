@@ -53,7 +53,7 @@ def test_in_memory_there_are_no_checkpoints():
 
 def test_an_end_without_metrics_is_heard(monkeypatch):
     listener = Listener()
-    monkeypatch.setattr(Trainer, "_step", lambda self, epoch: 1 / 0)
+    monkeypatch.setattr(Trainer, "_step", lambda self, *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         quiet_fit(callbacks=[listener])
     assert listener.heard == [("start", 0), ("end", None)]

@@ -14,13 +14,16 @@ OTHER = Config(
     format="dbp15k",
     modalities=("relation", "image"),
     vectors={"image": "a=b,c.npy", "voice": ("../c.npz", "d.npz"), "a_b": "e"},
+    bags="counts",
     bag_size=5,
     name_attributes=("label", "name"),
     fold=3,
     seed_ratio=0.123456789012345,
     valid_ratio=0.0,
     split_seed=5,
-    hidden_dim=64,
+    hidden_dim=48,
+    aggregation="both",
+    scale_features=False,
     rank=3,
     depth=1,
     objectives=("contrastive", "hard_sample:0.5"),
@@ -34,12 +37,19 @@ OTHER = Config(
     use_global_aggregation=False,
     use_graph_encoder=False,
     missing="neighbors",
+    preset="authors",
+    updates=2,
+    optimizer="adamw",
+    dropout=0.5,
+    share_seeds=False,
+    rounds=0,
+    certainty=0.5,
     epochs=7,
     batch_size=11,
     lr=1e-05,
-    weight_decay=0,
+    weight_decay=0.5,
     schedule="constant",
-    warmup_epochs=0,
+    warmup_epochs=1,
     grad_clip=2,
     init_from="runs/first",
     temperature=0.07,
@@ -48,7 +58,7 @@ OTHER = Config(
     bootstrap_start=1,
     bootstrap_every=3,
     bootstrap_window=4,
-    propagation="late",
+    propagation="none",
     propagation_width=64,
     eval_every=2,
     patience=5,
@@ -275,7 +285,7 @@ def test_a_preset_chosen_later_fills_what_was_not_given():
     config = Config(lr=0.25).override(compat="authors")
     assert config == Config.build(compat="authors", lr=0.25)
     assert (config.lr, config.epochs, config.valid_ratio) == (0.25, 1000, 0.0)
-    assert config.override(compat=None) == Config(lr=0.25)
+    assert Config(lr=0.25).override(preset="authors") == config
 
 
 def test_a_configuration_does_not_change():

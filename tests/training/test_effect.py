@@ -14,7 +14,7 @@ from loginmea_fast.training.effect import first_join, without_effect
     ("values", "modalities", "valid", "said"),
     [
         ({}, 2, 9, ""),
-        ({"compat": "authors"}, 2, 0, ""),
+        ({"compat": "authors", "preset": "authors"}, 2, 0, ""),
         ({"bootstrap": True, "epochs": 41}, 2, 9, ""),
         (
             {"bootstrap": True, "epochs": 40},
@@ -60,7 +60,7 @@ from loginmea_fast.training.effect import first_join, without_effect
     ],
 )
 def test_what_changes_nothing_is_said(values, modalities, valid, said) -> None:
-    found = list(without_effect(Config(**values), modalities, valid))
+    found = list(without_effect(Config(**{"preset": "loginmea", **values}), modalities, valid))
     assert len(found) == bool(said)
     assert said in "".join(found)
 
@@ -71,7 +71,12 @@ def test_what_changes_nothing_is_said(values, modalities, valid, said) -> None:
 )
 def test_the_first_links_join_when_it_is_said(compat, start, every, window) -> None:
     config = Config(
-        bootstrap=True, bootstrap_start=start, bootstrap_every=every, bootstrap_window=window, compat=compat
+        bootstrap=True,
+        bootstrap_start=start,
+        bootstrap_every=every,
+        bootstrap_window=window,
+        rounds=0,
+        compat=compat,
     )
     entities = torch.arange(4)
     rounds = Bootstrapping(config, entities, entities + 4, torch.tensor([[0, 4]]))

@@ -15,6 +15,7 @@ from loginmea_fast.training import Config, late, loop
 from tests.training.synthetic import synthetic_pair
 
 SMALL = {
+    "preset": "loginmea",
     "hidden_dim": 16,
     "rank": 2,
     "epochs": 6,

@@ -23,6 +23,7 @@ from loginmea_fast.training.loop import Trainer, batches
 from tests.training.synthetic import synthetic_pair
 
 SMALL = {
+    "preset": "loginmea",
     "hidden_dim": 16,
     "rank": 2,
     "epochs": 12,
@@ -33,6 +34,7 @@ SMALL = {
 }
 BOOTSTRAP = {**SMALL, "bootstrap": True, "bootstrap_start": 2, "bootstrap_every": 1, "bootstrap_window": 3}
 AUTHORS = {
+    "preset": "authors",
     "hidden_dim": 16,
     "rank": 2,
     "epochs": 12,
@@ -115,7 +117,10 @@ def test_one_backward_pass_has_the_gradient_of_one_a_batch():
     norms = {}
     for compat in (None, "authors"):
         config = Config.build(
-            AUTHORS | {"compat": compat}, bidirectional=False, seed_ratio=0.375, valid_ratio=0.0
+            AUTHORS | {"compat": compat, "preset": "authors" if compat else "loginmea"},
+            bidirectional=False,
+            seed_ratio=0.375,
+            valid_ratio=0.0,
         )
         trainer = new_trainer(config, pair)
         assert len(trainer.bootstrapping.links) == 15
@@ -508,8 +513,8 @@ CHILD = """
     at, number = {at}, {number}
     step = Trainer._step
 
-    def step_then_signal(self, epoch):
-        result = step(self, epoch)
+    def step_then_signal(self, epoch, *rest):
+        result = step(self, epoch, *rest)
         if epoch == at:
             os.kill(os.getpid(), number)
         return result
@@ -626,9 +631,9 @@ def test_signal_handlers_are_put_back(tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     step = Trainer._step
 
-    def step_then_signal(self, epoch):
+    def step_then_signal(self, epoch, *rest):
         os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, epoch)
+        return step(self, epoch, *rest)
 
     monkeypatch.setattr(Trainer, "_step", step_then_signal)
     with pytest.raises(TrainingInterrupted) as caught:
@@ -651,7 +656,7 @@ def test_a_signal_during_the_last_measurement_ends_it_at_once(tmp_path, monkeypa
 
 
 def test_without_a_directory_an_interrupt_is_an_interrupt(monkeypatch):
-    monkeypatch.setattr(Trainer, "_step", lambda self, epoch: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(Trainer, "_step", lambda self, *_: os.kill(os.getpid(), signal.SIGINT))
     # A process that a shell put into the background ignores SIGINT, and Python then installs no handler of its own.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

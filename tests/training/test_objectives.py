@@ -14,7 +14,15 @@ from loginmea_fast.training.objectives import OBJECTIVES, Batch, WeightedObjecti
 from loginmea_fast.training.objectives.hard_sample import score_deviation
 from tests.training.synthetic import synthetic_pair
 
-SMALL = {"hidden_dim": 16, "rank": 2, "epochs": 6, "batch_size": 8, "eval_every": 3, "hard_samples": 10}
+SMALL = {
+    "preset": "loginmea",
+    "hidden_dim": 16,
+    "rank": 2,
+    "epochs": 6,
+    "batch_size": 8,
+    "eval_every": 3,
+    "hard_samples": 10,
+}
 
 
 def _output(links: int, further: int, width: int = 6) -> tuple[LoginMEAOutput, list[Tensor]]:
@@ -25,7 +33,8 @@ def _output(links: int, further: int, width: int = 6) -> tuple[LoginMEAOutput, l
 
 
 def _batch(links: int, further: int) -> Batch:
-    return Batch(slice(0, links), slice(links, 2 * links), slice(2 * links, 2 * links + further))
+    same = torch.empty(0, 2, dtype=torch.int64)
+    return Batch(slice(0, links), slice(links, 2 * links), slice(2 * links, 2 * links + further), same)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -43,7 +52,7 @@ def test_every_objective_returns_the_terms_that_it_names_and_gradients(name: str
 
 def test_contrastive_alone_is_the_operator_bit_for_bit() -> None:
     output, _ = _output(7, 0)
-    config = Config(temperature=0.2, bidirectional=True)
+    config = Config(temperature=0.2, bidirectional=True, objectives=("contrastive",))
     total, terms = WeightedObjectives(config, ["image"], True)(output, _batch(7, 0))
     expected = ops.contrastive_loss(output.joint[:7], output.joint[7:14], 0.2, bidirectional=True)
     assert torch.equal(total, expected)
@@ -114,10 +123,10 @@ def test_a_run_with_other_objectives_learns_and_resumes_bit_for_bit(tmp_path, ob
 
     step = loop.Trainer._step
 
-    def until_four(self, epoch):
+    def until_four(self, epoch, *rest):
         if epoch == 4:
             raise Killed
-        return step(self, epoch)
+        return step(self, epoch, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Trainer, "_step", until_four)
@@ -141,11 +150,12 @@ def test_further_entities_have_no_training_link_and_change_by_epoch() -> None:
     config = Config(**{**SMALL, "objectives": ("hard_sample",)})
     problem = assemble(synthetic_pair(), config)
     trainer = Trainer(problem, build_model(problem, config), config)
-    links = trainer.bootstrapping.links
-    first, second = (trainer._further_entities(links, epoch) for epoch in (0, 1))
+    sampler = trainer._sampler()
+    everyone = sampler.positions(0)
+    first, second = (sampler.further(everyone, 10, epoch, 0) for epoch in (0, 1))
     assert len(first) == 20
-    assert not torch.isin(first, links).any()
-    assert torch.equal(first, trainer._further_entities(links, 0))
+    assert not torch.isin(first, sampler.links).any()
+    assert torch.equal(first, sampler.further(everyone, 10, 0, 0))
     assert not torch.equal(first, second)
 
 

@@ -67,8 +67,8 @@ def test_a_run_that_ends_in_what_follows_an_epoch_repeats_that_alone(tmp_path, m
 def test_a_signal_in_a_step_is_answered_before_what_follows_it(tmp_path, monkeypatch):
     step = Trainer._step
 
-    def step_then_signal(self, epoch):
-        result = step(self, epoch)
+    def step_then_signal(self, epoch, *rest):
+        result = step(self, epoch, *rest)
         if epoch == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         return result

@@ -33,7 +33,7 @@ def objective_weights(config: Config) -> dict[str, float]:
             are all zero, or other objectives than the authors' under `compat="authors"`.
     """
     weights: dict[str, float] = {}
-    for entry in config.objectives or ("contrastive",):
+    for entry in config.objectives or ("hard_sample",):
         name, colon, text = entry.partition(":")
         if name not in OBJECTIVES:
             raise ConfigError(
@@ -80,6 +80,11 @@ class WeightedObjectives(nn.Module):
         self.objectives = {name: OBJECTIVES[name](config) for name in self.weights}
         self.terms = [term for o in self.objectives.values() for term in o.terms(modalities, has_graph)]
         self.log_variances = nn.Parameter(torch.zeros(len(self.terms))) if config.learned_weights else None
+
+    def renew(self) -> None:
+        """Forget what was learned."""
+        if self.log_variances is not None:
+            nn.init.zeros_(self.log_variances)
 
     @property
     def further(self) -> int:

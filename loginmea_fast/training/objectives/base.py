@@ -19,24 +19,28 @@ class Batch(NamedTuple):
     Attributes:
         left: B rows, the left entities of its links.
         right: B rows, their counterparts in the same order.
-        further: rows of entities of both graphs that no training link names; as many as the objectives asked for.
+        further: rows of entities of both graphs that none of these links names, nor another link of one of their
+            entities; as many as the objectives asked for.
+        same: int64 [P, 2], pairs of different links of the batch, by their place in it, that share an entity or are
+            joined by links that do: their entities are one thing, and no negatives of each other.
     """
 
     left: slice
     right: slice
     further: slice
+    same: Tensor
 
     def positions(self) -> Tensor:
         """Int64 [2 B + M], the rows of left, right and further entities one after the other."""
-        return torch.cat([torch.arange(rows.start, rows.stop) for rows in self])
+        return torch.cat([torch.arange(rows.start, rows.stop) for rows in self[:3]])
 
 
 class Objective(Protocol):
     """A loss over a batch of links.
 
     Attributes:
-        further: entities of each graph, without a training link, that it wants embedded beside the links'. They are
-            drawn by seed and epoch before the model runs.
+        further: entities of each graph that it wants embedded beside the links'. They are drawn by seed, epoch and
+            update before the model runs.
         reads: fields of the model's output that it reads; what no objective reads is let go before backward.
     """
 

@@ -33,6 +33,11 @@ class Contrastive:
         left, right = output.joint[batch.left], output.joint[batch.right]
         return {
             "contrastive": ops.contrastive_loss(
-                left, right, self.temperature, bidirectional=self.bidirectional, backend=self.backend
+                left,
+                right,
+                self.temperature,
+                bidirectional=self.bidirectional,
+                backend=self.backend,
+                excluded=batch.same if len(batch.same) else None,
             )
         }

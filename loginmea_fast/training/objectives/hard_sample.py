@@ -65,11 +65,16 @@ class HardSample:
             (deviation / self.scale).clamp_min(1e-6),
             self.backend,
             key_bias=bias,
-            excluded=torch.stack([own, own], 1),
+            excluded=torch.cat([torch.stack([own, own], 1), *_of_both_sides(batch.same, size)]),
             normalize=False,
             positive_in_denominator=False,
         )
         return {"hard_sample": loss}
+
+
+def _of_both_sides(same: Tensor, size: int) -> list[Tensor]:
+    """Pairs of links (i, j) as pairs of rows, [i or i + size, j or j + size]."""
+    return [same + same.new_tensor([left, right]) for left in (0, size) for right in (0, size)]
 
 
 def score_deviation(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ class ModalityContrastive:
                 self.temperature,
                 bidirectional=self.bidirectional,
                 backend=self.backend,
+                excluded=batch.same if len(batch.same) else None,
             )
             for name, part in parts.items()
         }

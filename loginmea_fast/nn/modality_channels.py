@@ -1,0 +1,57 @@
+"""ModalityChannels: each modality through layers of relation-reflection attention of its own (docs/model.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.nn.graph_encoder import ReflectionLayers
+
+__all__ = ["ModalityChannels"]
+
+
+class ModalityChannels(nn.Module):
+    """z_0 = tanh(x_m), then `ReflectionLayers`, for each modality m: what `GraphEncoder` does for structure.
+
+    Dual-AMN (Mao et al., WWW 2021) has such a channel for the relations of an entity beside that of its neighbours.
+
+    Args:
+        modalities: their names.
+        width: d, of each modality and of the layers.
+        depth: L.
+        attention: see `ReflectionLayers`.
+        backend: of the operator.
+    """
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        width: int,
+        depth: int,
+        attention: str = "relation",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict(
+            {name: ReflectionLayers(width, depth, attention, backend) for name in modalities}
+        )
+        self.output_width = len(modalities) * (depth + 1) * width
+        """Columns of all channels side by side."""
+
+    def forward(self, modality: str, x: Tensor, reflectors: Tensor, graph: AlignmentGraph) -> Tensor:
+        """One channel.
+
+        Args:
+            modality: whose layers are meant.
+            x: [N, d], its projected features.
+            reflectors: [U, d], unit rows of `lf.ops.relation_reflectors`.
+            graph: the edges.
+
+        Returns:
+            [N, (L + 1) d], [z_0 | z_1 | ... | z_L].
+        """
+        result: Tensor = self.layers[modality](torch.tanh(x), reflectors, graph)
+        return result

@@ -1,0 +1,44 @@
+"""Rounds: what one training is sure of becomes links of the next, which begins from new parameters.
+
+Every round proposes afresh among all entities without a training link, so that a wrong pair can go again. Which of them
+are held out for validation or test is never looked at. (BootEA and Dual-AMN add links and go on; beginning anew finds
+more.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from loginmea_fast.evaluation.decoders import find_candidates
+from loginmea_fast.evaluation.decoders.sinkhorn import sinkhorn
+from loginmea_fast.evaluation.embedding import Embedding
+
+__all__ = ["propose"]
+
+_CANDIDATES = 50  # of each entity, both ways
+
+
+def propose(
+    embedding: Embedding, left: Tensor, right: Tensor, certainty: float, backend: str = "auto"
+) -> Tensor:
+    """Pairs that are each other's most probable partner under optimal transport, and probable enough.
+
+    Args:
+        embedding: of the entities.
+        left: int64 [n], entities of graph 1 without a link.
+        right: int64 [m], the same of graph 2.
+        certainty: probability that a pair must exceed.
+        backend: of the search.
+
+    Returns:
+        int64 [P, 2], left entity first; no entity stands in two of them.
+    """
+    if not (len(left) and len(right)):
+        return left.new_empty(0, 2)
+    rows = embedding.embed(torch.cat([left, right]))
+    candidates = find_candidates(rows[: len(left)], rows[len(left) :], _CANDIDATES, backend=backend)
+    plan = sinkhorn(candidates).plan
+    assert plan is not None, "Sinkhorn ranks its candidates"
+    found = torch.from_numpy(plan.mutual(certainty).pairs)
+    return torch.stack([left[found[:, 0]], right[found[:, 1]]], 1)

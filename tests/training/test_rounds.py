@@ -1,0 +1,164 @@
+"""Rounds: links of proposals, new parameters, and that a run in rounds stops and goes on like any other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from loginmea_fast.errors import ConfigError
+from loginmea_fast.runs import evaluate, fit
+from loginmea_fast.training import Config, loop
+from loginmea_fast.training.loop import Trainer
+from loginmea_fast.training.rounds import propose
+from tests.training.synthetic import synthetic_pair
+
+ROUNDS = {
+    "hidden_dim": 16,
+    "epochs": 6,
+    "updates": 2,
+    "rounds": 2,
+    "lr": 0.02,
+    "hard_samples": 20,
+    "seed_ratio": 0.4,
+    "valid_ratio": 0.2,
+    "eval_every": 3,
+    "propagation_width": 64,
+}
+
+
+def quiet_fit(out=None, pair=None, **more):
+    return fit(pair or synthetic_pair(), Config.build(ROUNDS, **more), out, progress=False)
+
+
+def records(result, event):
+    return [record for record in result.history if record["event"] == event]
+
+
+def facts(result):
+    """The records without what a clock says."""
+    kept = [r for r in result.history if r["event"] not in ("start", "resume")]
+    clocks = ("seconds", "peak_memory", "step_memory", "propagation_seconds")
+    return [{k: v for k, v in record.items() if k not in clocks} for record in kept]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return quiet_fit(tmp_path_factory.mktemp("rounds") / "whole")
+
+
+class Fixed:
+    """An embedding that is a table."""
+
+    def __init__(self, rows):
+        self.rows = torch.nn.functional.normalize(rows, dim=1)
+
+    def embed(self, ids):
+        return self.rows[ids]
+
+
+def test_certain_pairs_are_proposed_and_doubtful_ones_are_not():
+    torch.manual_seed(0)
+    rows = torch.randn(10, 32)
+    rows[5:9] = rows[0:4] + 0.01
+    rows[4], rows[9] = rows[3], torch.randn(32)  # 3 and 4 both claim 8
+    found = propose(Fixed(rows), torch.arange(5), torch.arange(5, 10), 0.7)
+    assert {tuple(pair) for pair in found.tolist()} >= {(0, 5), (1, 6), (2, 7)}
+    assert not torch.isin(found, torch.tensor([3, 4, 8])).any()
+    assert propose(Fixed(rows), torch.arange(0), torch.arange(5, 10), 0.7).shape == (0, 2)
+
+
+def test_a_round_begins_with_new_parameters_and_links_of_the_last_one(whole):
+    rounds, epochs = records(whole, "round"), records(whole, "epoch")
+    assert [r["epoch"] for r in rounds] == [6, 12]
+    train = len(whole.problem.split.train)
+    assert [r["links"] for r in epochs] == [train] * 6 + [train + rounds[0]["links"]] * 6 + [
+        train + rounds[1]["links"]
+    ] * 6
+    assert rounds[0]["links"] > 0
+    assert epochs[6]["loss"] > epochs[5]["loss"], "parameters begin anew"
+    assert len({r["lr"] for r in epochs}) == 6, "each round has the same learning rates"
+
+
+def test_the_best_epoch_of_all_rounds_is_kept_with_its_links(whole):
+    scores = {r["epoch"]: r["mrr"] for r in records(whole, "validation")}
+    assert scores[whole.best_epoch] == max(scores.values())
+    number = (whole.best_epoch - 1) // 6
+    joined = whole.run.load("best")[0].part("links")["joined"]
+    assert len(joined) == (0 if number == 0 else records(whole, "round")[number - 1]["links"])
+    again = evaluate(whole.run.path, pair=synthetic_pair())
+    assert again["csls"] == whole.metrics["csls"]
+
+
+@pytest.mark.parametrize(("epoch", "update"), [(0, 0), (2, 1), (6, 0), (7, 1), (13, 0)])
+def test_a_run_that_is_cut_anywhere_goes_on_bit_for_bit(tmp_path, monkeypatch, whole, epoch, update):
+    class Killed(Exception):
+        pass
+
+    step = Trainer._step
+
+    def until(self, e, u=0):
+        if (e, u) == (epoch, update):
+            raise Killed
+        return step(self, e, u)
+
+    monkeypatch.setattr(Trainer, "_step", until)
+    monkeypatch.setattr(loop, "_UNSAVED_SECONDS", 0)
+    with pytest.raises(Killed):
+        quiet_fit(tmp_path / "cut")
+    monkeypatch.undo()
+    resumed = fit(synthetic_pair(), out=tmp_path / "cut", resume=True, progress=False)
+    assert facts(resumed) == facts(whole)
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (whole.run.path / name).read_bytes(), name
+
+
+def test_test_partners_change_no_parameter_and_no_choice(whole):
+    """Test links are read once, at the end: who belongs to whom among them is seen by nothing before."""
+    split = whole.problem.split
+    test = torch.stack([split.test[:, 0], split.test[:, 1].roll(1)], 1)
+    pair = synthetic_pair()
+    links = torch.cat([split.train, split.valid, test])
+    other = fit(
+        replace(pair, links=links, official_split=replace(split, test=test)),
+        Config.build(ROUNDS, seed_ratio=None),
+        progress=False,
+    )
+    same = fit(replace(pair, official_split=split), Config.build(ROUNDS, seed_ratio=None), progress=False)
+    for name, value in same.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+    for event in ("validation", "round", "epoch"):
+        assert [r for r in facts(other) if r["event"] == event] == [
+            r for r in facts(same) if r["event"] == event
+        ]
+    assert other.embedding.weight == same.embedding.weight
+    assert other.metrics != same.metrics
+
+
+def test_rounds_end_where_they_gain_nothing(monkeypatch):
+    monkeypatch.setattr(loop, "propose", lambda *args: torch.empty(0, 2, dtype=torch.int64))
+    result = quiet_fit()
+    assert len(records(result, "epoch")) == 6
+    monkeypatch.undo()
+    counts = iter([12, 5])
+    monkeypatch.setattr(
+        loop,
+        "propose",
+        lambda *args: synthetic_pair().links[-next(counts) :],  # known to nobody here
+    )
+    result = quiet_fit(rounds=5, valid_ratio=0.0)
+    assert [r["links"] for r in records(result, "round")] == [12, 5]
+    assert len(records(result, "epoch")) == 12
+
+
+def test_without_rounds_it_is_one_training():
+    result = quiet_fit(rounds=0, epochs=2)
+    assert not records(result, "round")
+    assert len(records(result, "epoch")) == 2
+
+
+def test_the_length_of_a_round_is_that_of_its_run(tmp_path):
+    quiet_fit(tmp_path / "run", epochs=2)
+    with pytest.raises(ConfigError, match="has rounds of 2 epochs"):
+        fit(synthetic_pair(), out=tmp_path / "run", resume=True, progress=False, epochs=4)

@@ -1,0 +1,97 @@
+"""What an update sees, and embeddings that linked entities share."""
+
+from __future__ import annotations
+
+import torch
+
+from loginmea_fast.runs import assemble, build_model
+from loginmea_fast.training import Config
+from loginmea_fast.training.loop import Trainer
+from loginmea_fast.training.sampling import Sampler
+from loginmea_fast.training.sharing import SharedRows
+from tests.training.synthetic import synthetic_pair
+
+# 0 has two partners and 43 has two: these three links are one group.
+LINKS = torch.tensor([[0, 41], [1, 42], [0, 43], [2, 43], [3, 44], [4, 45]])
+
+
+def sampler(links=LINKS, **values):
+    return Sampler(Config(**{"batch_size": 2, "updates": 1, **values}), synthetic_pair(), links)
+
+
+def test_an_epoch_sees_every_link_once_in_an_order_of_its_own():
+    found = sampler()
+    orders = [torch.cat([found.positions(epoch, u) for u in range(len(found.spans))]) for epoch in (0, 1)]
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(6))
+    assert not torch.equal(*orders)
+    assert torch.equal(found.positions(1, 2), sampler().positions(1, 2))
+
+
+def test_batches_are_small_enough_and_many_enough():
+    assert [end - first for first, end in sampler(batch_size=4).spans] == [3, 3]
+    assert len(sampler(batch_size=100, updates=3).spans) == 3
+    assert len(sampler(batch_size=100, updates=50).spans) == 3, "a batch keeps two links"
+    assert sampler(updates=0).spans == [(0, 6)]
+
+
+def test_links_of_one_group_are_the_same_thing():
+    same = {tuple(pair) for pair in sampler().same(torch.tensor([5, 3, 0, 2])).tolist()}
+    assert same == {(1, 2), (2, 1), (1, 3), (3, 1), (2, 3), (3, 2)}
+    assert len(sampler().same(torch.tensor([0, 1, 5]))) == 0
+    assert len(sampler(LINKS[:2]).same(torch.tensor([0, 1]))) == 0
+
+
+def test_further_entities_are_none_of_the_groups_of_the_update():
+    found = sampler()
+    assert found.members(torch.tensor([0, 4])).tolist() == [0, 2, 3, 41, 43, 44]
+    further = found.further(torch.tensor([0, 4]), 1000, 0, 0)
+    assert len(further) == 80 - 6
+    assert not torch.isin(further, torch.tensor([0, 2, 3, 41, 43, 44])).any()
+    few = found.further(torch.tensor([0]), 7, 3, 1)
+    assert (few < 40).sum() == (few >= 40).sum() == 7
+    assert torch.equal(few, sampler().further(torch.tensor([0]), 7, 3, 1))
+    assert not torch.equal(few, found.further(torch.tensor([0]), 7, 3, 2))
+
+
+def test_shared_rows_are_one_parameter():
+    """Trained by gradients of both rows, as one row that both entities look up would be."""
+    shared = SharedRows(sampler().group_of, torch.device("cpu"))
+    torch.manual_seed(0)
+    table = torch.randn(80, 3, requires_grad=True)
+    shared.spread(table)
+    for one, other in ((0, 41), (0, 43), (0, 2), (1, 42), (3, 44)):
+        assert torch.equal(table[one], table[other])
+    weight = torch.randn(80, 3)
+    (table * weight).sum().backward()
+    shared.collect(table.grad)
+    torch.testing.assert_close(table.grad[0], weight[[0, 2, 41, 43]].sum(0))
+    torch.testing.assert_close(table.grad[50], weight[50])
+    assert not table.grad[[2, 41, 43, 42, 44, 45]].any()
+
+
+def test_linked_entities_stay_one_in_training():
+    config = Config(rounds=0, epochs=1, hidden_dim=8, seed_ratio=0.5, hard_samples=5)
+    problem = assemble(synthetic_pair(), config)
+    trainer = Trainer(problem, build_model(problem, config), config)
+    before = trainer.model.entity_embedding.detach().clone()
+    for update in range(3):
+        trainer._step(0, update)
+        table = trainer.model.entity_embedding.detach()
+        left, right = problem.split.train.unbind(1)
+        assert torch.equal(table[left], table[right])
+    assert not torch.equal(before, table)
+
+
+def test_an_update_does_not_see_the_embeddings_that_it_tells_apart():
+    config = Config(rounds=0, hidden_dim=8, seed_ratio=0.5, hard_samples=5, dropout=0.0)
+    losses = []
+    for noise in (0.0, 1.0):
+        problem = assemble(synthetic_pair(), config)
+        trainer = Trainer(problem, build_model(problem, config), config)
+        sampler = trainer._sampler()
+        entities = sampler.members(sampler.positions(0, 1))
+        with torch.no_grad():
+            trainer.model.entity_embedding[entities] += noise
+        losses.append(trainer._step(0, 1).loss)
+    assert torch.equal(*losses)
