@@ -7,7 +7,7 @@ NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh cs
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fuzz lint format typecheck docs native compile-cuda compile-triton clean \
-        bench bench-attention bench-fusion bench-loss bench-search bench-step bench-sizes bench-gpu
+        accuracy accuracy-smoke bench bench-attention bench-fusion bench-loss bench-search bench-step bench-sizes bench-gpu
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -91,6 +91,13 @@ bench-step: $(VENV)/.bench ## a whole training step
 
 bench-sizes: $(VENV)/.bench ## memory and seconds of a step, 10,000 to 300,000 entities
 	$(BIN)/python bench/sizes.py
+
+accuracy: $(VENV)/.bench ## accuracy on the field's data sets, five seeds; hours, and it goes on where it was stopped
+	OMP_WAIT_POLICY=passive $(BIN)/python -m bench.accuracy
+	$(BIN)/python -m bench.accuracy --record
+
+accuracy-smoke: $(VENV)/.bench ## zh_en by default and FB15K_DB15K by fast, one seed; fails below their lines
+	OMP_WAIT_POLICY=passive $(BIN)/python -m bench.accuracy --smoke
 
 bench-gpu: $(VENV)/.bench ## every operator on a CUDA device
 	$(BIN)/python bench/gpu

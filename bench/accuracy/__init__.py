@@ -1,0 +1,1 @@
+"""Accuracy on the field's data sets, by preset and seed."""
