@@ -65,7 +65,7 @@ def not_utf8(text: bytes, line: bytes, name: str) -> str:
         return "its other lines are, so this one is damaged; correct it"
     shown = next(field for field in line.split(b"\t") if not field.isascii())
     reads = {encoding: shown.decode(_EVERYDAY[encoding][0], "replace") for encoding in _multibyte(text)}
-    if _decodes(text, "cp1252"):
+    if _decodes(text, "cp1252") and _decodes(shown, "cp1252"):
         reads[_LATIN] = shown.decode("cp1252")
     if not reads:
         return "and no other encoding that is known here; convert the file to UTF-8"

@@ -215,7 +215,7 @@ def _parquet_file(path: Path) -> Any:
         return parquet.ParquetFile(path)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; put it there or name another file") from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # also text in it that is not UTF-8
         raise DataError(
             f"{path} is no readable Parquet file ({shorten(str(error), 100)}); write it again"
         ) from None
@@ -227,7 +227,7 @@ def _parquet(path: Path) -> Iterator[list[list[Any]]]:
     try:
         for batch in _parquet_file(path).iter_batches(_ROWS):
             yield [column.to_pylist() for column in batch.columns]
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # also text in it that is not UTF-8
         raise DataError(
             f"{path} is a damaged Parquet file ({shorten(str(error), 100)}); write it again"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import subprocess
@@ -391,3 +392,23 @@ def test_ten_million_triples_are_read_in_two_minutes_and_four_gigabytes(tmp_path
     assert count == 10_000_000
     assert seconds < 120
     assert peak < 4e9
+
+
+def test_a_damaged_name_in_parquet_is_one_sentence(tmp_path):
+    """Names of columns are read as UTF-8 outside of pyarrow's own errors."""
+    columns = {"head": ["x"] * 3, "relation": ["r"] * 3, "tail": ["y"] * 3}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "g.parquet", store_schema=False)
+    whole = (tmp_path / "g.parquet").read_bytes()
+    for place in range(len(whole)):
+        (tmp_path / "g.parquet").write_bytes(
+            whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :]
+        )
+        with contextlib.suppress(DataError):
+            read_graph(tmp_path / "g.parquet")
+
+
+def test_a_byte_that_no_encoding_has_is_one_sentence(tmp_path):
+    """Where the line that is shown reaches beyond the whole lines that an encoding is judged by."""
+    (tmp_path / "g.csv").write_bytes(b"a,b,c\n" * 3 + b"x,y,\x8d")
+    with pytest.raises(DataError, match="line 4: not valid UTF-8"):
+        read_graph(tmp_path / "g.csv")

@@ -139,7 +139,8 @@ def _parquet_columns(path: Path) -> tuple[list[str], list[str], list[float] | No
 
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
+        table.validate(full=True)  # text that is not UTF-8 among it
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as Parquet ({shorten(str(error))})") from None
     places = _places([name.lower() for name in table.column_names])
     if places is None:
