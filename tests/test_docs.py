@@ -61,15 +61,34 @@ def test_every_dependency_has_its_reason_in_the_architecture() -> None:
 
 
 def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
-    from render_results import render, render_changes, render_sizes
+    from render_results import render, render_accuracy, render_changes, render_sizes
 
     results = ROOT / "bench" / "results"
     for document, rendered in (
         ("README.md", render(results)),
+        ("README.md", render_accuracy(results)),
         ("docs/sizes.md", render_sizes(results)),
         ("docs/sizes.md", render_changes(results)),
     ):
         assert rendered in (ROOT / document).read_text(encoding="utf-8"), "run scripts/render_results.py"
+
+
+def test_accuracy_is_the_mean_over_seeds(scripts: None, tmp_path: Path) -> None:
+    from render_results import render_accuracy
+
+    def row(seed: int, hits: float) -> dict:
+        scores = {"left_to_right": {"hits@1": hits, "hits@10": hits, "mrr": hits}}
+        return {"task": "a", "preset": "fast", "seed": seed, "seconds": seed, "modalities": ["relation"]} | {
+            "csls": scores,
+            "sinkhorn": scores,
+        }
+
+    (tmp_path / "m").mkdir()
+    record = {"rows": [row(1, 0.5), row(2, 0.6), row(6, 0.7)], "machine": MACHINE, "note": "so"}
+    (tmp_path / "m" / "accuracy.json").write_text(json.dumps(record))
+    assert render_accuracy(tmp_path).splitlines()[-1] == (
+        "| a: relation | `fast` | 3 | 0.600 ± 0.100 | 0.600 ± 0.100 | 0.600 ± 0.100 | 0.600 ± 0.100 | 2 |"
+    )
 
 
 MACHINE = {"device": "CPU", "cores": 2, "capability": "AVX2", "torch": "2.9", "date": "2026-01-02"}
@@ -185,8 +204,8 @@ def test_rendering_leaves_the_rest_of_a_document_alone(scripts: None, tmp_path: 
 def test_the_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert code
-    assert code[1].count("epochs=20") == 1
-    exec(compile(code[1].replace("epochs=20", "epochs=1"), "README.md", "exec"), {})
+    assert code[1].count('preset="fast"') == 1
+    exec(compile(code[1].replace('preset="fast"', 'preset="fast", epochs=1'), "README.md", "exec"), {})
     out = capsys.readouterr().out
     assert "Hits@1 0." in out
     assert out.count(" -> ") == 5
