@@ -46,7 +46,8 @@ CHANGES = (
     "objectives=hard_sample",
 )
 CHANGED = 20_000, 128  # entities and width at which they are measured
-GENEROUS = 1.15  # how much more than in proportion the next size may need before it is run
+BASE = 600_000_000  # bytes that Python and torch take whatever the size
+GENEROUS = 1.05  # how much more than in proportion a size may need before it is run
 
 
 def measure(directory: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -147,8 +148,11 @@ def sizes(
     overrides: Sequence[str],
     keep: Callable[[dict[str, Any]], object],
 ) -> None:
-    """Print and `keep` a row a size as it comes; what would need more than `limit_gb`, by the last size, is not run."""
-    needed = 0.0  # bytes of the whole process an entity and column, at the last size
+    """Print and `keep` a row a size as it comes; what would need more than `limit_gb`, by the largest, is not run."""
+    largest, each = (
+        0,
+        0.0,
+    )  # entities x width so far, and its bytes of a process, beyond the base, for one of them
     print(
         f"{'entities':>10}{'width':>7}{'triples':>11}{'step, MB':>10}{'process, MB':>13}{'s a step':>10}{'CPU s':>8}"
     )
@@ -157,12 +161,14 @@ def sizes(
             directory = Path(folder)
             write_pair(directory, count)
             for width in widths:
-                if GENEROUS * needed * count * width > limit_gb * 1e9:
+                if BASE + GENEROUS * each * count * width > limit_gb * 1e9:
                     print(f"{count:10,}{width:7}  would need more than {limit_gb:g} GB", flush=True)
                     continue
                 row = {"entities": count, "width": width}
                 row |= both(directory, [f"hidden_dim={width}", *overrides], 4 * count * width)
-                needed = row["process_bytes"] / (count * width)
+                if count * width > largest:
+                    largest = count * width
+                    each = (row["process_bytes"] - BASE) / largest
                 keep(row)
                 print(
                     f"{count:10,}{width:7}{row['triples']:11,}{row['step_bytes'] / 1e6:10,.0f}"

@@ -28,7 +28,7 @@ def main() -> None:
     own = sys.argv[1:]
     more = own[own.index("--") + 1 :] if "--" in own else []
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], default=list(TASKS))
+    parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], default=[])
     parser.add_argument(
         "--methods", nargs="+", choices=("propagate", "model"), default=["propagate", "model"]
     )
@@ -38,7 +38,7 @@ def main() -> None:
     args = parser.parse_args(own[: own.index("--")] if "--" in own else own)
     rows = []
     for method in args.methods:
-        for name in args.tasks:
+        for name in args.tasks or TASKS:
             rows.append(measure(name, method, args.work, args.again, more))
             print(line(rows[-1]), flush=True)
     if args.record:

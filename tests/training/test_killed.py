@@ -65,7 +65,7 @@ PLACES = ("loginmea_fast", "directory.py", "checkpoint.py")
 ENDED = {signal.SIGKILL: {-signal.SIGKILL}, signal.SIGTERM: {-signal.SIGTERM, 128 + signal.SIGTERM}}
 FILES = ("last.safetensors", "best.safetensors", "split.safetensors", "config.toml")
 # What differs from run to run.
-VARIES = {"seconds", "peak_memory", "step_memory"}
+VARIES = {"seconds", "propagation_seconds", "peak_memory", "step_memory"}
 
 
 def train(path: Path, number: int = 0, moment: float = 0, place: str = "") -> tuple[int, str, str]:
