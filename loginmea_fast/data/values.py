@@ -27,7 +27,9 @@ from loginmea_fast.data.tables import Entities, Feature, ValueTable
 from loginmea_fast.data.textfile import read_fields, shorten
 from loginmea_fast.errors import DataError
 
-__all__ = ["holds_numbers", "read_values", "value_feature"]
+__all__ = ["holds_numbers", "made_of_values", "read_values", "value_feature"]
+
+_DESCRIPTION = "numbers and dates of "
 
 # Relative widths of the buckets. Between two cells a value is shared, so that neighbours match in part.
 _SCALES = (0.1, 0.01, 0.001, 0.0001)
@@ -164,8 +166,13 @@ def value_feature(
     width = max(int((having > 1).sum()), 1)
     weights = shares * np.log(num_entities / having[tokens])
     values = csr_matrix(rows[keep], column[tokens[keep]], weights[keep], (num_entities, width))
-    description = f"numbers and dates of {len(table.kinds):,} attributes to several precisions, by rarity"
+    description = f"{_DESCRIPTION}{len(table.kinds):,} attributes to several precisions, by rarity"
     return Feature(values, rows_with_entries(values), description), _notes(table, parsed)
+
+
+def made_of_values(feature: Feature) -> bool:
+    """Whether `value_feature` made it, and not a file of vectors or a hand."""
+    return feature.description.startswith(_DESCRIPTION)
 
 
 def _meanings(table: ValueTable, number: np.ndarray, links: Tensor) -> np.ndarray:

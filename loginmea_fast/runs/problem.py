@@ -13,7 +13,7 @@ from torch import Tensor
 from loginmea_fast import data
 from loginmea_fast.data import AlignmentPair, Feature, Split
 from loginmea_fast.data.scaling import scale_rows
-from loginmea_fast.data.values import value_feature
+from loginmea_fast.data.values import made_of_values, value_feature
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.nn import Features, LoginMEA
@@ -101,7 +101,7 @@ def assemble(pair: AlignmentPair, config: Config, split: Split | None = None) ->
         seed = config.seed if config.split_seed is None else config.split_seed
         split = pair.split(config.seed_ratio, config.valid_ratio, seed)
     chosen = {name: pair.features[name] for name in names}
-    if "value" in chosen and pair.values is not None:
+    if "value" in chosen and pair.values is not None and made_of_values(chosen["value"]):
         # Training links tell which attributes of the two graphs mean the same.
         chosen["value"], _ = value_feature(pair.values, pair.num_entities, split.train)
     features = _prepare(chosen, graph, config, device)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from loginmea_fast.data.tables import ValueTable
 from loginmea_fast.runs import assemble, build_model
 from loginmea_fast.training import Config
 from loginmea_fast.training.loop import Trainer
@@ -95,3 +98,11 @@ def test_an_update_does_not_see_the_embeddings_that_it_tells_apart():
             trainer.model.entity_embedding[entities] += noise
         losses.append(trainer._step(0, 1).loss)
     assert torch.equal(*losses)
+
+
+def test_a_value_modality_that_was_given_is_not_made_anew_of_attribute_values():
+    pair = synthetic_pair()
+    table = ValueTable(torch.arange(80), torch.zeros(80, dtype=torch.int64), ["a text"] * 80, ["k"], 0, "")
+    given = replace(pair, features={"value": pair.features["image"]}, values=table)
+    problem = assemble(given, Config(scale_features=False))
+    assert torch.equal(problem.features["value"], pair.features["image"].values)
