@@ -111,10 +111,11 @@ def csr_product(matrix: Tensor, x: Tensor) -> Tensor:
 
     def transpose() -> tuple[Tensor, Tensor, Tensor]:
         t = matrix.detach().to_sparse_csc()
-        return t.ccol_indices(), t.row_indices(), t.values()
+        return t.ccol_indices().long(), t.row_indices(), t.values()
 
     parts = matrix.crow_indices(), matrix.col_indices(), matrix.values()
-    return sparse_product(*parts, *_transposes.of(matrix, parts, transpose), x)
+    # Kernels read 64-bit row pointers; SciPy's matrices have 32.
+    return sparse_product(parts[0].long(), *parts[1:], *_transposes.of(matrix, parts, transpose), x)
 
 
 def _check_device(name: str, tensor: Tensor, graph: AlignmentGraph) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from loginmea_fast.data.tables import ValueTable
+from loginmea_fast.ops.graph_mean import csr_product
 from loginmea_fast.runs import assemble, build_model
 from loginmea_fast.training import Config
 from loginmea_fast.training.loop import Trainer
@@ -106,3 +107,12 @@ def test_a_value_modality_that_was_given_is_not_made_anew_of_attribute_values():
     given = replace(pair, features={"value": pair.features["image"]}, values=table)
     problem = assemble(given, Config(scale_features=False))
     assert torch.equal(problem.features["value"], pair.features["image"].values)
+
+
+def test_a_sparse_feature_may_have_32_bit_indices():
+    bag = synthetic_pair().features["relation"].values
+    parts = bag.crow_indices(), bag.col_indices()
+    narrow = torch.sparse_csr_tensor(*(part.int() for part in parts), bag.values(), bag.shape)
+    x = torch.randn(bag.shape[1], 3, requires_grad=True)
+    (one,), (other,) = (torch.autograd.grad(csr_product(m, x).square().sum(), x) for m in (bag, narrow))
+    assert torch.equal(one, other)
