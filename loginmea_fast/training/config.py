@@ -174,7 +174,7 @@ class Config(BaseModel):
     )
 
     init_from: _OptionalText = _key(
-        "training", None, "run, or directory of save_pretrained, whose parameters training begins with"
+        "training", None, "run, or directory of save_pretrained, whose parameters the first round begins with"
     )
 
     # The objective.
@@ -260,6 +260,8 @@ class Config(BaseModel):
                     )
                 name = "authors"
             preset = {} if name is None else {**PRESETS.get(str(name), {}), "preset": name}
+            # None is "not set", which a file cannot say of a key: the preset then says what it is.
+            values = {key: value for key, value in values.items() if value is not None or key not in preset}
             try:
                 super().__init__(**{**preset, **values})
             except ValidationError as error:

@@ -319,7 +319,7 @@ class Trainer:
         shared, table = self.shared, self.model.entity_embedding
         hidden = None if shared is None else sampler.members(positions).to(self.problem.device)
         self.model.train()
-        self.model.dropout.set_step(epoch * len(sampler.spans) + update)
+        self.model.dropout.set_step(config.seed * 1_000_003 + epoch * len(sampler.spans) + update)
         self.optimizer.zero_grad(set_to_none=True)
         output = self.objectives.kept(self.forward(self.problem.features, rows=rows, hidden=hidden))
         losses, terms = [], dict.fromkeys(self.objectives.terms, 0.0)

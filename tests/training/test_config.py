@@ -288,6 +288,13 @@ def test_a_preset_chosen_later_fills_what_was_not_given():
     assert Config(lr=0.25).override(preset="authors") == config
 
 
+def test_what_is_unset_is_what_the_preset_says(tmp_path):
+    config = Config(preset="loginmea", bag_size=None, objectives=None)
+    assert (config.bag_size, config.objectives) == (1000, ("contrastive",))
+    (tmp_path / "c.toml").write_text(config.to_toml(), encoding="utf-8")
+    assert Config.load(tmp_path / "c.toml") == config
+
+
 def test_a_configuration_does_not_change():
     with pytest.raises(ValueError, match="frozen"):
         Config().epochs = 3
