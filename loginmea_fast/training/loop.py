@@ -141,6 +141,8 @@ class Trainer:
                 f"the run goes on, but no longer repeats bit for bit: {changed}", UserWarning, stacklevel=2
             )
         if not resume:
+            if beside := self.config.beside_preset():
+                self.notes.append(f"preset {self.config.preset}, but with {', '.join(beside)}")
             for idle in without_effect(self.config, len(self.problem.features), len(split.valid)):
                 warnings.warn(idle, UserWarning, stacklevel=2)
         self._record(

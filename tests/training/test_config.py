@@ -288,6 +288,13 @@ def test_a_preset_chosen_later_fills_what_was_not_given():
     assert Config(lr=0.25).override(preset="authors") == config
 
 
+def test_a_key_beside_its_preset_wins_and_is_named():
+    config = Config(preset="fast", epochs=20, lr=0.1, rounds=0)
+    assert (config.epochs, config.rounds) == (20, 0)
+    assert config.beside_preset() == ["epochs=20"]
+    assert Config(epochs=20).beside_preset() == [], "defaults are no preset"
+
+
 def test_what_is_unset_is_what_the_preset_says(tmp_path):
     config = Config(preset="loginmea", bag_size=None, objectives=None)
     assert (config.bag_size, config.objectives) == (1000, ("contrastive",))

@@ -152,6 +152,11 @@ def test_rounds_end_where_they_gain_nothing(monkeypatch):
     assert len(records(result, "epoch")) == 12
 
 
+def test_a_key_beside_the_preset_is_said():
+    result = quiet_fit(preset="fast", rounds=0, epochs=2)
+    assert records(result, "start")[0]["notes"] == ["preset fast, but with epochs=2"]
+
+
 def test_without_rounds_it_is_one_training():
     result = quiet_fit(rounds=0, epochs=2)
     assert not records(result, "round")
