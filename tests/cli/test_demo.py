@@ -7,7 +7,7 @@ import pytest
 from loginmea_fast import data
 from loginmea_fast.runs import evaluate
 
-FAST = ("--epochs", "2", "--backend", "reference")
+FAST = ("--epochs", "2")
 
 
 @pytest.mark.slow
