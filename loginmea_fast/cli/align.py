@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from loginmea_fast.cli.options import Json, key_flags, keys_given
+from loginmea_fast.cli.options import Json, RightGraph, key_flags, keys_given
 from loginmea_fast.cli.tables import duration, table
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.training.config import KEYS, Config
@@ -47,9 +47,7 @@ def run(
             help="file or directory of the left graph; or directory of a data set or a run, or 'embedded'",
         ),
     ],
-    right: Annotated[
-        str | None, Parameter(name="RIGHT", metavar="RIGHT", help="file or directory of the right graph")
-    ] = None,
+    right: RightGraph = None,
     /,
     *,
     out: Annotated[str, Parameter(metavar="DIR", help="directory for the alignment")],

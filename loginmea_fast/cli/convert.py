@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from loginmea_fast.cli.options import Json
+from loginmea_fast.cli.options import Json, RightGraph
 from loginmea_fast.errors import DataError
 
 EXAMPLES = """\
@@ -31,9 +31,7 @@ def run(
             help="file or directory of the left graph, or directory of a data set",
         ),
     ],
-    right: Annotated[
-        str | None, Parameter(name="RIGHT", metavar="RIGHT", help="file or directory of the right graph")
-    ] = None,
+    right: RightGraph = None,
     /,
     *,
     to: Annotated[str, Parameter(metavar="FORMAT", help="openea, dbp15k, ntriples, turtle, csv or parquet")],

@@ -9,7 +9,7 @@ from cyclopts import Group, Parameter
 
 from loginmea_fast.training.config import KEYS, Key, parse_overrides
 
-__all__ = ["Json", "flag_of", "key_flags", "key_help", "keys_given", "rewrite_set"]
+__all__ = ["Json", "RightGraph", "flag_of", "key_flags", "key_help", "keys_given", "rewrite_set"]
 
 Json = Annotated[
     bool,
@@ -19,6 +19,10 @@ Json = Annotated[
         show_default=False,
         help="print the answer as JSON, and nothing else, on stdout",
     ),
+]
+
+RightGraph = Annotated[
+    str | None, Parameter(name="RIGHT", metavar="RIGHT", help="file or directory of the right graph")
 ]
 
 _METAVARS = {int: "N", float: "X", tuple: "LIST", dict: "MODALITY=FILE"}

@@ -397,7 +397,7 @@ class Trainer:
     def _begin_round(self, bar: Progress) -> None:
         """Propose links, and begin again with them; or end here, where there is nothing to gain by it."""
         started = time.perf_counter()
-        standing, split, pair = self.standing, self.problem.split, self.problem.pair
+        standing = self.standing
         before = self.bootstrapping.joined
         then, now = standing.round_before, standing.round_score
         self.embedding = self.joint
@@ -405,8 +405,7 @@ class Trainer:
             self.embedding = beside_propagation(self.joint, self.problem, self.config, before)
         proposed = propose(
             self.embedding,
-            without(pair.left_entities, split.train[:, 0]),
-            without(pair.right_entities, split.train[:, 1]),
+            *self._without_training_link(),
             self.config.certainty,
             self.config.backend,
         )
@@ -426,6 +425,11 @@ class Trainer:
         self.bootstrapping.joined = proposed
         standing.stale, standing.round_before, standing.round_score = 0, standing.round_score, None
         self._renew()
+
+    def _without_training_link(self) -> tuple[Tensor, Tensor]:
+        """Entities of both graphs; which of them are held out is not looked at."""
+        pair, train = self.problem.pair, self.problem.split.train
+        return without(pair.left_entities, train[:, 0]), without(pair.right_entities, train[:, 1])
 
     def _renew(self) -> None:
         """New parameters and a new optimiser, drawn by the seed and the round."""
@@ -480,10 +484,8 @@ class Trainer:
 
     def _validation_metrics(self) -> dict[str, float]:
         """Both ways together, among all entities without a training link: so few links tell epochs apart better."""
-        split, pair = self.problem.split, self.problem.pair
-        left = without(pair.left_entities, split.train[:, 0])
-        right = without(pair.right_entities, split.train[:, 1])
-        ranks = rank_links(self.joint, split.valid, left, right, backend=self.config.backend)
+        valid = self.problem.split.valid
+        ranks = rank_links(self.joint, valid, *self._without_training_link(), backend=self.config.backend)
         return rank_metrics(torch.cat([ranks[0], ranks[1]]))
 
     def _keep_best(self) -> None:
