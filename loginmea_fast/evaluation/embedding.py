@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from loginmea_fast.errors import InputError
-from loginmea_fast.nn import LoginMEA
+from loginmea_fast.nn import EntityModel
 
 __all__ = ["Embedding", "JointEmbedding", "StoredEmbedding", "check_embedding"]
 
@@ -31,11 +31,11 @@ class JointEmbedding:
         features: modality -> [N, d_m].
     """
 
-    model: LoginMEA
+    model: EntityModel
     features: Mapping[str, Tensor]
 
     def embed(self, rows: Tensor) -> Tensor:
-        """Unit rows [B, D], in the model's dtype, by `LoginMEA.joint_rows`."""
+        """Unit rows [B, D], in the model's dtype, by its `joint_rows`."""
         training = self.model.training
         self.model.eval()
         try:

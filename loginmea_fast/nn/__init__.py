@@ -1,6 +1,7 @@
 """Modules: each operator as a layer, the two encoders, and the model."""
 
 from loginmea_fast.nn.dropout import PooledDropout
+from loginmea_fast.nn.ensemble import Ensemble, EntityModel, members_of
 from loginmea_fast.nn.features import Features
 from loginmea_fast.nn.graph_encoder import GraphEncoder, ReflectionLayers
 from loginmea_fast.nn.local_to_global_encoder import LocalToGlobalEncoder, WeightedSum
@@ -10,6 +11,8 @@ from loginmea_fast.nn.projection import FeatureProjection
 from loginmea_fast.nn.relation_reflection_attention import RelationReflectionAttention
 
 __all__ = [
+    "Ensemble",
+    "EntityModel",
     "FeatureProjection",
     "Features",
     "GraphEncoder",
@@ -21,4 +24,5 @@ __all__ = [
     "ReflectionLayers",
     "RelationReflectionAttention",
     "WeightedSum",
+    "members_of",
 ]

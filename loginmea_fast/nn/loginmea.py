@@ -345,19 +345,18 @@ class LoginMEA(nn.Module):
             CheckpointError: a file is missing, damaged or of a newer version, or the model is of another graph.
         """
         found = Pretrained.read(directory)
-        found.check_graph(graph, directory)
-        arguments = dict(found.arguments)
-        try:
-            dtype = compute_dtype or getattr(torch, arguments.pop("compute_dtype"))
-            with torch.random.fork_rng(devices=[]):
-                model = cls(graph, **arguments | {"backend": backend, "compute_dtype": dtype})
-            model.load_state_dict(found.parameters)
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if "members" in found.arguments:
             raise CheckpointError(
-                f"{directory} does not describe a model of this version: {str(error).splitlines()[0]}; "
-                "save the model again"
-            ) from error
-        return model.to(graph.device)
+                f"{directory} holds an ensemble of {found.arguments['members']} models; read it with "
+                "Ensemble.from_pretrained"
+            )
+        return found.build(
+            directory,
+            graph,
+            lambda arguments: cls(graph, **arguments),
+            backend=backend,
+            compute_dtype=compute_dtype,
+        )
 
     def _check(self, features: Mapping[str, Tensor]) -> None:
         for name in self.modalities:

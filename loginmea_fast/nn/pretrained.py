@@ -10,12 +10,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loginmea_fast.errors import CheckpointError
 from loginmea_fast.graph import AlignmentGraph
@@ -28,12 +28,14 @@ _PARAMETERS = "model.safetensors"
 _FORMAT = "loginmea_fast.model"
 _VERSION = 1
 
+_Model = TypeVar("_Model", bound=nn.Module)
+
 
 class Pretrained(NamedTuple):
     """What a directory holds.
 
     Attributes:
-        arguments: of `LoginMEA`, without the graph, JSON-ready.
+        arguments: of `LoginMEA`, without the graph, JSON-ready; of an ensemble also `members`, their number.
         graph: see `describe_graph`.
         parameters: by name, on the CPU.
     """
@@ -128,6 +130,38 @@ class Pretrained(NamedTuple):
                     f"the model in {directory} is of another graph: {key} is {self.graph.get(key)} there and {value} "
                     "here; give the graph it was trained on, or begin a training from it with init_from"
                 )
+
+    def build(
+        self,
+        directory: str | os.PathLike[str],
+        graph: AlignmentGraph,
+        make: Callable[[Mapping[str, Any]], _Model],
+        **given: Any,
+    ) -> _Model:
+        """The model, with its parameters, on the device of `graph`; torch's generators are left as they are.
+
+        Args:
+            directory: what was read, for errors.
+            graph: what it was trained on.
+            make: from the arguments to a new model.
+            given: arguments in place of those that were kept, where they are not None.
+
+        Raises:
+            CheckpointError: it is of another graph, or of arguments or parameters that this version does not have.
+        """
+        self.check_graph(graph, directory)
+        try:
+            kept = {**self.arguments, "compute_dtype": getattr(torch, self.arguments["compute_dtype"])}
+            changed = {name: value for name, value in given.items() if value is not None}
+            with torch.random.fork_rng(devices=[]):
+                model = make({**kept, **changed})
+            model.load_state_dict(self.parameters)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{directory} does not describe a model of this version: {str(error).splitlines()[0]}; "
+                "save the model again"
+            ) from error
+        return model.to(graph.device)
 
 
 def describe_graph(graph: AlignmentGraph) -> dict[str, Any]:

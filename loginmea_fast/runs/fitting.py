@@ -14,7 +14,7 @@ import torch
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.evaluation.embedding import Embedding
-from loginmea_fast.nn import LoginMEA
+from loginmea_fast.nn import EntityModel
 from loginmea_fast.runs.checking import check_configuration
 from loginmea_fast.runs.device import prepare_kernels
 from loginmea_fast.runs.directory import RunDirectory
@@ -48,7 +48,7 @@ class FitResult:
     """
 
     metrics: dict[str, Any]
-    model: LoginMEA
+    model: EntityModel
     problem: Problem
     config: Config
     history: list[dict[str, Any]]

@@ -8,7 +8,7 @@ from typing import Any
 
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding
-from loginmea_fast.nn import LoginMEA
+from loginmea_fast.nn import EntityModel
 from loginmea_fast.runs.device import choose_device
 from loginmea_fast.runs.directory import RunDirectory, Which
 from loginmea_fast.runs.problem import Problem, assemble, build_model, load_pair
@@ -36,7 +36,7 @@ class LoadedRun:
     run: RunDirectory
     config: Config
     problem: Problem
-    model: LoginMEA
+    model: EntityModel
     epoch: int
     best_epoch: int | None
     embedding: Embedding

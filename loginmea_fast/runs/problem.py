@@ -16,7 +16,7 @@ from loginmea_fast.data.scaling import scale_rows
 from loginmea_fast.data.values import made_of_values, value_feature
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.nn import Features, LoginMEA
+from loginmea_fast.nn import Ensemble, EntityModel, Features, LoginMEA
 from loginmea_fast.propagation import one_sided
 from loginmea_fast.runs.device import choose_device
 from loginmea_fast.training.checkpoint import fingerprint
@@ -43,7 +43,7 @@ class Problem:
     split: Split
     device: torch.device
 
-    def fingerprint(self, model: LoginMEA) -> dict[str, Any]:
+    def fingerprint(self, model: EntityModel) -> dict[str, Any]:
         """What a checkpoint of `model`, trained on this graph and these features, must agree with."""
         data = {f"feature {name}": _parts(feature) for name, feature in self.features.items()}
         split = (self.split.train, self.split.valid, self.split.test)
@@ -128,27 +128,34 @@ def _prepare(
     )
 
 
-def build_model(problem: Problem, config: Config) -> LoginMEA:
-    """A new model, its parameters drawn from `config.seed` whatever the state of torch's generators, which it keeps."""
+def build_model(problem: Problem, config: Config) -> EntityModel:
+    """A new model or ensemble; torch's generators are kept.
+
+    Parameters are drawn from `config.seed` whatever the state of the generators.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = LoginMEA(
-            problem.graph,
-            {name: feature.shape[1] for name, feature in problem.features.items()},
-            hidden_dim=config.hidden_dim,
-            rank=config.rank,
-            depth=config.depth,
-            aggregation=config.aggregation,
-            dropout=config.dropout,
-            attention=config.attention,
-            use_local_fusion=config.use_local_fusion,
-            use_adaptive_weights=config.use_adaptive_weights,
-            use_low_rank=config.use_low_rank,
-            use_global_aggregation=config.use_global_aggregation,
-            use_graph_encoder=config.use_graph_encoder,
-            backend=config.backend,
-            compute_dtype=getattr(torch, config.dtype),
-        )
+        members = [
+            LoginMEA(
+                problem.graph,
+                {name: feature.shape[1] for name, feature in problem.features.items()},
+                hidden_dim=config.hidden_dim,
+                rank=config.rank,
+                depth=config.depth,
+                aggregation=config.aggregation,
+                dropout=config.dropout,
+                attention=config.attention,
+                use_local_fusion=config.use_local_fusion,
+                use_adaptive_weights=config.use_adaptive_weights,
+                use_low_rank=config.use_low_rank,
+                use_global_aggregation=config.use_global_aggregation,
+                use_graph_encoder=config.use_graph_encoder,
+                backend=config.backend,
+                compute_dtype=getattr(torch, config.dtype),
+            )
+            for _ in range(config.members)
+        ]
+        model: EntityModel = members[0] if len(members) == 1 else Ensemble(members)
     return model.to(problem.device)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from loginmea_fast.errors import ConfigError
-from loginmea_fast.nn import LoginMEA
+from loginmea_fast.nn import EntityModel
 from loginmea_fast.nn.pretrained import DESCRIPTION, Pretrained, digest
 from loginmea_fast.runs.directory import RunDirectory
 
@@ -36,7 +37,7 @@ def check_source(source: str) -> None:
         )
 
 
-def warm_start(model: LoginMEA, source: str) -> str:
+def warm_start(model: EntityModel, source: str) -> str:
     """Give `model` the parameters in `source` that have its names and shapes; a note of what was taken and what not.
 
     Args:
@@ -53,16 +54,17 @@ def warm_start(model: LoginMEA, source: str) -> str:
     taken: dict[str, Tensor] = {}
     left = []
     for name, value in own.items():
-        theirs = parameters.get(name)
+        theirs = parameters.get(name, parameters.get(_of_member(name)))
         if theirs is None:
             left.append(f"{name} (absent there)")
         elif theirs.shape != value.shape:
             left.append(f"{name} ({list(theirs.shape)} there, {list(value.shape)} here)")
-        elif name in _OF_ONE_GRAPH and not same_graph:
+        elif _of_member(name) in _OF_ONE_GRAPH and not same_graph:
             left.append(f"{name} (of another graph)")
         else:
             taken[name] = theirs
-    left += [f"{name} (not in this model)" for name in parameters if name not in own]
+    known = {*own, *map(_of_member, own)}
+    left += [f"{name} (not in this model)" for name in parameters if name not in known]
     if not taken:
         raise ConfigError(
             f"nothing in {source} fits this model: {_listed(left)}; choose another, or leave init_from out",
@@ -82,6 +84,11 @@ def _read(source: str) -> tuple[dict[str, Tensor], str]:
         return found.parameters, found.graph["digest"]
     checkpoint, _ = RunDirectory.open(source).load()
     return checkpoint.part("model"), checkpoint.fingerprint["graph"]
+
+
+def _of_member(name: str) -> str:
+    """The name that a parameter of an ensemble has in its member."""
+    return re.sub(r"^members\.\d+\.", "", name)
 
 
 def _listed(names: list[str]) -> str:

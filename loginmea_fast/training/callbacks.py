@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from loginmea_fast.nn import LoginMEA
+from loginmea_fast.nn import EntityModel
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.protocols import Store
 from loginmea_fast.training.standing import Standing
@@ -24,7 +24,7 @@ class Training(Protocol):
         run: where records and checkpoints go.
     """
 
-    model: LoginMEA
+    model: EntityModel
     config: Config
     standing: Standing
     history: list[dict[str, Any]]

@@ -128,6 +128,9 @@ class Config(BaseModel):
         "how modalities meet the graph: each through layers of its own, fused before them as in the paper, or both",
     )
     hidden_dim: int = _key("model", 64, "width d of every embedding", ge=1)
+    members: int = _key(
+        "model", 1, "models that are trained side by side, each from parameters of its own", ge=1
+    )
     rank: int = _key("model", 8, "rank K of the low-rank interaction", ge=1)
     depth: int = _key("model", 2, "attention layers", ge=1)
     attention: Literal["relation", "triple"] = _key("model", "relation", "what the attention logits see")

@@ -25,7 +25,7 @@ from loginmea_fast.errors import LoginMEAError
 from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding
 from loginmea_fast.evaluation.links import rank_links
 from loginmea_fast.evaluation.metrics import rank_metrics
-from loginmea_fast.nn import LoginMEA
+from loginmea_fast.nn import EntityModel, LoginMEAOutput, members_of
 from loginmea_fast.training.bootstrapping import Bootstrapping, without
 from loginmea_fast.training.callbacks import Callback
 from loginmea_fast.training.checkpoint import Checkpoint
@@ -66,7 +66,7 @@ class Trainer:
     def __init__(
         self,
         problem: Problem,
-        model: LoginMEA,
+        model: EntityModel,
         config: Config,
         run: Store | None = None,
         callbacks: Sequence[Callback] = (),
@@ -89,9 +89,12 @@ class Trainer:
         self.model = model
         self.joint = JointEmbedding(model, problem.features)
         self.embedding: Embedding = self.joint
-        self.forward: Any = torch.compile(self.model, dynamic=True) if config.compile else self.model
-        has_graph = self.model.graph_encoder is not None
-        self.objectives = WeightedObjectives(config, self.model.modalities, has_graph).to(problem.device)
+        self.members = members_of(model)
+        self.forwards: list[Any] = [
+            torch.compile(member, dynamic=True) if config.compile else member for member in self.members
+        ]
+        has_graph = self.members[0].graph_encoder is not None
+        self.objectives = WeightedObjectives(config, model.modalities, has_graph).to(problem.device)
         self.optimizer = self._new_optimizer()
         self.sampler: Sampler | None = None
         self.shared: SharedRows | None = None
@@ -305,12 +308,11 @@ class Trainer:
         )
 
     def _step(self, epoch: int, update: int = 0) -> Step:
-        """One encoding, one loss a batch, one backward pass (their sum's), one step of the optimiser."""
+        """Of each member one encoding, one loss a batch, one backward pass (their sum's); one step of the optimiser."""
         config, sampler = self.config, self._sampler()
         positions = sampler.positions(epoch, update)
-        authors = config.compat == "authors"
         rate = learning_rate(config, epoch % config.epochs + update / len(sampler.spans))
-        if authors and config.bootstrap and epoch >= config.bootstrap_start:
+        if config.compat == "authors" and config.bootstrap and epoch >= config.bootstrap_start:
             self.optimizer = self._new_optimizer()
             rate /= 5
         for group in self.optimizer.param_groups:
@@ -318,45 +320,72 @@ class Trainer:
         links = sampler.links[positions]
         further = sampler.further(positions, self.objectives.further, epoch, update)
         rows = torch.cat([links.t().reshape(-1), further]).to(self.problem.device)
-        shared, table = self.shared, self.model.entity_embedding
-        hidden = None if shared is None else sampler.members(positions).to(self.problem.device)
+        hidden = None if self.shared is None else sampler.entities(positions).to(self.problem.device)
         self.model.train()
-        self.model.dropout.set_step(config.seed * 1_000_003 + epoch * len(sampler.spans) + update)
         self.optimizer.zero_grad(set_to_none=True)
-        output = self.objectives.kept(self.forward(self.problem.features, rows=rows, hidden=hidden))
         losses, terms = [], dict.fromkeys(self.objectives.terms, 0.0)
-        spans = [(0, len(links))]
-        if not config.updates:
-            spans = batches(len(links), config.batch_size, equal=not authors)
-        for first, end in spans:
-            batch = Batch(
-                slice(first, end),
-                slice(len(links) + first, len(links) + end),
-                slice(2 * len(links), len(rows)),
-                sampler.same(positions[first:end]).to(self.problem.device),
-            )
-            loss, found = self.objectives(output, batch)
-            for name, term in found.items() if len(terms) > 1 else ():
-                terms[name] += term.item() * (end - first) / len(links)
-            if authors:
-                # Their loop: the whole graph is walked back once a batch, and batches count alike whatever their size.
-                loss.backward(retain_graph=end < len(links))
-            else:
-                loss = loss * ((end - first) / len(links))
+        for number, (member, forward) in enumerate(zip(self.members, self.forwards, strict=True)):
+            step = config.seed * 1_000_003 + epoch * len(sampler.spans) + update
+            member.dropout.set_step(step + 500_000_003 * number)
+            output = self.objectives.kept(forward(self.problem.features, rows=rows, hidden=hidden))
+            loss, found = self._descend(output, positions, slice(2 * len(links), len(rows)))
             losses.append(loss)
-        total = torch.stack(losses).sum()
-        if not authors:
-            total.backward()
-        if shared is not None and table is not None and table.grad is not None:
-            shared.collect(table.grad)
+            for name, term in found.items():
+                terms[name] += term / len(self.members)
+        if self.shared is not None:
+            for table in self._tables():
+                if table.grad is not None:
+                    self.shared.collect(table.grad)
         parameters = [parameter for _, parameter in self._parameters()]
         norm = nn.utils.clip_grad_norm_(parameters, config.grad_clip or float("inf"))
         if torch.isfinite(norm):
             self.optimizer.step()
-        if shared is not None and table is not None:
-            shared.spread(table)
+            if self.shared is not None:
+                for table in self._tables():
+                    self.shared.spread(table)
         self.optimizer.zero_grad(set_to_none=True)
-        return Step(total.detach(), norm, rate, terms)
+        return Step(torch.stack(losses).mean(), norm, rate, terms)
+
+    def _descend(
+        self, output: LoginMEAOutput, positions: Tensor, further: slice
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a member's output, its gradient added to the parameters', and its terms where there are several.
+
+        Args:
+            output: rows of the left entities, of their counterparts, and further ones.
+            positions: of the links in the sampler's.
+            further: rows of the further entities.
+        """
+        config, links = self.config, len(positions)
+        authors = config.compat == "authors"
+        losses, terms = [], dict.fromkeys(self.objectives.terms, 0.0)
+        spans = [(0, links)]
+        if not config.updates:
+            spans = batches(links, config.batch_size, equal=not authors)
+        for first, end in spans:
+            batch = Batch(
+                slice(first, end),
+                slice(links + first, links + end),
+                further,
+                self._sampler().same(positions[first:end]).to(self.problem.device),
+            )
+            loss, found = self.objectives(output, batch)
+            for name, term in found.items() if len(terms) > 1 else ():
+                terms[name] += term.item() * (end - first) / links
+            if authors:
+                # Their loop: the whole graph is walked back once a batch, and batches count alike whatever their size.
+                loss.backward(retain_graph=end < links)
+            else:
+                loss = loss * ((end - first) / links)
+            losses.append(loss)
+        total = torch.stack(losses).sum()
+        if not authors:
+            total.backward()
+        return total.detach(), terms
+
+    def _tables(self) -> list[nn.Parameter]:
+        """The members' entity embeddings."""
+        return [m.entity_embedding for m in self.members if m.entity_embedding is not None]
 
     def _sampler(self) -> Sampler:
         """Of the links as they are now, whose entities share a row from here on."""
@@ -364,10 +393,10 @@ class Trainer:
         if self.sampler is None or not torch.equal(self.sampler.links, links):
             self.sampler = Sampler(self.config, self.problem.pair, links)
             self.shared = None
-            table = self.model.entity_embedding
-            if self.config.share_seeds and table is not None and len(self.sampler.spans) > 1:
+            if self.config.share_seeds and len(self.sampler.spans) > 1:
                 self.shared = SharedRows(self.sampler.group_of, self.problem.device)
-                self.shared.spread(table)
+                for table in self._tables():
+                    self.shared.spread(table)
         return self.sampler
 
     def _settle(self, bar: Progress, stop: StopOnSignal) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from loginmea_fast.data import AlignmentPair, Split
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.nn import Features, LoginMEA
+from loginmea_fast.nn import EntityModel, Features
 from loginmea_fast.training.checkpoint import Checkpoint
 
 __all__ = ["Problem", "Store"]
@@ -38,7 +38,7 @@ class Problem(Protocol):
     def device(self) -> torch.device:
         """Where it is trained."""
 
-    def fingerprint(self, model: LoginMEA) -> dict[str, Any]:
+    def fingerprint(self, model: EntityModel) -> dict[str, Any]:
         """What a checkpoint of `model` on this data must agree with."""
 
 

@@ -43,7 +43,7 @@ class Sampler:
         first, end = self.spans[update]
         return torch.randperm(len(self.links), generator=generator)[first:end]
 
-    def members(self, positions: Tensor) -> Tensor:
+    def entities(self, positions: Tensor) -> Tensor:
         """Entities of links, those of their whole groups; int64, each once."""
         chosen = torch.zeros(int(self._groups.max()) + 1, dtype=torch.bool)
         chosen[self._groups[positions]] = True
@@ -56,7 +56,7 @@ class Sampler:
         seed = self.config.seed * 1_000_003 + epoch + 500_000
         generator = torch.Generator().manual_seed(seed + 1_000_000_007 * update)
         taken = torch.zeros(self.pair.num_entities, dtype=torch.bool)
-        taken[self.members(positions)] = True
+        taken[self.entities(positions)] = True
         chosen = []
         for entities in (self.pair.left_entities, self.pair.right_entities):
             free = entities[~taken[entities]]

@@ -22,6 +22,7 @@ OTHER = Config(
     valid_ratio=0.0,
     split_seed=5,
     hidden_dim=48,
+    members=3,
     aggregation="both",
     scale_features=False,
     rank=3,

@@ -48,7 +48,7 @@ def test_links_of_one_group_are_the_same_thing():
 
 def test_further_entities_are_none_of_the_groups_of_the_update():
     found = sampler()
-    assert found.members(torch.tensor([0, 4])).tolist() == [0, 2, 3, 41, 43, 44]
+    assert found.entities(torch.tensor([0, 4])).tolist() == [0, 2, 3, 41, 43, 44]
     further = found.further(torch.tensor([0, 4]), 1000, 0, 0)
     assert len(further) == 80 - 6
     assert not torch.isin(further, torch.tensor([0, 2, 3, 41, 43, 44])).any()
@@ -94,7 +94,7 @@ def test_an_update_does_not_see_the_embeddings_that_it_tells_apart():
         problem = assemble(synthetic_pair(), config)
         trainer = Trainer(problem, build_model(problem, config), config)
         sampler = trainer._sampler()
-        entities = sampler.members(sampler.positions(0, 1))
+        entities = sampler.entities(sampler.positions(0, 1))
         with torch.no_grad():
             trainer.model.entity_embedding[entities] += noise
         losses.append(trainer._step(0, 1).loss)

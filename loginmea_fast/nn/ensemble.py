@@ -1,0 +1,162 @@
+"""Ensemble: models of one graph that differ in their random parameters, their embeddings side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from loginmea_fast.errors import CheckpointError, ConfigError
+from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.nn.loginmea import LoginMEA, LoginMEAOutput
+from loginmea_fast.nn.pretrained import Pretrained, describe_graph
+
+__all__ = ["Ensemble", "EntityModel", "members_of"]
+
+
+class Ensemble(nn.Module):
+    """Models side by side: the similarity of two entities is the mean of what its members say.
+
+    Each member learns by itself, from parameters of its own; where one errs by chance the others seldom err alike.
+
+    Args:
+        members: models of one graph, alike in everything but their parameters.
+
+    Raises:
+        ConfigError: none, or models of different graphs or arguments.
+    """
+
+    members: nn.ModuleList
+
+    def __init__(self, members: Sequence[LoginMEA]) -> None:
+        super().__init__()
+        if not members:
+            raise ConfigError("an ensemble needs at least one model; got none")
+        first = members[0]
+        if any(member.graph is not first.graph or member.arguments != first.arguments for member in members):
+            raise ConfigError(
+                "models of an ensemble must have one graph and the same arguments; build them alike"
+            )
+        self.members = nn.ModuleList(members)
+
+    @property
+    def graph(self) -> AlignmentGraph:
+        """Both knowledge graphs."""
+        return self._first.graph
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Of every member."""
+        return self._first.modalities
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, columns of all joint embeddings together."""
+        return len(self.members) * self._first.embedding_dim
+
+    @property
+    def _first(self) -> LoginMEA:
+        return members_of(self)[0]
+
+    def forward(
+        self,
+        features: Mapping[str, Tensor],
+        rows: Tensor | None = None,
+        present: Mapping[str, Tensor] | None = None,
+        hidden: Tensor | None = None,
+    ) -> LoginMEAOutput:
+        """Embed entities by every member.
+
+        Args:
+            features: as `LoginMEA.forward`; so are the others.
+            rows: int64 [B].
+            present: modality -> bool [N].
+            hidden: int64.
+
+        Returns:
+            `LoginMEAOutput` with the members' columns side by side; rows of `joint` have length 1.
+        """
+        outputs = [member(features, rows, present, hidden) for member in self.members]
+        graph = [output.graph for output in outputs if output.graph is not None]
+        unnormalized = [output.unnormalized for output in outputs if output.unnormalized is not None]
+        return LoginMEAOutput(
+            torch.cat([output.joint for output in outputs], 1) / len(outputs) ** 0.5,
+            torch.cat(graph, 1) if graph else None,
+            {name: torch.cat([output.modalities[name] for output in outputs], 1) for name in self.modalities},
+            torch.cat(unnormalized, 1) if unnormalized else None,
+        )
+
+    @torch.no_grad()
+    def joint_rows(
+        self,
+        features: Mapping[str, Tensor],
+        rows: Tensor | None = None,
+        present: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """The joint embedding alone, [B, D], without a gradient; as `LoginMEA.joint_rows`, one member at a time."""
+        joint: Tensor | None = None
+        for number, member in enumerate(members_of(self)):
+            own = member.joint_rows(features, rows, present)
+            if joint is None:
+                joint = own.new_empty(len(own), self.embedding_dim)
+            first = number * own.shape[1]
+            torch.div(own, len(self.members) ** 0.5, out=joint[:, first : first + own.shape[1]])
+        assert joint is not None, "there is a member"
+        return joint
+
+    def renewed(self) -> Ensemble:
+        """An ensemble like this one with new parameters, on its device."""
+        return type(self)([member.renewed() for member in members_of(self)])
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Write all members as `LoginMEA.save_pretrained` writes one.
+
+        Args:
+            directory: made where it is not there.
+
+        Raises:
+            CheckpointError: they cannot be written.
+        """
+        arguments = {**self._first.arguments, "members": len(self.members)}
+        Pretrained(arguments, describe_graph(self.graph), self.state_dict()).write(directory)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | os.PathLike[str],
+        graph: AlignmentGraph,
+        backend: str = "auto",
+        compute_dtype: torch.dtype | None = None,
+    ) -> Ensemble:
+        """The ensemble that `save_pretrained` wrote, on the device of its graph; as `LoginMEA.from_pretrained`.
+
+        Raises:
+            CheckpointError: see there, or the directory holds one model.
+        """
+        found = Pretrained.read(directory)
+        if "members" not in found.arguments:
+            raise CheckpointError(f"{directory} holds one model; read it with LoginMEA.from_pretrained")
+
+        def make(arguments: Mapping[str, Any]) -> Ensemble:
+            each = {name: value for name, value in arguments.items() if name != "members"}
+            return cls([LoginMEA(graph, **each) for _ in range(arguments["members"])])
+
+        return found.build(directory, graph, make, backend=backend, compute_dtype=compute_dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Ensemble:
+        super()._apply(fn, recurse)
+        for member in members_of(self):  # each has moved a graph of its own
+            member.graph = self.graph
+        return self
+
+
+EntityModel: TypeAlias = LoginMEA | Ensemble
+"""What is trained: one model, or several side by side."""
+
+
+def members_of(model: EntityModel) -> list[LoginMEA]:
+    """The models that learn by themselves: one, or those of an ensemble."""
+    return [model] if isinstance(model, LoginMEA) else [m for m in model.members if isinstance(m, LoginMEA)]
