@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -183,25 +183,37 @@ def low_rank_fusion(run: Run, backend: str) -> None:
     )
     if not run.rehearsal:
         shapes += ((5000, (300, 300, 300), 8, 300),)
-    for dtype in run.pick(DTYPES, DTYPES, DTYPES[:1]):
-        for shape in run.pick(shapes, shapes, ((3, (5, 4), 2, 6),)):
-            for scaled in (False, True):
-                case = "rows {}, widths {}, rank {}, out {}, ".format(*shape) + (
-                    "scaled" if scaled else "unscaled"
-                )
-                what = {"op": "low_rank_fusion", "backend": backend, "dtype": _name(dtype), "case": case}
-                with run.attempt(**what) as row:
-                    _fusion(run, row, shape, scaled, dtype, backend, None)
-    for precision in ("tf32", "bfloat16"):
-        what = {
-            "op": "low_rank_fusion",
-            "backend": backend,
-            "dtype": "float32",
-            "case": f"products in {precision}",
-        }
-        if not run.rehearsal:
-            with run.attempt(**what) as row:
-                _fusion(run, row, (5000, (300, 300, 300), 8, 300), True, torch.float32, backend, precision)
+    cases = [
+        (
+            "rows {}, widths {}, rank {}, out {}, ".format(*shape) + ("scaled" if scaled else "unscaled"),
+            shape,
+            scaled,
+        )
+        for shape in run.pick(shapes, shapes, ((3, (5, 4), 2, 6),))
+        for scaled in (False, True)
+    ]
+    _every_precision(run, "low_rank_fusion", backend, _fusion, cases, ((5000, (300, 300, 300), 8, 300), True))
+
+
+def _every_precision(
+    run: Run,
+    op: str,
+    backend: str,
+    check: Callable[..., None],
+    cases: Sequence[tuple[str, tuple, bool]],
+    rounded: tuple[tuple, bool],
+) -> None:
+    """A row for each dtype and case, and one for each precision of products at the shape and switch of `rounded`."""
+    attempts = [
+        (dtype, case, shape, switch, None)
+        for dtype in run.pick(DTYPES, DTYPES, DTYPES[:1])
+        for case, shape, switch in cases
+    ]
+    if not run.rehearsal:
+        attempts += [(torch.float32, f"products in {name}", *rounded, name) for name in ROUNDED_PRODUCTS]
+    for dtype, case, shape, switch, precision in attempts:
+        with run.attempt(op=op, backend=backend, dtype=_name(dtype), case=case) as row:
+            check(run, row, shape, switch, dtype, backend, precision)
 
 
 def _fusion(
@@ -243,25 +255,16 @@ def contrastive_loss(run: Run, backend: str) -> None:
     shapes = ((1, 7, 0), (5, 63, 0), (33, 301, 17), (70, 300, 1), (1100, 24, 130))
     if not run.rehearsal:
         shapes += ((3500, 2100, 0),)
-    for dtype in run.pick(DTYPES, DTYPES, DTYPES[:1]):
-        for shape in run.pick(shapes, shapes, ((5, 7, 3),)):
-            for both in (False, True):
-                case = "{} rows, width {}, {} further keys, ".format(*shape) + (
-                    "both ways" if both else "one way"
-                )
-                what = {"op": "contrastive_loss", "backend": backend, "dtype": _name(dtype), "case": case}
-                with run.attempt(**what) as row:
-                    _loss(run, row, shape, both, dtype, backend, None)
-    for precision in ("tf32", "bfloat16"):
-        what = {
-            "op": "contrastive_loss",
-            "backend": backend,
-            "dtype": "float32",
-            "case": f"products in {precision}",
-        }
-        if not run.rehearsal:
-            with run.attempt(**what) as row:
-                _loss(run, row, (1100, 300, 130), True, torch.float32, backend, precision)
+    cases = [
+        (
+            "{} rows, width {}, {} further keys, ".format(*shape) + ("both ways" if both else "one way"),
+            shape,
+            both,
+        )
+        for shape in run.pick(shapes, shapes, ((5, 7, 3),))
+        for both in (False, True)
+    ]
+    _every_precision(run, "contrastive_loss", backend, _loss, cases, ((1100, 300, 130), True))
 
 
 def _loss(

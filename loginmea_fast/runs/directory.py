@@ -320,9 +320,9 @@ class RunDirectory:
 
         Args:
             epoch: lines of later ones are dropped, as is what a finished run wrote at its end.
-            settled: False drops what followed `epoch` too: bootstrapping and validation.
+            settled: False drops what followed `epoch` too: bootstrapping, validation and proposals.
         """
-        again = set() if settled else {"bootstrap", "validation"}
+        again = set() if settled else {"bootstrap", "validation", "round"}
         kept = [
             record
             for record in self.metrics()

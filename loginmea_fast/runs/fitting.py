@@ -24,6 +24,8 @@ from loginmea_fast.training.callbacks import Callback
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.interrupt import StopOnSignal
 from loginmea_fast.training.loop import Trainer
+from loginmea_fast.training.objectives import further_entities
+from loginmea_fast.training.sampling import check_negatives
 from loginmea_fast.training.tensorboard import TensorBoard
 
 __all__ = ["FitResult", "fit"]
@@ -83,7 +85,7 @@ def fit(
     Raises:
         ConfigError: a wrong key or value, a modality or device that is not there, a directory that exists, or, with
             `resume`, a configuration other than the run's in more than `epochs` and where the data is.
-        DataError: no training links are left.
+        DataError: no training links are left, or nothing that they could be told apart from.
         CheckpointError: the checkpoint to resume from is damaged or of another model, or the disk is full.
         TrainingInterrupted: SIGINT or SIGTERM came; the state is saved in `out`.
         LoginMEAError: the loss is no longer finite.
@@ -111,6 +113,7 @@ def fit(
         callbacks = [*callbacks, TensorBoard(RunDirectory(Path(out), config).curves)]
     with _threads(config.threads):
         problem = assemble(pair, config, split)
+        check_negatives(pair, problem.split.train, further_entities(config))
         prepare_kernels(config)
         if out is None:
             return _train(problem, config, None, resume, progress, callbacks)

@@ -40,8 +40,12 @@ class Bootstrapping:
         """Training links, then those that joined: [T + J, 2]."""
         return torch.cat([self.train, self.joined])
 
+    def begin(self, joined: Tensor) -> None:
+        """Begin anew with these links, [J, 2]: candidates were mutual for parameters that are gone."""
+        self.joined, self.candidates = joined, self.candidates[:0]
+
     def due(self, epoch: int) -> bool:
-        """Whether a round follows epoch `epoch`, counted from 0."""
+        """Whether a round follows epoch `epoch`, counted from 0 since the parameters were new."""
         c = self.config
         return c.bootstrap and epoch >= c.bootstrap_start and (epoch + 1) % c.bootstrap_every == 0
 
@@ -49,7 +53,7 @@ class Bootstrapping:
         """One round after `epoch`; returns how many links joined.
 
         Args:
-            epoch: counted from 0, one for which `due` holds.
+            epoch: one for which `due` holds.
             find_pairs: takes left ids [L] and right ids [R] without a link, returns the mutual nearest pairs of
                 positions [P, 2].
         """

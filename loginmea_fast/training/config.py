@@ -206,7 +206,7 @@ class Config(BaseModel):
     bootstrap: bool = _key(
         "training", False, "within a round, pairs that stay mutual nearest neighbours become links"
     )
-    bootstrap_start: int = _key("training", 20, "first epoch that may propose links", ge=0)
+    bootstrap_start: int = _key("training", 20, "first epoch of a round that may propose links", ge=0)
     bootstrap_every: int = _key("training", 2, "epochs between proposals", ge=1)
     bootstrap_window: int = _key("training", 10, "rounds a pair must stay mutual before it joins", ge=1)
 
@@ -218,7 +218,9 @@ class Config(BaseModel):
 
     # Choosing the epoch.
     eval_every: int = _key("training", 5, "epochs between validations, each with a checkpoint", ge=1)
-    patience: int = _key("training", 0, "validations without progress before training stops; 0: never", ge=0)
+    patience: int = _key(
+        "training", 0, "validations without progress in a round before it ends; 0: never", ge=0
+    )
     compat: Literal["authors"] | None = _key("training", None, "'authors': the procedure of their code")
 
     # Decoding.

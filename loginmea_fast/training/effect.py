@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from loginmea_fast.training.config import KEYS, Config
 from loginmea_fast.training.objectives import objective_weights
 from loginmea_fast.training.presets import PRESETS
+from loginmea_fast.training.sampling import batches
 
 __all__ = ["first_join", "without_effect"]
 
 
 def first_join(config: Config) -> int:
-    """The number of epochs after which bootstrapping's first window ends and its links join."""
+    """The number of epochs of a round after which bootstrapping's first window ends and its links join."""
     rounds = config.bootstrap_start // config.bootstrap_every
     if (
         config.compat == "authors"
@@ -21,12 +22,13 @@ def first_join(config: Config) -> int:
     return (rounds + config.bootstrap_window) * config.bootstrap_every
 
 
-def without_effect(config: Config, modalities: int, valid: int) -> Iterator[str]:
+def without_effect(config: Config, modalities: int, train: int, valid: int) -> Iterator[str]:
     """One sentence for each key that changes nothing.
 
     Args:
         config: the configuration of a run.
         modalities: how many the model has.
+        train: how many training links there are.
         valid: how many validation links there are.
     """
 
@@ -39,6 +41,7 @@ def without_effect(config: Config, modalities: int, valid: int) -> Iterator[str]
             verb = "changes" if len(names) == 1 else "change"
             yield f"{', '.join(names)} {verb} nothing: {why}"
 
+    ends = "a round ends" if config.rounds else "training ends"
     objectives = objective_weights(config)
     if "hard_sample" not in objectives:
         why = "hard_sample is none of the objectives; name it there"
@@ -48,30 +51,34 @@ def without_effect(config: Config, modalities: int, valid: int) -> Iterator[str]
     if not config.bootstrap:
         names = changed("bootstrap_start", "bootstrap_every", "bootstrap_window")
         yield from idle([] if config.compat == "authors" else names, "bootstrap is off; turn it on")
-    elif config.total_epochs <= first_join(config):
-        why = f"its first links join after epoch {first_join(config)} and training ends after {config.total_epochs}"
+    elif config.epochs <= first_join(config):
+        why = f"its first links join after epoch {first_join(config)} and {ends} after {config.epochs}"
         yield from idle(["bootstrap"], f"{why}; raise epochs, or lower bootstrap_start or bootstrap_window")
     elif config.compat != "authors":  # whose own numbers waste theirs
         window = config.bootstrap_window * config.bootstrap_every
-        if (config.total_epochs - first_join(config)) % window == 0:
+        if (config.epochs - first_join(config)) % window == 0:
             yield (
-                f"the last window of bootstrapping changes nothing: its links join after epoch {config.total_epochs}, "
-                "when training ends; raise epochs, or lower bootstrap_start or bootstrap_window"
+                f"the last window of bootstrapping changes nothing: its links join after epoch {config.epochs}, "
+                f"when {ends}; raise epochs, or lower bootstrap_start or bootstrap_window"
             )
     if config.optimizer == "rmsprop":
         yield from idle(
             ["weight_decay"] if config.weight_decay else [], "RMSprop has none; set optimizer to 'adamw'"
         )
-    if not config.updates:
-        yield from idle(changed("share_seeds"), "an epoch is one update, which sees all links; raise updates")
+    one_update = not config.updates or len(batches(train, config.batch_size, at_least=config.updates)) == 1
+    if config.share_seeds and one_update:
+        why = f"an epoch is one update, which tells all {train:,} training links apart"
+        yield from idle(["share_seeds"], f"{why}; raise updates, or turn it off")
+    elif not config.use_graph_encoder:
+        yield from idle(changed("share_seeds"), "use_graph_encoder is off")
     if not config.rounds:
         yield from idle(changed("certainty"), "there are no further rounds; raise rounds")
     if config.propagation == "none":
         yield from idle(changed("propagation_width"), "propagation is none; set it to 'late'")
     if config.patience and not valid and config.compat != "authors":
         yield from idle(["patience"], "there are no validation links; raise valid_ratio")
-    elif config.patience * config.eval_every >= config.total_epochs:
-        yield from idle(["patience"], "training ends before as many validations; lower it or eval_every")
+    elif config.patience * config.eval_every >= config.epochs:
+        yield from idle(["patience"], f"{ends} before as many validations; lower it or eval_every")
     if config.warmup_epochs > config.epochs:
         yield from idle(changed("warmup_epochs"), f"beyond the {config.epochs} epochs; lower it")
     if config.decoder == KEYS["decoder"].default:

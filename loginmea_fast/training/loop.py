@@ -146,7 +146,9 @@ class Trainer:
         if not resume:
             if beside := self.config.beside_preset():
                 self.notes.append(f"preset {self.config.preset}, but with {', '.join(beside)}")
-            for idle in without_effect(self.config, len(self.problem.features), len(split.valid)):
+            for idle in without_effect(
+                self.config, len(self.problem.features), len(split.train), len(split.valid)
+            ):
                 warnings.warn(idle, UserWarning, stacklevel=2)
         self._record(
             "resume" if resume else "start",
@@ -295,7 +297,7 @@ class Trainer:
             peak_memory=peak,
             step_memory=peak - before,
         )
-        bar.epoch(loss)
+        bar.epoch(loss, standing.epoch)
 
     def _check_finite(self, step: Step) -> None:
         if torch.isfinite(step.loss) and torch.isfinite(step.norm):
@@ -312,7 +314,8 @@ class Trainer:
         config, sampler = self.config, self._sampler()
         positions = sampler.positions(epoch, update)
         rate = learning_rate(config, epoch % config.epochs + update / len(sampler.spans))
-        if config.compat == "authors" and config.bootstrap and epoch >= config.bootstrap_start:
+        restarts = config.compat == "authors" and config.bootstrap
+        if restarts and epoch % config.epochs >= config.bootstrap_start:
             self.optimizer = self._new_optimizer()
             rate /= 5
         for group in self.optimizer.param_groups:
@@ -401,8 +404,9 @@ class Trainer:
 
     def _settle(self, bar: Progress, stop: StopOnSignal) -> None:
         """What follows an epoch: a checkpoint, then bootstrapping and validation, which a kill may now cut off."""
-        epoch = self.standing.epoch
-        bootstraps = self.bootstrapping.due(epoch - 1)
+        standing, epoch = self.standing, self.standing.epoch
+        of_round = (epoch - 1) % self.config.epochs
+        bootstraps = self.bootstrapping.due(of_round)
         ends_round = epoch % self.config.epochs == 0 or epoch == self.config.total_epochs
         validates = epoch % self.config.eval_every == 0 or ends_round
         if bootstraps or validates or time.monotonic() - self.saved_at > _UNSAVED_SECONDS:
@@ -410,15 +414,21 @@ class Trainer:
             if self.run is not None:
                 stop.interrupt_with(self._stopped())
         if bootstraps:
-            joined = self.bootstrapping.round(epoch - 1, self._mutual_nearest)
+            joined = self.bootstrapping.round(of_round, self._mutual_nearest)
             self._record("bootstrap", joined=joined, candidates=len(self.bootstrapping.candidates))
             if joined:
                 bar.say(f"{joined} links joined by bootstrapping")
         if validates:
             self._validate(bar)
-        if ends_round and epoch < self.config.total_epochs and not self.standing.stopped_early:
+        if not ends_round and 0 < self.config.patience <= standing.stale:
+            bar.say(f"no progress in {standing.stale} validations; the best was epoch {standing.best_epoch}")
+            end = epoch - epoch % self.config.epochs + self.config.epochs
+            standing.stopped_early = end >= self.config.total_epochs
+            if not standing.stopped_early:
+                standing.epoch, ends_round = end, True
+        if ends_round and standing.epoch < self.config.total_epochs:
             self._begin_round(bar)
-        self.standing.settled = True
+        standing.settled = True
         if validates:
             self._save()
         stop.interrupt_with(None)
@@ -451,7 +461,7 @@ class Trainer:
             bar.say(f"no further round: {why}; the best epoch was {standing.best_epoch}")
             return
         bar.say(f"a new round with {len(proposed):,} links besides the known ones")
-        self.bootstrapping.joined = proposed
+        self.bootstrapping.begin(proposed)
         standing.stale, standing.round_before, standing.round_score = 0, standing.round_score, None
         self._renew()
 
@@ -483,22 +493,19 @@ class Trainer:
         # progress though: patience goes on counting.
         strictly = self.config.compat == "authors"
         if score is None or standing.best_score is None:
-            better = progress = True
+            better = True
         else:
-            progress = score > standing.best_score
-            better = progress if strictly else score >= standing.best_score
+            better = score > standing.best_score if strictly else score >= standing.best_score
+        progress = score is None or standing.round_score is None or score > standing.round_score
         standing.stale = 0 if progress else standing.stale + 1
         if score is not None:
             standing.round_score = max(score, standing.round_score or 0.0)
-        standing.stopped_early = 0 < self.config.patience <= standing.stale
         if better:
             standing.best_score, standing.best_epoch = score, standing.epoch
             self._keep_best()
         if metrics:
             self._record("validation", best_epoch=standing.best_epoch, **metrics)
             bar.say(f"validation Hits@1 {metrics['hits@1']:.3f}, MRR {metrics['mrr']:.3f}")
-        if standing.stopped_early:
-            bar.say(f"no progress in {standing.stale} validations; the best was epoch {standing.best_epoch}")
 
     def _score(self) -> tuple[dict[str, float], float | None]:
         """Metrics to choose the epoch by, and the one that decides; None where there is nothing to choose by."""

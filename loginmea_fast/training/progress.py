@@ -45,12 +45,12 @@ class Progress:
                 dynamic_ncols=True,
             )
 
-    def epoch(self, loss: float) -> None:
-        """Count one epoch."""
-        self._done += 1
+    def epoch(self, loss: float, done: int) -> None:
+        """Stand at `done` epochs, those that a round left out included."""
+        more, self._done = done - self._done, done
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-            self._bar.update()
+            self._bar.update(more)
         elif time.monotonic() - self._last_line >= _LINE_SECONDS or self._done == self._total:
             self.say(f"loss {loss:.4f}")
 

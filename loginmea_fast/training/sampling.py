@@ -7,9 +7,10 @@ from torch import Tensor
 
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.data.split import link_groups
+from loginmea_fast.errors import DataError
 from loginmea_fast.training.config import Config
 
-__all__ = ["Sampler", "batches"]
+__all__ = ["Sampler", "batches", "check_negatives"]
 
 
 class Sampler:
@@ -83,11 +84,35 @@ def batches(links: int, size: int, equal: bool = True, at_least: int = 1) -> lis
 
     Args:
         links: how many there are.
-        size: of a batch, at most.
+        size: of a batch, at most; equal ones have two links in any case, where there are as many.
         equal: they differ by one link at most; otherwise all but the last have `size`.
         at_least: how many equal ones there are, as far as each then has two links.
     """
     if not equal:
         return [(start, min(start + size, links)) for start in range(0, links, size)]
-    count = max(-(-links // size), min(at_least, links // 2), 1)
+    count = max(min(max(-(-links // size), at_least), links // 2), 1)
     return [(links * b // count, links * (b + 1) // count) for b in range(count)]
+
+
+def check_negatives(pair: AlignmentPair, links: Tensor, further: int) -> None:
+    """Refuse training links that no loss can learn from: one link, or several that all share entities.
+
+    Args:
+        pair: whose links they are.
+        links: int64 [T, 2].
+        further: entities of each graph that the losses draw beside them.
+
+    Raises:
+        DataError: nothing is there that a training link could be told apart from.
+    """
+    groups = link_groups(links)
+    apart = len(links) if groups is None else int(groups.max()) + 1
+    if apart > 1 or (further and len(links.unique()) < pair.num_entities):
+        return
+    found = (
+        "there is 1 training link" if len(links) == 1 else f"all {len(links)} training links share entities"
+    )
+    raise DataError(
+        f"{found}, and the losses need entities to tell apart from it; give more links, or train with "
+        "objectives=hard_sample and hard_samples above 0"
+    )

@@ -20,8 +20,8 @@ class Standing:
         best_epoch: the epoch it followed, or without validation the last; 0 before the first.
         round_score: the best score of this round.
         round_before: the best score of the round before it.
-        stale: validations since then.
-        stopped_early: whether patience ran out.
+        stale: validations of this round since its best.
+        stopped_early: whether patience ran out in the last round, or a further one would gain nothing.
         settled: whether the bootstrapping and validation that follow `epoch` are done.
     """
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.ops import neighbor_mean, relation_reflectors
-from loginmea_fast.ops.graph_mean import sparse_product
+from loginmea_fast.ops.graph_mean import csr_product, sparse_product
 from tests.helpers.compare import assert_close
 from tests.helpers.graphs import ALWAYS_THERE, triples_of
 
@@ -166,3 +166,12 @@ def test_bad_input_says_what_was_expected(which: str) -> None:
         operator(torch.zeros(rows(graph) + 1, 5), graph)
     with pytest.raises(InputError, match="must have dtype"):
         operator(torch.zeros(rows(graph), 5, dtype=torch.int64), graph)
+
+
+def test_a_sparse_matrix_may_have_32_bit_indices(backend: str) -> None:
+    wide = torch.bernoulli(torch.full((7, 5), 0.4)).to_sparse_csr()
+    parts = wide.crow_indices().int(), wide.col_indices().int()
+    narrow = torch.sparse_csr_tensor(*parts, wide.values(), wide.shape)
+    x = torch.randn(5, 3, requires_grad=True)
+    (one,), (other,) = (torch.autograd.grad(csr_product(m, x).square().sum(), x) for m in (wide, narrow))
+    assert torch.equal(one, other)

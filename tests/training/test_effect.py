@@ -32,6 +32,28 @@ from loginmea_fast.training.effect import first_join, without_effect
         ({"patience": 3}, 2, 0, "patience changes nothing: there are no validation links"),
         ({"patience": 3}, 2, 9, ""),
         ({"patience": 12}, 2, 9, "patience changes nothing: training ends before"),
+        (
+            {"patience": 12, "rounds": 2},
+            2,
+            9,
+            "patience changes nothing: a round ends before as many validations",
+        ),
+        (
+            {"bootstrap": True, "epochs": 40, "rounds": 1},
+            2,
+            9,
+            "its first links join after epoch 40 and a round ends after 40",
+        ),
+        (
+            {"share_seeds": True},
+            2,
+            9,
+            "share_seeds changes nothing: an epoch is one update, which tells all 300",
+        ),
+        ({"share_seeds": True, "updates": 1}, 2, 9, "share_seeds changes nothing: an epoch is one update"),
+        ({"share_seeds": True, "updates": 1, "batch_size": 100}, 2, 9, ""),
+        ({"share_seeds": True, "updates": 5, "use_graph_encoder": False}, 2, 9, "use_graph_encoder is off"),
+        ({"preset": "default", "updates": 0}, 2, 9, "share_seeds changes nothing"),
         ({"warmup_epochs": 61}, 2, 9, "warmup_epochs changes nothing"),
         ({"decoder_k": 7}, 2, 9, "decoder_k changes nothing"),
         ({"decoder_k": 7, "decoder": "sinkhorn"}, 2, 9, ""),
@@ -60,7 +82,7 @@ from loginmea_fast.training.effect import first_join, without_effect
     ],
 )
 def test_what_changes_nothing_is_said(values, modalities, valid, said) -> None:
-    found = list(without_effect(Config(**{"preset": "loginmea", **values}), modalities, valid))
+    found = list(without_effect(Config(**{"preset": "loginmea", **values}), modalities, 300, valid))
     assert len(found) == bool(said)
     assert said in "".join(found)
 

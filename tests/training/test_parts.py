@@ -54,10 +54,10 @@ class Terminal(io.StringIO):
 def test_lines_where_there_is_no_terminal(caplog):
     caplog.set_level(logging.INFO)
     progress = Progress(50, 10, stream=io.StringIO())
-    for _ in range(39):
-        progress.epoch(0.5)
+    for done in range(11, 50):
+        progress.epoch(0.5, done)
     progress.say("validation Hits@1 0.5")
-    progress.epoch(0.25)
+    progress.epoch(0.25, 50)
     progress.close()
     lines = caplog.messages
     assert len(lines) == 3, "the first, the event and the last: the rest came within ten seconds"
@@ -69,20 +69,20 @@ def test_lines_where_there_is_no_terminal(caplog):
 
 def test_a_bar_on_a_terminal():
     stream = Terminal()
-    progress = Progress(3, 1, stream=stream)
-    progress.epoch(0.5)
+    progress = Progress(5, 1, stream=stream)
+    progress.epoch(0.5, 2)
     progress.say("hello")
-    progress.epoch(0.5)
+    progress.epoch(0.5, 5)
     progress.close()
     assert "training:" in stream.getvalue()
-    assert "3/3" in stream.getvalue()
+    assert "5/5" in stream.getvalue()
     assert "hello" in stream.getvalue()
 
 
 def test_silence():
     stream = Terminal()
     progress = Progress(3, 0, enabled=False, stream=stream)
-    progress.epoch(0.5)
+    progress.epoch(0.5, 1)
     progress.say("hello")
     progress.close()
     assert stream.getvalue() == ""

@@ -167,3 +167,62 @@ def test_the_length_of_a_round_is_that_of_its_run(tmp_path):
     quiet_fit(tmp_path / "run", epochs=2)
     with pytest.raises(ConfigError, match="has rounds of 2 epochs"):
         fit(synthetic_pair(), out=tmp_path / "run", resume=True, progress=False, epochs=4)
+
+
+def test_patience_ends_a_round_and_the_next_one_begins(monkeypatch):
+    """Progress is within a round: its first epochs are behind the best of the rounds before it."""
+    scores = iter([0.9, 0.1, 0.1, 0.5, 0.6, 0.7, 0.8, 0.9, 0.9, 0.2, 0.1, 0.1])
+    monkeypatch.setattr(Trainer, "_validation_metrics", lambda self: {"hits@1": 0.0, "mrr": next(scores)})
+    result = quiet_fit(eval_every=1, patience=2)
+    assert [r["epoch"] for r in records(result, "validation")] == [1, 2, 3, *range(7, 13), 13, 14, 15]
+    assert [r["epoch"] for r in records(result, "round")] == [6, 12]
+    assert result.best_epoch == 12
+
+
+def test_a_round_that_patience_has_ended_is_resumed_bit_for_bit(tmp_path, monkeypatch):
+    def fake(self):
+        return {"hits@1": 0.0, "mrr": 1 / (1 + self.standing.epoch % 6)}
+
+    class Killed(Exception):
+        pass
+
+    monkeypatch.setattr(Trainer, "_validation_metrics", fake)
+    options = {"eval_every": 1, "patience": 2}
+    whole = quiet_fit(tmp_path / "whole", **options)
+    assert [r["epoch"] for r in records(whole, "epoch")] == [1, 2, 3, 7, 8, 9, 13, 14, 15]
+    save, saves = Trainer._save, iter(range(1000))
+
+    def die(self):
+        save(self)
+        if next(saves) == kill_after:
+            raise Killed
+
+    for kill_after in (4, 5, 6):  # before and after the round is ended
+        out, saves = tmp_path / f"cut {kill_after}", iter(range(1000))
+        monkeypatch.setattr(Trainer, "_save", die)
+        with pytest.raises(Killed):
+            quiet_fit(out, **options)
+        monkeypatch.setattr(Trainer, "_save", save)
+        assert facts(fit(synthetic_pair(), out=out, resume=True, progress=False)) == facts(whole)
+
+
+def test_bootstrapping_begins_anew_with_a_round(monkeypatch):
+    """Its epochs are those of the round, and no candidate of parameters that are gone is kept."""
+    asked = []
+
+    def found(self, left, right):
+        asked.append((self.standing.epoch, len(self.bootstrapping.candidates)))
+        return torch.zeros(1, 2, dtype=torch.int64)
+
+    monkeypatch.setattr(Trainer, "_mutual_nearest", found)
+    quiet_fit(rounds=1, bootstrap=True, bootstrap_start=3, bootstrap_every=1, bootstrap_window=2)
+    assert asked == [(4, 0), (5, 1), (6, 0), (10, 0), (11, 1), (12, 0)]
+
+
+def test_a_warm_start_is_of_the_first_round(tmp_path):
+    source = quiet_fit(tmp_path / "source", rounds=0, epochs=3)
+    warm = quiet_fit(epochs=2, rounds=1, init_from=source.run.path)
+    cold = quiet_fit(epochs=2, rounds=1)
+    first, anew = ([r["loss"] for r in records(result, "epoch")] for result in (warm, cold))
+    assert first[0] < anew[0]
+    assert first[2] > first[1], "the second round begins from new parameters"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from loginmea_fast.data.tables import ValueTable
-from loginmea_fast.ops.graph_mean import csr_product
-from loginmea_fast.runs import assemble, build_model
+from loginmea_fast.errors import DataError
+from loginmea_fast.runs import assemble, build_model, fit
 from loginmea_fast.training import Config
 from loginmea_fast.training.loop import Trainer
-from loginmea_fast.training.sampling import Sampler
+from loginmea_fast.training.sampling import Sampler, batches, check_negatives
 from loginmea_fast.training.sharing import SharedRows
 from tests.training.synthetic import synthetic_pair
 
@@ -36,6 +37,10 @@ def test_batches_are_small_enough_and_many_enough():
     assert [end - first for first, end in sampler(batch_size=4).spans] == [3, 3]
     assert len(sampler(batch_size=100, updates=3).spans) == 3
     assert len(sampler(batch_size=100, updates=50).spans) == 3, "a batch keeps two links"
+    for links in range(2, 12):
+        sizes = [end - first for first, end in batches(links, 2)]
+        assert sum(sizes) == links
+        assert set(sizes) <= {2, 3}, "one link alone has nothing to be told apart from"
     assert sampler(updates=0).spans == [(0, 6)]
 
 
@@ -109,10 +114,28 @@ def test_a_value_modality_that_was_given_is_not_made_anew_of_attribute_values():
     assert torch.equal(problem.features["value"], pair.features["image"].values)
 
 
-def test_a_sparse_feature_may_have_32_bit_indices():
-    bag = synthetic_pair().features["relation"].values
-    parts = bag.crow_indices(), bag.col_indices()
-    narrow = torch.sparse_csr_tensor(*(part.int() for part in parts), bag.values(), bag.shape)
-    x = torch.randn(bag.shape[1], 3, requires_grad=True)
-    (one,), (other,) = (torch.autograd.grad(csr_product(m, x).square().sum(), x) for m in (bag, narrow))
-    assert torch.equal(one, other)
+def test_links_that_nothing_can_be_learnt_from_are_refused_before_training(tmp_path):
+    pair = synthetic_pair()
+    star = torch.stack([torch.zeros(4, dtype=torch.int64), torch.arange(40, 44)], 1)
+    for links, found in (
+        (star, "all 4 training links share entities"),
+        (LINKS[:1], "there is 1 training link"),
+    ):
+        with pytest.raises(DataError, match=f"{found}, and .* hard_samples above 0"):
+            check_negatives(pair, links, 0)
+        check_negatives(pair, links, 10)
+    check_negatives(pair, LINKS, 0)
+    known = replace(pair, links=star)
+    with pytest.raises(DataError, match="share entities"):
+        fit(known, out=tmp_path / "run", seed_ratio=1, hard_samples=0, progress=False)
+    assert not (tmp_path / "run").exists()
+    result = fit(known, seed_ratio=1, epochs=1, rounds=0, hidden_dim=8, propagation="none", progress=False)
+    assert next(record["loss"] for record in result.history if record["event"] == "epoch") > 0
+
+
+def test_batches_of_two_train_an_odd_number_of_links():
+    config = Config(
+        rounds=0, epochs=1, hidden_dim=8, batch_size=2, hard_samples=0, seed_ratio=0.3, valid_ratio=0.1
+    )
+    result = fit(synthetic_pair(), config, progress=False)
+    assert len(result.problem.split.train) % 2

@@ -15,7 +15,14 @@ from loginmea_fast.training.objectives.contrastive import Contrastive
 from loginmea_fast.training.objectives.hard_sample import HardSample
 from loginmea_fast.training.objectives.modality_contrastive import ModalityContrastive
 
-__all__ = ["OBJECTIVES", "Batch", "Objective", "WeightedObjectives", "objective_weights"]
+__all__ = [
+    "OBJECTIVES",
+    "Batch",
+    "Objective",
+    "WeightedObjectives",
+    "further_entities",
+    "objective_weights",
+]
 
 OBJECTIVES: Mapping[str, Callable[[Config], Objective]] = {
     "contrastive": Contrastive,
@@ -59,6 +66,11 @@ def objective_weights(config: Config) -> dict[str, float]:
     return {name: weight for name, weight in weights.items() if weight}
 
 
+def further_entities(config: Config) -> int:
+    """Entities of each graph, without a training link, that the objectives want embedded beside the links'."""
+    return max(OBJECTIVES[name](config).further for name in objective_weights(config))
+
+
 class WeightedObjectives(nn.Module):
     """The objectives that a configuration names, summed.
 
@@ -79,17 +91,13 @@ class WeightedObjectives(nn.Module):
         self.weights = objective_weights(config)
         self.objectives = {name: OBJECTIVES[name](config) for name in self.weights}
         self.terms = [term for o in self.objectives.values() for term in o.terms(modalities, has_graph)]
+        self.further = further_entities(config)
         self.log_variances = nn.Parameter(torch.zeros(len(self.terms))) if config.learned_weights else None
 
     def renew(self) -> None:
         """Forget what was learned."""
         if self.log_variances is not None:
             nn.init.zeros_(self.log_variances)
-
-    @property
-    def further(self) -> int:
-        """Entities of each graph, without a training link, that are to be embedded beside the links'."""
-        return max(objective.further for objective in self.objectives.values())
 
     def kept(self, output: LoginMEAOutput) -> LoginMEAOutput:
         """The output without what no objective reads, so that it does not live until backward has ended."""
