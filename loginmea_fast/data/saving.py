@@ -12,6 +12,7 @@ import torch
 from loginmea_fast.data.formats import ReadOptions, get_format
 from loginmea_fast.data.pair import AlignmentPair
 from loginmea_fast.data.rdf_terms import bare_iri
+from loginmea_fast.data.subset import feature_rows
 from loginmea_fast.data.tables import Feature
 from loginmea_fast.data.vectors import entities_digest
 from loginmea_fast.errors import DataError
@@ -88,20 +89,15 @@ def _same_entities(pair: AlignmentPair, written: AlignmentPair) -> torch.Tensor:
 def _write_feature(feature: Feature, order: torch.Tensor, path: Path, entities: str) -> None:
     from safetensors.torch import save_file
 
-    values = feature.values.cpu()
-    if feature.is_sparse:
-        crow, columns, entries = values.crow_indices(), values.col_indices(), values.values()
-        lengths = crow.diff()[order]
-        indptr = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        # Entry k of a new row is entry k of the old row that stands in its place.
-        take = torch.arange(len(entries)) + torch.repeat_interleave(crow[:-1][order] - indptr[:-1], lengths)
+    own = feature_rows(feature, order)
+    if own.is_sparse:
         tensors = {
-            "indptr": indptr,
-            "indices": columns[take],
-            "data": entries[take],
-            "shape": torch.tensor(values.shape),
+            "indptr": own.values.crow_indices(),
+            "indices": own.values.col_indices(),
+            "data": own.values.values(),
+            "shape": torch.tensor(own.values.shape),
         }
     else:
-        tensors = {"features": values[order].contiguous(), "present": feature.present.cpu()[order]}
+        tensors = {"features": own.values, "present": own.present}
     save_file(tensors, path, metadata={"description": feature.description, "entities": entities})
     path.chmod(0o644)  # safetensors leaves it to its owner alone

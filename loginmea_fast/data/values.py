@@ -40,6 +40,7 @@ _NUMBER = re.compile(r"^[+-]?(?:\d+(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d+)?$
 _QUANTITY = re.compile(r"^([+-]?[\d.,]+(?:[eE][+-]?\d+)?)\s*([^\W\d_][\w/^²³]{0,4}|%)$")
 _DATE = re.compile(r"^([+-]?\d{4,})-(\d\d)(?:-(\d\d))?(?:[T ].*|Z|[+-]\d\d:\d\d)?$")
 _ZONE = re.compile(r"(?:Z|[+-]\d\d:\d\d)$")
+_MOSTLY = 0.5  # of the values of an attribute are numbers, or it is a text: a film may well be called "1984"
 _LONGEST = 100  # characters of a number or a date; what is longer is a text
 _NO_UNITS = (
     "http://www.w3.org/",
@@ -110,6 +111,7 @@ class _Parsed:
     month: np.ndarray  # [V] int64, 12 year + month - 1 of a date, -1 where there is none
     day: np.ndarray  # [V] int64, of the month, 0 where there is none
     no_numbers: int = 0
+    by_chance: int = 0
     not_finite: int = 0
     units: dict[int, Counter[str]] | None = None
 
@@ -220,8 +222,22 @@ def _parse(table: ValueTable) -> _Parsed:
             parsed.month[position], parsed.day[position] = value.month, value.day
             if value.month < 0:
                 parsed.units.setdefault(kind, Counter())[value.unit] += 1
+    there = ~np.isnan(parsed.number)
+    by_chance = there & ~_mostly_numbers(table, there)[table.kind.numpy()]
+    parsed.number[by_chance], parsed.month[by_chance] = np.nan, -1
+    parsed.by_chance = int(by_chance.sum())
+    for kind in set(table.kind.numpy()[by_chance].tolist()):
+        parsed.units.pop(kind, None)
     _decimal_years(table.kind.numpy(), parsed)
     return parsed
+
+
+def _mostly_numbers(table: ValueTable, there: np.ndarray) -> np.ndarray:
+    """Bool [K], attributes most of whose values are numbers or dates, given which values are, bool [V]."""
+    said, numbers = (
+        np.bincount(table.kind.numpy()[chosen], minlength=len(table.kinds)) for chosen in (slice(None), there)
+    )
+    return (numbers > 0) & (numbers >= _MOSTLY * said)
 
 
 class _Value(NamedTuple):
@@ -254,8 +270,12 @@ def _read(text: str) -> _Value | None:
 
 
 def holds_numbers(table: ValueTable) -> bool:
-    """Whether any value is a number or a date, which the modality ``value`` could be made of."""
-    return any((value := _read(text)) is not None and math.isfinite(value.number) for text in table.texts)
+    """Whether any attribute is mostly numbers or dates, which the modality ``value`` could be made of."""
+    there = np.array(
+        [(value := _read(text)) is not None and math.isfinite(value.number) for text in table.texts],
+        dtype=bool,
+    )
+    return bool(_mostly_numbers(table, there).any())
 
 
 def _number(text: str) -> float | None:
@@ -334,6 +354,11 @@ def _notes(table: ValueTable, parsed: _Parsed) -> tuple[str, ...]:
         notes.append(
             f"{parsed.no_numbers:,} of {total:,} attribute values are neither number nor date; the modality 'value' "
             "leaves them out"
+        )
+    if parsed.by_chance:
+        notes.append(
+            f"{parsed.by_chance:,} of {total:,} attribute values are numbers or dates of attributes that are mostly "
+            "text and are left out"
         )
     if parsed.not_finite:
         notes.append(

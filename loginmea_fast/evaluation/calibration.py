@@ -165,21 +165,22 @@ def lowest_threshold(confidence: np.ndarray, precision: float) -> float:
     return float(order[enough[-1]]) if len(enough) else float(precision)
 
 
-def matchable_share(probability: np.ndarray, rounds: int = 200) -> float:
-    """The share of entities that have a counterpart, from a classifier that was trained on as many with as without.
+def matchable_share(probability: np.ndarray, with_counterpart: np.ndarray, without: np.ndarray) -> float:
+    """The share of entities that have a counterpart, from a classifier and what it says of entities of either kind.
 
-    Expectation maximisation for a changed prior (Saerens, Latinne and Decaestecker, Neural Computation 2002): entities
-    with a counterpart are taken to look alike here and where the classifier learned, and so are those without.
+    If entities of a kind look here as they do where their kind is known, the mean of what the classifier says is that
+    of the two kinds, weighted by the share: the adjusted count of probabilities (Bella et al., ICDM 2010). It asks no
+    calibration of the classifier, unlike maximisation of a likelihood, which few examples lead astray.
 
     Args:
-        probability: [P], of having a counterpart, by that classifier.
-        rounds: of maximisation.
+        probability: [P], of having a counterpart, by the classifier.
+        with_counterpart: [B], the same of entities that have one, by classifiers that did not learn from them.
+        without: [B'], the same of entities that have none.
 
     Returns:
-        From 0 to 1; 1 where there are no entities.
+        From 0 to 1; 1 where there are no entities, or nothing that tells the kinds apart.
     """
-    share = 0.5 if len(probability) else 1.0
-    for _ in range(rounds if len(probability) else 0):
-        with_one, without = share * probability, (1 - share) * (1 - probability)
-        share = float((with_one / np.maximum(with_one + without, 1e-300)).mean())
-    return share
+    if not (len(probability) and len(with_counterpart) and len(without)):
+        return 1.0
+    low, high = float(without.mean()), float(with_counterpart.mean())
+    return float(np.clip((probability.mean() - low) / (high - low), 0, 1)) if high > low else 1.0

@@ -10,7 +10,7 @@ import torch
 
 import loginmea_fast.data as data
 from loginmea_fast.data.tables import ValueTable
-from loginmea_fast.data.values import read_values, value_feature
+from loginmea_fast.data.values import holds_numbers, read_values, value_feature
 from loginmea_fast.errors import DataError
 
 
@@ -108,6 +108,25 @@ def test_what_is_left_out_is_counted() -> None:
     assert notes[0].startswith("2 of 8 attribute values are neither number nor date")
     assert notes[1].startswith("3 of 8 attribute values are infinite or NaN")
     assert "1 attributes have values in mixed units, the first is 'length' (km 1, mi 1, none 1)" in notes[2]
+
+
+def test_a_name_that_is_a_number_is_no_value() -> None:
+    """Films called 1984 and 300 made a modality of numbers that nobody had."""
+    names = [
+        (0, "label", "1984"),
+        (1, "label", "300"),
+        (2, "label", "Alien"),
+        (3, "label", "Brazil"),
+        (4, "label", "M"),
+    ]
+    assert not holds_numbers(table(*names))
+    with pytest.raises(DataError, match="none of 5 attribute values"):
+        value_feature(table(*names), 5)
+    feature, notes = value_feature(table(*names, (1, "minutes", "117"), (2, "minutes", "117")), 5)
+    assert feature.present.tolist() == [False, True, True, False, False]
+    assert any(
+        "2 of 7 attribute values are numbers or dates of attributes that are mostly" in n for n in notes
+    )
 
 
 def test_no_number_at_all_is_an_error() -> None:

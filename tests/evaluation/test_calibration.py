@@ -97,8 +97,16 @@ def test_the_share_of_entities_with_a_counterpart_is_found(share: float) -> None
     has = np.arange(2 * half) < half
     tells = Calibrator(score(has)[:, None], has, isotonic=False)
     wild = generator.random(10_000) < share
-    assert matchable_share(tells(score(wild)[:, None])) == pytest.approx(share, abs=0.03)
-    assert matchable_share(np.empty(0)) == 1
+    for distort in (lambda p: p, np.sqrt):  # the classifier need not be calibrated
+        said, seen = distort(tells(score(wild)[:, None])), distort(tells(score(has)[:, None]))
+        assert matchable_share(said, seen[has], seen[~has]) == pytest.approx(share, abs=0.03)
+
+
+def test_without_entities_or_a_difference_all_have_a_counterpart() -> None:
+    nobody, some = np.empty(0), np.full(3, 0.4)
+    assert matchable_share(nobody, some, some) == 1
+    assert matchable_share(some, some, nobody) == 1
+    assert matchable_share(some, some, some) == 1
 
 
 def test_only_matches_of_known_entities_are_judged() -> None:

@@ -1,10 +1,11 @@
 """How sure a match is: calibrated on known links that the method did not see, and on entities made to have no partner.
 
 An entity that is to be matched has a counterpart or has none, and known links say only how the first kind looks. Each
-held-out link therefore counts twice: as it stands, and with its right entity taken out of the candidates, which makes
-its left entity one without a counterpart, whose match is wrong whatever it is. What share of the entities have a
-counterpart is estimated from how the entities without a known link look (`calibration.matchable_share`), and the two
-kinds are weighted by it.
+held-out link therefore counts twice: as it stands, and with one of its entities taken out of the graphs before anything
+is learned, which makes the other one without a counterpart, whose match is wrong whatever it is. Taking it out of the
+candidates afterwards would not do: methods that learn from their own matches make the wrong ones of such entities look
+right. What share of the entities have a counterpart is estimated from how the entities without a known link look
+(`calibration.matchable_share`), and the two kinds are weighted by it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import numpy as np
 from loginmea_fast.evaluation.calibration import Calibrator, Reliability, matchable_share, reliability
 from loginmea_fast.runs.aligning.matching import Matched, Pool
 
-__all__ = ["FEW", "Confidence", "Judged", "calibrate", "judge", "share_of_counterparts"]
+__all__ = ["FEW", "Confidence", "Judged", "calibrate", "judge", "judge_alone", "judge_run", "together"]
 
 FEW = 30  # held-out links below which a confidence is a rough guess
 _FOLDS = 5
+Sides = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,17 @@ class Judged:
     """Held-out links, matched as all others are by a method that does not know them, and judged.
 
     Attributes:
-        features: [P, F] of the matches of their left entities.
+        features: [P, F] of the matches of left entities whose counterpart is there.
         correct: bool [P].
         link: int64 [P], which held-out link a match is of.
-        alone: [Q, F], features of the matches once the right entities are gone; all of them are wrong.
+        alone: [Q, F], features of the matches of left entities whose counterpart is gone; all of them are wrong.
         alone_link: int64 [Q], which held-out link each is of.
-        present_nearest: for both sides [B, F], of the nearest candidate of an entity with its counterpart there.
-        absent_nearest: for both sides [B', F], the same with its counterpart gone.
-        links: how many there are, matched or not.
+        nearest: for both sides [B, F], of the nearest candidate of an entity with its counterpart there.
+        nearest_link: for both sides int64 [B].
+        alone_nearest: for both sides [B', F], the same with its counterpart gone.
+        alone_nearest_link: for both sides int64 [B'].
+        links: int64, held-out links whose counterparts were there, matched or not.
+        lonely: int64, held-out links whose right entity was gone, matched or not.
     """
 
     features: np.ndarray
@@ -42,43 +47,135 @@ class Judged:
     link: np.ndarray
     alone: np.ndarray
     alone_link: np.ndarray
-    present_nearest: tuple[np.ndarray, np.ndarray]
-    absent_nearest: tuple[np.ndarray, np.ndarray]
-    links: int
+    nearest: Sides
+    nearest_link: Sides
+    alone_nearest: Sides
+    alone_nearest_link: Sides
+    links: np.ndarray
+    lonely: np.ndarray
 
 
-def judge(pool: Pool, held: np.ndarray, decoder: str) -> Judged:
-    """Match a pool in which held-out links [B, 2] are entities like any other, and judge their matches."""
-    nobody = np.empty(0, dtype=np.int64)
-    whole, lonely = pool.decoded(decoder), pool.without(nobody, held[:, 1]).decoded(decoder)
-    # The other way only the nearest are looked at, which needs no matches of its own.
-    lonely_back = replace(whole, pool=pool.without(held[:, 0], nobody))
-    features, correct, link = _judged(whole, held)
-    alone, _, alone_link = _judged(lonely, held)
+def judge(found: Matched, held: np.ndarray, number: np.ndarray) -> Judged:
+    """Judge the matches of a pool in which held-out links are entities like any other.
+
+    Args:
+        found: the matches.
+        held: int64 [B, 2].
+        number: int64 [B], by which each is known in other rounds.
+    """
+    features, link = _matches_of(found, held[:, 0], number)
+    chosen = np.isin(found.left, held[:, 0])
+    known = set(map(tuple, held.tolist()))
+    pairs = zip(found.left[chosen].tolist(), found.right[chosen].tolist(), strict=True)
+    correct = np.array([pair in known for pair in pairs], dtype=bool)
+    nearest = [_nearest_of(found, side, held[:, side], number) for side in (0, 1)]
+    none = _nothing(found)
     return Judged(
         features,
         correct,
         link,
-        alone,
-        alone_link,
-        (whole.nearest(0, held[:, 0]), whole.nearest(1, held[:, 1])),
-        (lonely.nearest(0, held[:, 0]), lonely_back.nearest(1, held[:, 1])),
-        len(held),
+        *none,
+        (nearest[0][0], nearest[1][0]),
+        (nearest[0][1], nearest[1][1]),
+        (none[0], none[0]),
+        (none[1], none[1]),
+        number,
+        number[:0],
     )
 
 
-def _judged(found: Matched, held: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features of the matches of held-out left entities, which of them are right, and which links they are of."""
-    left, right = found.left, found.right
-    chosen = np.isin(left, held[:, 0])
-    known = set(map(tuple, held.tolist()))
-    correct = np.array(
-        [pair in known for pair in zip(left[chosen].tolist(), right[chosen].tolist(), strict=True)],
-        dtype=bool,
+def judge_alone(
+    found: tuple[Matched, Matched],
+    left: np.ndarray,
+    right: np.ndarray,
+    numbers: tuple[np.ndarray, np.ndarray],
+) -> Judged:
+    """Judge the matches of entities whose counterparts are gone.
+
+    Args:
+        found: matches of a pool without the counterparts of `left`, and of one without those of `right`.
+        left: int64 [B], entities.
+        right: int64 [B'].
+        numbers: int64 [B] and [B'], of the links that they are of.
+    """
+    none = _nothing(found[0])
+    nearest = [
+        _nearest_of(found[side], side, entities, numbers[side]) for side, entities in enumerate((left, right))
+    ]
+    return Judged(
+        none[0],
+        none[1].astype(bool),
+        none[1],
+        *_matches_of(found[0], left, numbers[0]),
+        (none[0], none[0]),
+        (none[1], none[1]),
+        (nearest[0][0], nearest[1][0]),
+        (nearest[0][1], nearest[1][1]),
+        none[1],
+        numbers[0],
     )
-    order = np.argsort(held[:, 0], kind="stable")
-    link = order[np.searchsorted(held[order, 0], left[chosen])]
-    return found.features[chosen], correct, link
+
+
+def judge_run(pool: Pool, held: np.ndarray, decoder: str) -> Judged:
+    """Judge held-out links [B, 2] both ways by one pool, where nothing can be learned anew: a run that is trained."""
+    nobody = np.empty(0, dtype=np.int64)
+    number = np.arange(len(held))
+    whole, lonely = pool.decoded(decoder), pool.without(nobody, held[:, 1]).decoded(decoder)
+    # The other way only the nearest are looked at, which needs no matches of its own.
+    lonely_back = replace(whole, pool=pool.without(held[:, 0], nobody))
+    alone = judge_alone((lonely, lonely_back), held[:, 0], held[:, 1], (number, number))
+    return together([judge(whole, held, number), alone])
+
+
+def together(rounds: list[Judged]) -> Judged:
+    """All rounds as one."""
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(one, name) for one in rounds])
+
+    def both(name: str) -> Sides:
+        left, right = (np.concatenate([getattr(one, name)[side] for one in rounds]) for side in (0, 1))
+        return left, right
+
+    return Judged(
+        joined("features"),
+        joined("correct"),
+        joined("link"),
+        joined("alone"),
+        joined("alone_link"),
+        both("nearest"),
+        both("nearest_link"),
+        both("alone_nearest"),
+        both("alone_nearest_link"),
+        joined("links"),
+        joined("lonely"),
+    )
+
+
+def _nothing(found: Matched) -> tuple[np.ndarray, np.ndarray]:
+    return found.features[:0], np.empty(0, dtype=np.int64)
+
+
+def _matches_of(found: Matched, left: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features of the matches of left entities, and which links they are of."""
+    chosen = np.isin(found.left, left)
+    return found.features[chosen], _numbers(left, number, found.left[chosen])
+
+
+def _nearest_of(
+    found: Matched, side: int, entities: np.ndarray, number: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features of the nearest candidates of entities of a side that have any, and which links they are of."""
+    own = found.pool.right if side else found.pool.left
+    return found.nearest(side, entities), _numbers(entities, number, own[np.isin(own, entities)])
+
+
+def _numbers(entities: np.ndarray, number: np.ndarray, of: np.ndarray) -> np.ndarray:
+    if not len(of):
+        return np.empty(0, dtype=np.int64)
+    order = np.argsort(entities, kind="stable")
+    found: np.ndarray = number[order[np.searchsorted(entities[order], of)]]
+    return found
 
 
 @dataclass(frozen=True)
@@ -121,70 +218,61 @@ class Confidence:
 
 def share_of_counterparts(judged: Judged, side: int, nearest: np.ndarray) -> tuple[Calibrator, float]:
     """What tells entities with a counterpart from those without, and the share of those behind `nearest` with one."""
-    present, absent = judged.present_nearest[side], judged.absent_nearest[side]
+    present, absent = judged.nearest[side], judged.alone_nearest[side]
     features = np.concatenate([present, absent])
     truth = np.arange(len(features)) < len(present)
     balance = np.where(truth, 1.0, len(present) / max(len(absent), 1))
+    link = np.concatenate([judged.nearest_link[side], judged.alone_nearest_link[side]])
+    apart = _apart(features, truth, balance, link, isotonic=False)
     tells = Calibrator(features, truth, balance, isotonic=False)
-    return tells, matchable_share(tells(nearest))
+    return tells, matchable_share(tells(nearest), apart[truth], apart[~truth])
 
 
-def calibrate(rounds: list[Judged], found: Matched) -> Confidence:
+def calibrate(judged: Judged, found: Matched) -> Confidence:
     """Calibrate on judged links, for matches of entities without a known link.
 
     Args:
-        rounds: one for each method that was trained without some of the links; each link is judged in one.
+        judged: links held out, in all rounds together.
         found: the matches.
     """
-    judged = _joined(rounds)
     tells = [share_of_counterparts(judged, side, found.nearest(side)) for side in (0, 1)]
     share = tells[0][1]
     features = np.concatenate([judged.features, judged.alone])
     correct = np.concatenate([judged.correct, np.zeros(len(judged.alone), dtype=bool)])
     link = np.concatenate([judged.link, judged.alone_link])
-    weights = np.concatenate([np.full(len(judged.features), share), np.full(len(judged.alone), 1 - share)])
-    apart = _apart(features, correct, weights, link, judged.links)
+    # As many as there are links, matched or not: both kinds may be left unmatched.
+    present, absent = (
+        part / max(len(own), 1) for part, own in ((share, judged.links), (1 - share, judged.lonely))
+    )
+    weights = np.concatenate([np.full(len(judged.features), present), np.full(len(judged.alone), absent)])
+    weights *= len(judged.links)
+    apart = _apart(features, correct, weights, link)
     first = len(judged.features)
     return Confidence(
         Calibrator(features, correct, weights),
         (tells[0][0], tells[1][0]),
         (tells[0][1], tells[1][1]),
-        judged.links,
+        len(judged.links),
         reliability(apart, correct, weights),
         apart[:first][judged.correct],
     )
 
 
 def _apart(
-    features: np.ndarray, correct: np.ndarray, weights: np.ndarray, link: np.ndarray, links: int
+    features: np.ndarray,
+    correct: np.ndarray,
+    weights: np.ndarray,
+    link: np.ndarray,
+    isotonic: bool | None = None,
 ) -> np.ndarray:
-    """Confidences of matches, each by a calibration on the others alone."""
-    folds = min(_FOLDS, links)
+    """Probabilities of matches, each by a calibration on those of other links alone."""
+    links, place = np.unique(link, return_inverse=True)
+    folds = min(_FOLDS, len(links))
     found = np.empty(len(features))
     if folds < 2:
-        return Calibrator(features, correct, weights)(features)
-    fold = (np.random.default_rng(0).permutation(links) % folds)[link]
+        return Calibrator(features, correct, weights, isotonic)(features)
+    fold = (np.random.default_rng(0).permutation(len(links)) % folds)[place]
     for number in range(folds):
         rest = fold != number
-        found[~rest] = Calibrator(features[rest], correct[rest], weights[rest])(features[~rest])
+        found[~rest] = Calibrator(features[rest], correct[rest], weights[rest], isotonic)(features[~rest])
     return found
-
-
-def _joined(rounds: list[Judged]) -> Judged:
-    offsets = np.cumsum([0, *(one.links for one in rounds)])
-    shifted = list(zip(rounds, offsets, strict=False))
-
-    def both(name: str) -> tuple[np.ndarray, np.ndarray]:
-        left, right = (np.concatenate([getattr(one, name)[side] for one in rounds]) for side in (0, 1))
-        return left, right
-
-    return Judged(
-        np.concatenate([one.features for one in rounds]),
-        np.concatenate([one.correct for one in rounds]),
-        np.concatenate([one.link + first for one, first in shifted]),
-        np.concatenate([one.alone for one in rounds]),
-        np.concatenate([one.alone_link + first for one, first in shifted]),
-        both("present_nearest"),
-        both("absent_nearest"),
-        int(offsets[-1]),
-    )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.data import AlignmentPair, Feature
+from loginmea_fast.data.values import made_of_values, value_feature
 from loginmea_fast.errors import ConfigError, DataError
 from loginmea_fast.evaluation.embedding import Embedding, StoredEmbedding
 from loginmea_fast.graph import AlignmentGraph
@@ -17,14 +18,15 @@ from loginmea_fast.propagation import join, late_weight, one_sided, propagate_ro
 from loginmea_fast.runs.fitting import fit
 from loginmea_fast.training.config import Config
 
-__all__ = ["METHODS", "Method", "Plan", "divide_links", "embed_by"]
+__all__ = ["METHODS", "Embed", "Method", "Plan", "Round", "divide_links", "embed_by"]
 
 Method = Literal["model", "propagate"]
 METHODS: tuple[Method, ...] = ("model", "propagate")
+Embed = Callable[[AlignmentPair, Tensor], Embedding]
 
 HELD_OUT = 0.2  # of the known links, for calibration
 MOST_HELD_OUT = 1000  # which calibrate as well as more would
-FOLDS = 5  # where known links are few, each is held out once
+FOLDS = 5  # in which each link is held out once
 ROUNDS = 2  # of bootstrapping by propagation
 _RIVALS = 4000  # entities of each graph among which a weight is judged: CSLS needs all pairs
 _SKETCH = 1024  # columns of a sparse modality beside propagated labels
@@ -32,74 +34,173 @@ _BESIDE_MODALITIES = ("relation", "attribute")  # the graph itself, and what two
 
 
 @dataclass(frozen=True)
+class Round:
+    """One method learned for calibration.
+
+    Attributes:
+        learned: int64 [T, 2], links that it learns from.
+        held: int64 [B, 2], links held out; no entity of them stands among those learned from.
+        number: int64 [B], which of all held-out links each is.
+        alone: whether one entity of each held-out link is taken out of the graphs, so that the other has no
+            counterpart: of every second link the right one, of the others the left one.
+    """
+
+    learned: Tensor
+    held: Tensor
+    number: Tensor
+    alone: bool
+
+    @property
+    def gone(self) -> tuple[Tensor, Tensor]:
+        """Held-out links whose right entity is taken out, bool [B], and those whose left one is."""
+        second = self.number % 2 == 1
+        return ~second & self.alone, second & self.alone
+
+
+@dataclass(frozen=True)
 class Plan:
     """Known links divided for calibration.
 
     Attributes:
-        rounds: links to learn from and links held out, int64 [., 2]; no entity of a held-out link stands among those
-            to learn from.
-        again: whether the matches are those of the method learned anew from all links; else of the only round, so that
-            nothing is trained twice.
+        rounds: those in which held-out links keep their entities, then those in which each loses one.
+        again: whether the matches are those of the method learned anew from all links; else of the first round.
     """
 
-    rounds: tuple[tuple[Tensor, Tensor], ...]
+    rounds: tuple[Round, ...]
     again: bool
 
 
 def divide_links(links: Tensor, method: Method, folds: int | None, seed: int) -> Plan:
-    """Divide known links [S, 2] into those to learn from and those held out.
+    """Divide known links [S, 2] into those to learn from and those held out, twice over: with and without counterpart.
 
     Args:
         links: each once.
-        method: "propagate" is cheap enough to be done again with all links; "model" learns from the rest alone unless
-            `folds` asks for more.
-        folds: 1 holds a part out once; K from 2 on holds every link out once, in K rounds and one more with all links;
-            None chooses.
+        method: "propagate" is cheap enough to be done several times, and again with all links; "model" learns twice
+            from the same part, unless `folds` asks for more.
+        folds: 1 holds a part out once; K from 2 on holds every link out once, in K rounds of both kinds and one more
+            with all links; None chooses.
         seed: of the shuffle.
     """
     count = len(links)
-    if folds is None:
-        folds = FOLDS if method == "propagate" and count * HELD_OUT < 30 else 1
-    folds = min(folds, count)
     shuffled = links[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
     if count < 2:
-        return Plan(((links, links[:0]),), False)
-    if folds > 1:
-        number = torch.arange(count) % folds
-        parts = [(shuffled[number != n], shuffled[number == n]) for n in range(folds)]
+        return Plan((Round(links, links[:0], torch.arange(0), False),), False)
+    part = min(max(int(count * HELD_OUT), 1), MOST_HELD_OUT)
+    again = method == "propagate" if folds is None else folds > 1 or method == "propagate"
+    if folds is None and method == "propagate":
+        # As many rounds as give links enough: more of them would only take time.
+        folds = min(FOLDS, -(-MOST_HELD_OUT // part))
+        parts = torch.arange(count).split(-(-count // FOLDS) if folds == FOLDS else part)[:folds]
+    elif folds is None or folds == 1:
+        parts = (torch.arange(part),)
     else:
-        held = min(max(int(count * HELD_OUT), 1), MOST_HELD_OUT)
-        parts = [(shuffled[held:], shuffled[:held])]
-    rounds = tuple((train, _apart(held, train)) for train, held in parts)
-    return Plan(rounds, folds > 1 or method == "propagate")
+        parts = torch.arange(count).chunk(min(folds, count))
+    rounds = []
+    for alone in (False, True):
+        for places in parts:
+            apart = torch.ones(count, dtype=torch.bool)
+            apart[places] = False
+            train, held = shuffled[apart], shuffled[places]
+            clean = _is_apart(held, train)
+            if alone:  # of an entity with several links one counterpart would stay
+                clean &= _once(links, held)
+            rounds.append(Round(train, held[clean], places[clean], alone))
+    return Plan(tuple(rounds), again)
 
 
-def _apart(held: Tensor, train: Tensor) -> Tensor:
-    """Links that share no entity with those to learn from."""
-    linked = torch.isin(held[:, 0], train[:, 0]) | torch.isin(held[:, 1], train[:, 1])
-    return held[~linked]
+def _is_apart(held: Tensor, train: Tensor) -> Tensor:
+    """Which links share no entity with those to learn from."""
+    return ~(torch.isin(held[:, 0], train[:, 0]) | torch.isin(held[:, 1], train[:, 1]))
 
 
-def embed_by(
-    method: Method, pair: AlignmentPair, config: Config, progress: bool | None
-) -> Callable[[Tensor], Embedding]:
-    """A function from links to learn from, int64 [T, 2], to an embedding of all entities.
+def _once(links: Tensor, held: Tensor) -> Tensor:
+    """Which of the held links, bool [B], have no entity that another of all links has."""
+    once = torch.ones(len(held), dtype=torch.bool)
+    for side in (0, 1):
+        entities, times = links[:, side].unique(return_counts=True)
+        once &= torch.isin(held[:, side], entities[times == 1])
+    return once
+
+
+def embed_by(method: Method, config: Config, progress: bool | None) -> Embed:
+    """A function from a pair and links to learn from, int64 [T, 2], to an embedding of all its entities.
 
     Raises:
-        ConfigError: an unknown method, or modalities that the pair does not have.
+        ConfigError: an unknown method.
     """
     if method == "model":
-        return lambda links: _trained(pair, config, links, progress)
+        return lambda pair, links: _trained(pair, config, links, progress)
     if method == "propagate":
-        graph = pair.graph()
-        sketches = [_sketch(pair.features[name]) for name in _spoken(pair, config)]
-        return lambda links: _propagated(pair, graph, sketches, config, links)
+        return _Propagation(config)
     raise ConfigError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
 
 
 def _trained(pair: AlignmentPair, config: Config, links: Tensor, progress: bool | None) -> Embedding:
     known = replace(pair, links=links, official_split=None)
     return fit(known, config.override(seed_ratio=1.0), progress=progress).embedding
+
+
+class _Propagation:
+    """Labels of the links, propagated, and modalities beside them by weights that links held back choose.
+
+    They are chosen once, by the links of the first call: scores of several rounds are then of one scale.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.weights: list[float] | None = None
+
+    def __call__(self, pair: AlignmentPair, links: Tensor) -> Embedding:
+        graph = pair.graph()
+        sketches = [_sketch(_feature(pair, name, links)) for name in _spoken(pair, self.config)]
+        if self.weights is None:
+            self.weights = self._chosen(pair, graph, sketches, links) if sketches else []
+        found = self._labels(pair, graph, links)
+        for sketch, weight in zip(sketches, self.weights, strict=True):
+            found = join(found, sketch, weight)
+        return StoredEmbedding(found)
+
+    def _chosen(
+        self, pair: AlignmentPair, graph: AlignmentGraph, sketches: list[Tensor], links: Tensor
+    ) -> list[float]:
+        config = self.config
+        held = min(max(int(len(links) * HELD_OUT), 1), MOST_HELD_OUT)
+        known, chosen = links[held:], links[:held]
+        chosen = chosen[_is_apart(chosen, known)]
+        if not len(known) or not len(chosen):
+            raise DataError(
+                f"{len(links)} known links are too few to weigh {len(sketches)} modalities beside propagated labels; "
+                "give more, or take no modality"
+            )
+        joined = self._labels(pair, graph, known)
+        generator = torch.Generator().manual_seed(config.seed)
+        sides = []
+        for side, entities in enumerate((pair.left_entities, pair.right_entities)):
+            unlinked = entities[~torch.isin(entities, links[:, side])]
+            sides.append(unlinked[torch.randperm(len(unlinked), generator=generator)[:_RIVALS]])
+        weights = []
+        for sketch in sketches:
+            weight = late_weight(
+                joined, sketch, chosen, sides[0], sides[1], csls_k=config.csls_k, backend=config.backend
+            )
+            joined = join(joined, sketch, weight)
+            weights.append(weight)
+        return weights
+
+    def _labels(self, pair: AlignmentPair, graph: AlignmentGraph, links: Tensor) -> Tensor:
+        config = self.config
+        one_sided(graph, links)
+        return propagate_rounds(
+            graph,
+            links,
+            pair.left_entities,
+            pair.right_entities,
+            rounds=ROUNDS,
+            csls_k=config.csls_k,
+            backend="auto" if config.backend == "triton" else config.backend,
+            width=config.propagation_width,
+            seed=config.seed,
+        )[0].embedding
 
 
 def _spoken(pair: AlignmentPair, config: Config) -> list[str]:
@@ -110,51 +211,12 @@ def _spoken(pair: AlignmentPair, config: Config) -> list[str]:
     return [name for name in names if name not in _BESIDE_MODALITIES]
 
 
-def _propagated(
-    pair: AlignmentPair, graph: AlignmentGraph, sketches: list[Tensor], config: Config, links: Tensor
-) -> Embedding:
-    """Labels of the links, propagated, and modalities beside them by weights that links held back choose."""
-    if not sketches:
-        return StoredEmbedding(_labels(pair, graph, config, links))
-    held = max(int(len(links) * config.valid_ratio), 1)
-    known, chosen = links[held:], _apart(links[:held], links[held:])
-    if not len(known) or not len(chosen):
-        raise DataError(
-            f"{len(links)} known links are too few to weigh {len(sketches)} modalities beside propagated labels; "
-            "give more, or take no modality"
-        )
-    labels = _labels(pair, graph, config, known)
-    generator = torch.Generator().manual_seed(config.seed)
-    sides = []
-    for side, entities in enumerate((pair.left_entities, pair.right_entities)):
-        unlinked = entities[~torch.isin(entities, links[:, side])]
-        sides.append(unlinked[torch.randperm(len(unlinked), generator=generator)[:_RIVALS]])
-    weights, joined = [], labels
-    for sketch in sketches:
-        weight = late_weight(
-            joined, sketch, chosen, sides[0], sides[1], csls_k=config.csls_k, backend=config.backend
-        )
-        joined = join(joined, sketch, weight)
-        weights.append(weight)
-    found = _labels(pair, graph, config, links)
-    for sketch, weight in zip(sketches, weights, strict=True):
-        found = join(found, sketch, weight)
-    return StoredEmbedding(found)
-
-
-def _labels(pair: AlignmentPair, graph: AlignmentGraph, config: Config, links: Tensor) -> Tensor:
-    one_sided(graph, links)
-    return propagate_rounds(
-        graph,
-        links,
-        pair.left_entities,
-        pair.right_entities,
-        rounds=ROUNDS,
-        csls_k=config.csls_k,
-        backend="auto" if config.backend == "triton" else config.backend,
-        width=config.propagation_width,
-        seed=config.seed,
-    )[0].embedding
+def _feature(pair: AlignmentPair, name: str, links: Tensor) -> Feature:
+    """A modality; that of values as links tell which attributes of the two graphs mean the same."""
+    feature = pair.features[name]
+    if name == "value" and pair.values is not None and made_of_values(feature):
+        return value_feature(pair.values, pair.num_entities, links)[0]
+    return feature
 
 
 def _sketch(feature: Feature) -> Tensor:

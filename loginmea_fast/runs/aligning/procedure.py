@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.data import AlignmentPair
+from loginmea_fast.data.subset import without_entities
 from loginmea_fast.errors import ConfigError, DataError
 from loginmea_fast.evaluation.calibration import Calibrator, lowest_threshold
 from loginmea_fast.evaluation.decoders import get_decoder
@@ -21,10 +22,28 @@ from loginmea_fast.evaluation.matches import match_metrics
 from loginmea_fast.evaluation.rows import check_links
 from loginmea_fast.log import log
 from loginmea_fast.runs.aligning.alignment import Alignment, BestCandidates
-from loginmea_fast.runs.aligning.confidence import FEW, Confidence, Judged, calibrate, judge
+from loginmea_fast.runs.aligning.confidence import (
+    FEW,
+    Confidence,
+    Judged,
+    calibrate,
+    judge,
+    judge_alone,
+    judge_run,
+    together,
+)
 from loginmea_fast.runs.aligning.evidence import Evidence
 from loginmea_fast.runs.aligning.matching import FEATURES, Matched, Pool, find_pool
-from loginmea_fast.runs.aligning.methods import FOLDS, METHODS, Method, divide_links, embed_by
+from loginmea_fast.runs.aligning.methods import (
+    FOLDS,
+    METHODS,
+    Embed,
+    Method,
+    Plan,
+    Round,
+    divide_links,
+    embed_by,
+)
 from loginmea_fast.runs.aligning.pivots import NAME_MODALITIES, Pivots, find_pivots, weigh_pivots
 from loginmea_fast.runs.fitting import FitResult
 from loginmea_fast.runs.loading import LoadedRun, load_run
@@ -86,7 +105,7 @@ class _Learned:
 
     Attributes:
         pool: entities that are neither known nor pivots, and their candidates.
-        judged: the rounds in which links were held out.
+        judged: links that were held out.
         known: links that were known, int64 [K, 2].
         withheld: links of the pair that nothing was learned from.
         pivots: pairs that were learned from without being known, and how probable it is that each is right.
@@ -94,7 +113,7 @@ class _Learned:
     """
 
     pool: Pool
-    judged: list[Judged]
+    judged: Judged
     known: Tensor
     withheld: Tensor
     pivots: Pivots | None = None
@@ -211,7 +230,7 @@ def _from_run(run: LoadedRun | FitResult, settings: _Settings) -> _Learned:
     pool = settings.pool(run.embedding, split.train)
     return _Learned(
         pool,
-        [judge(pool, settings.turned(held), settings.decoder)],
+        judge_run(pool, settings.turned(held), settings.decoder),
         torch.cat([split.train, split.valid]),
         split.test,
         notes=[f"confidence rests on the {len(held):,} {chose}, of the run"],
@@ -239,24 +258,19 @@ def _from_pair(
             kept = tuple(name for name in config.modalities if name not in NAME_MODALITIES)
             config = config.override(modalities=kept or None)
     links = known if pivots is None else torch.cat([known, pivots.links])
-    if pivots is not None and folds is None and method == "propagate":
-        folds = FOLDS
     settings = _settings(pair, config, decoder, direction)
-    embed = embed_by(method, pair, config, progress)
+    embed = embed_by(method, config, progress)
     what = "training" if method == "model" else "propagation"
     seed = config.seed if config.split_seed is None else config.split_seed
+    if pivots is not None and folds is None and method == "propagate":
+        folds = FOLDS  # each pivot is to be weighed
     plan = divide_links(links, method, folds, seed)
-    judged: list[Judged] = []
-    pool = None
-    for number, (learned, held) in enumerate(plan.rounds, start=1):
-        which = f" ({number} of {len(plan.rounds)})" if len(plan.rounds) > 1 else ""
-        log.info("%s by %s links, %s held out%s", what, f"{len(learned):,}", f"{len(held):,}", which)
-        pool = settings.pool(embed(learned), learned)
-        judged.append(judge(pool, settings.turned(held), settings.decoder))
+    pool, judged = _judged(settings, embed, plan, what)
     confidence = np.empty(0)
     if pivots is not None:
-        held = torch.cat([held for _, held in plan.rounds])
-        confidence, trust = _weighed(pivots, judged, held)
+        held = torch.cat([one.held for one in plan.rounds if not one.alone])
+        number = torch.cat([one.number for one in plan.rounds if not one.alone])
+        confidence, trust = _weighed(pivots, judged, held, number)
         probable = torch.from_numpy(confidence >= _PROBABLE)
         notes.append(
             f"about {trust:.0%} of the pivots are right, as far as links held out from each other can tell; "
@@ -266,13 +280,54 @@ def _from_pair(
         links = torch.cat([known, pivots.links])
     if plan.again:
         log.info("%s by all %s links", what, f"{len(links):,}")
-        pool = settings.pool(embed(links), links)
-    assert pool is not None
+        pool = settings.pool(embed(pair, links), links)
     taken = settings.turned(links)
     found = _Learned(
         pool.without(taken[:, 0], taken[:, 1]), judged, known, withheld, pivots, confidence, notes
     )
     return settings, found
+
+
+def _judged(settings: _Settings, embed: Embed, plan: Plan, what: str) -> tuple[Pool, Judged]:
+    """Learn in each round and judge what it held out; the pool of the first, whose graphs are whole."""
+    first: Pool | None = None
+    judged = []
+    for count, one in enumerate(plan.rounds, start=1):
+        kind = "without counterparts" if one.alone else "held out"
+        log.info(
+            "%s by %s links, %s %s (%d of %d)",
+            what,
+            f"{len(one.learned):,}",
+            f"{len(one.held):,}",
+            kind,
+            count,
+            len(plan.rounds),
+        )
+        if not one.alone:
+            pool = settings.pool(embed(settings.pair, one.learned), one.learned)
+            first = pool if first is None else first
+            judged.append(
+                judge(pool.decoded(settings.decoder), settings.turned(one.held), one.number.numpy())
+            )
+        elif len(one.held):
+            judged.append(_judged_alone(settings, embed, one))
+    assert first is not None
+    return first, together(judged)
+
+
+def _judged_alone(settings: _Settings, embed: Embed, one: Round) -> Judged:
+    """Learn from graphs without some counterparts."""
+    right_gone, left_gone = one.gone
+    gone = torch.cat([one.held[right_gone, 1], one.held[left_gone, 0]])
+    pair, number = without_entities(settings.pair, gone)
+    reduced = replace(settings, pair=pair, evidence=Evidence(pair))
+    learned = number[one.learned]
+    found = reduced.pool(embed(pair, learned), learned).decoded(settings.decoder)
+    alone = [(number[one.held[right_gone, 0]], one.number[right_gone])]
+    alone.append((number[one.held[left_gone, 1]], one.number[left_gone]))
+    (left, left_number), (right, right_number) = alone if settings.forward else alone[::-1]
+    numbers = left_number.numpy(), right_number.numpy()
+    return judge_alone((found, found), left.numpy(), right.numpy(), numbers)
 
 
 def _known(pair: AlignmentPair, config: Config, seeds: Links | None) -> tuple[Tensor, Tensor]:
@@ -321,16 +376,14 @@ def _pivots(pair: AlignmentPair, known: Tensor, asked: bool | None) -> tuple[Piv
     return pivots, notes
 
 
-def _weighed(pivots: Pivots, judged: list[Judged], held: Tensor) -> tuple[np.ndarray, float]:
+def _weighed(pivots: Pivots, judged: Judged, held: Tensor, number: Tensor) -> tuple[np.ndarray, float]:
     """How probable each pivot is, by what was matched while it was held out; and that of all of them."""
-    features = np.concatenate([one.features for one in judged])
-    correct = np.concatenate([one.correct for one in judged])
-    offsets = np.cumsum([0, *(one.links for one in judged)])
-    link = np.concatenate([one.link + first for one, first in zip(judged, offsets, strict=False)])
-    place = {pair: number for number, pair in enumerate(map(tuple, held.tolist()))}
+    place = dict(zip(map(tuple, held.tolist()), number.tolist(), strict=True))
     own = np.array([place.get(pair, -1) for pair in map(tuple, pivots.links.tolist())])
-    agrees, sure = np.zeros(len(held), dtype=bool), np.zeros(len(held))
-    agrees[link], sure[link] = correct, Calibrator(features, correct)(features)
+    count = int(number.max()) + 1 if len(number) else 0
+    agrees, sure = np.zeros(count, dtype=bool), np.zeros(count)
+    agrees[judged.link] = judged.correct
+    sure[judged.link] = Calibrator(judged.features, judged.correct)(judged.features)
     seen = own >= 0
     right, trust = weigh_pivots(agrees[own[seen]], sure[own[seen]])
     confidence = np.full(len(pivots), trust)
