@@ -26,7 +26,8 @@ examples:
   loginmea-fast align data/my_pair --out found --precision 0.99 --format csv
 
 DIR gets the matches (alignment.tsv), those that are not sure enough (rejected.tsv), the best candidates of each entity
-(candidates.tsv), entities judged to have no counterpart (unmatched.tsv), and report.json."""
+(candidates.tsv), entities judged to have no counterpart (unmatched.tsv), and report.json. A training that is stopped is
+kept in DIR/training; the same command goes on with it."""
 
 if TYPE_CHECKING:
     from loginmea_fast.data import AlignmentPair
@@ -160,6 +161,8 @@ def run(
             pivots=pivots,
             folds=folds,
             progress=None if not quiet else False,
+            keep=Path(out) / "training",
+            overwrite=overwrite,
             **shared,
         )
     found.save(out, formats, overwrite)

@@ -15,8 +15,10 @@ from loginmea_fast.errors import ConfigError, DataError
 from loginmea_fast.evaluation.embedding import Embedding, StoredEmbedding
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.propagation import join, late_weight, one_sided, propagate_rounds
+from loginmea_fast.runs.aligning.keeping import Kept
 from loginmea_fast.runs.fitting import fit
 from loginmea_fast.training.config import Config
+from loginmea_fast.training.interrupt import TrainingInterrupted
 
 __all__ = ["METHODS", "Embed", "Method", "Plan", "Round", "divide_links", "embed_by"]
 
@@ -122,22 +124,38 @@ def _once(links: Tensor, held: Tensor) -> Tensor:
     return once
 
 
-def embed_by(method: Method, config: Config, progress: bool | None) -> Embed:
+def embed_by(method: Method, config: Config, progress: bool | None, kept: Kept | None = None) -> Embed:
     """A function from a pair and links to learn from, int64 [T, 2], to an embedding of all its entities.
+
+    Args:
+        method: how.
+        config: of it.
+        progress: of `fit`.
+        kept: where trainings are, those of an earlier call among them; None keeps them in memory.
 
     Raises:
         ConfigError: an unknown method.
     """
     if method == "model":
-        return lambda pair, links: _trained(pair, config, links, progress)
+        return lambda pair, links: _trained(pair, config, links, progress, kept)
     if method == "propagate":
         return _Propagation(config)
     raise ConfigError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
 
 
-def _trained(pair: AlignmentPair, config: Config, links: Tensor, progress: bool | None) -> Embedding:
+def _trained(
+    pair: AlignmentPair, config: Config, links: Tensor, progress: bool | None, kept: Kept | None
+) -> Embedding:
     known = replace(pair, links=links, official_split=None)
-    return fit(known, config.override(seed_ratio=1.0), progress=progress).embedding
+    out, resume = (None, False) if kept is None else kept.next()
+    try:
+        return fit(known, config.override(seed_ratio=1.0), out, resume=resume, progress=progress).embedding
+    except TrainingInterrupted as stopped:
+        assert kept is not None
+        raise TrainingInterrupted(
+            f"stopped; what was trained is kept in {kept.directory}, and the same command goes on with it",
+            stopped.exit_code - 128,
+        ) from None
 
 
 class _Propagation:

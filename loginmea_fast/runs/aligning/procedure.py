@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from loginmea_fast.evaluation.decoders import get_decoder
 from loginmea_fast.evaluation.embedding import Embedding
 from loginmea_fast.evaluation.matches import match_metrics
 from loginmea_fast.evaluation.rows import check_links
-from loginmea_fast.log import log
+from loginmea_fast.log import announce
 from loginmea_fast.runs.aligning.alignment import Alignment, BestCandidates
 from loginmea_fast.runs.aligning.confidence import (
     FEW,
@@ -33,6 +33,7 @@ from loginmea_fast.runs.aligning.confidence import (
     together,
 )
 from loginmea_fast.runs.aligning.evidence import Evidence
+from loginmea_fast.runs.aligning.keeping import Kept
 from loginmea_fast.runs.aligning.matching import FEATURES, Matched, Pool, find_pool
 from loginmea_fast.runs.aligning.methods import (
     FOLDS,
@@ -134,6 +135,8 @@ def align(
     direction: str = "left_to_right",
     k: int = 5,
     progress: bool | None = None,
+    keep: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
     **overrides: Any,
 ) -> Alignment:
     """Match the entities of two graphs, and say how sure each match is.
@@ -159,14 +162,18 @@ def align(
         direction: "left_to_right" matches every entity of graph 1, "right_to_left" every one of graph 2; decoders that
             match both sides at once differ little.
         k: candidates of each entity that are kept.
-        progress: of `fit`.
+        progress: False is silent; otherwise what is being done, and how far it is, on stderr.
+        keep: a directory for the trainings, so that the same call goes on with them after it was stopped; by default
+            they are gone when it ends. Propagation is quick enough to begin anew.
+        overwrite: trainings of other inputs in `keep` are removed, not refused.
         overrides: configuration by keyword, for example `epochs=100`.
 
     Returns:
         The matches; see `Alignment`.
 
     Raises:
-        ConfigError: a wrong key or value.
+        ConfigError: a wrong key or value, or trainings of other inputs in `keep`.
+        TrainingInterrupted: SIGINT or SIGTERM came while training; all is saved in `keep`.
         DataError: neither a known link nor a pivot, nothing left to align, or a run without validation links.
         InputError: seeds that are no links of the pair's entities.
     """
@@ -175,13 +182,14 @@ def align(
     if isinstance(source, AlignmentPair):
         config = Config.build(overrides) if config is None else config.override(**overrides)
         pair = source
+        kept = None if keep is None or method != "model" else Kept(keep, overwrite)
         settings, learned = _from_pair(
-            pair, config, method, seeds, pivots, folds, progress, decoder, direction
+            pair, config, method, seeds, pivots, folds, progress, decoder, direction, kept
         )
     else:
-        if any(given is not None for given in (seeds, pivots, folds, config)):
+        if any(given is not None for given in (seeds, pivots, folds, config, keep)):
             raise ConfigError(
-                "a run has its links and its configuration; leave seeds, pivots, folds and config out"
+                "a run has its links and its configuration; leave seeds, pivots, folds, config and keep out"
             )
         run = source if isinstance(source, (LoadedRun, FitResult)) else load_run(source, **overrides)
         if overrides and run is source:
@@ -247,6 +255,7 @@ def _from_pair(
     progress: bool | None,
     decoder: str,
     direction: str,
+    kept: Kept | None,
 ) -> tuple[_Settings, _Learned]:
     """Learn from known links and pivots: once for each part that is held out, and for the matches."""
     known, withheld = _known(pair, config, seeds)
@@ -255,17 +264,20 @@ def _from_pair(
         spoken = {name: rows for name, rows in pair.features.items() if name not in NAME_MODALITIES}
         pair = pair.with_features(spoken)
         if config.modalities is not None:
-            kept = tuple(name for name in config.modalities if name not in NAME_MODALITIES)
-            config = config.override(modalities=kept or None)
+            others = tuple(name for name in config.modalities if name not in NAME_MODALITIES)
+            config = config.override(modalities=others or None)
     links = known if pivots is None else torch.cat([known, pivots.links])
     settings = _settings(pair, config, decoder, direction)
-    embed = embed_by(method, config, progress)
+    if kept is not None:
+        kept.open(pair, links, config, folds)
+    embed = embed_by(method, config, progress, kept)
     what = "training" if method == "model" else "propagation"
     seed = config.seed if config.split_seed is None else config.split_seed
     if pivots is not None and folds is None and method == "propagate":
         folds = FOLDS  # each pivot is to be weighed
     plan = divide_links(links, method, folds, seed)
-    pool, judged = _judged(settings, embed, plan, what)
+    say = (lambda _: None) if progress is False else announce
+    pool, judged = _judged(settings, embed, plan, what, say)
     confidence = np.empty(0)
     if pivots is not None:
         held = torch.cat([one.held for one in plan.rounds if not one.alone])
@@ -279,7 +291,7 @@ def _from_pair(
         pivots, confidence = pivots.only(probable), confidence[probable.numpy()]
         links = torch.cat([known, pivots.links])
     if plan.again:
-        log.info("%s by all %s links", what, f"{len(links):,}")
+        say(f"{what} by all {len(links):,} links")
         pool = settings.pool(embed(pair, links), links)
     taken = settings.turned(links)
     found = _Learned(
@@ -288,21 +300,16 @@ def _from_pair(
     return settings, found
 
 
-def _judged(settings: _Settings, embed: Embed, plan: Plan, what: str) -> tuple[Pool, Judged]:
+def _judged(
+    settings: _Settings, embed: Embed, plan: Plan, what: str, say: Callable[[str], None]
+) -> tuple[Pool, Judged]:
     """Learn in each round and judge what it held out; the pool of the first, whose graphs are whole."""
     first: Pool | None = None
     judged = []
     for count, one in enumerate(plan.rounds, start=1):
-        kind = "without counterparts" if one.alone else "held out"
-        log.info(
-            "%s by %s links, %s %s (%d of %d)",
-            what,
-            f"{len(one.learned):,}",
-            f"{len(one.held):,}",
-            kind,
-            count,
-            len(plan.rounds),
-        )
+        kind = "without counterpart" if one.alone else "held out"
+        number = f" ({count} of {len(plan.rounds)})" if len(plan.rounds) > 1 else ""
+        say(f"{what} by {len(one.learned):,} links, {len(one.held):,} {kind}{number}")
         if not one.alone:
             pool = settings.pool(embed(settings.pair, one.learned), one.learned)
             first = pool if first is None else first
