@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from loginmea_fast.errors import InputError
 from loginmea_fast.nn import EntityModel
 
-__all__ = ["Embedding", "JointEmbedding", "StoredEmbedding", "check_embedding"]
+__all__ = ["Embedding", "JointEmbedding", "StoredEmbedding", "check_embedding", "shares_of"]
 
 
 @runtime_checkable
@@ -34,6 +35,11 @@ class JointEmbedding:
     model: EntityModel
     features: Mapping[str, Tensor]
 
+    @property
+    def parts(self) -> list[tuple[str, int]]:
+        """Those of the model."""
+        return self.model.parts
+
     def embed(self, rows: Tensor) -> Tensor:
         """Unit rows [B, D], in the model's dtype, by its `joint_rows`."""
         training = self.model.training
@@ -50,13 +56,42 @@ class StoredEmbedding:
 
     Attributes:
         rows: [N, D], unit or zero rows.
+        parts: what stands side by side in a row, and in how many columns.
     """
 
     rows: Tensor
+    parts: list[tuple[str, int]] = field(default_factory=list)
 
     def embed(self, rows: Tensor) -> Tensor:
         """Rows [B, D]."""
         return self.rows[rows.to(self.rows.device)]
+
+
+def shares_of(embedding: Embedding, left: Tensor, right: Tensor) -> dict[str, Tensor]:
+    """Which share of the similarity of two entities comes from which part of the embedding.
+
+    A product of two rows is the sum of those of their parts; what speaks against a match counts as zero.
+
+    Args:
+        embedding: where it names no `parts`, all is one.
+        left: int64 [P], entities.
+        right: int64 [P].
+
+    Returns:
+        Part -> float64 [P]; the shares of a match sum to one, or are all zero where nothing speaks for it.
+    """
+    rows = embedding.embed(torch.cat([left, right]))
+    parts = getattr(embedding, "parts", None) or [("embedding", rows.shape[1])]
+    found: dict[str, Tensor] = {}
+    first = 0
+    for name, width in parts:
+        own = rows[:, first : first + width]
+        product = torch.linalg.vecdot(own[: len(left)], own[len(left) :]).double().cpu()
+        found[name] = found.get(name, 0) + product
+        first += width
+    found = {name: product.clamp_min(0) for name, product in found.items()}
+    total = torch.stack([*found.values()]).sum(0).clamp_min(1e-300)
+    return {name: product / total for name, product in found.items()}
 
 
 def check_embedding(embedding: object) -> None:

@@ -53,6 +53,11 @@ class Ensemble(nn.Module):
         return self._first.modalities
 
     @property
+    def parts(self) -> list[tuple[str, int]]:
+        """Those of every member, one after the other."""
+        return len(self.members) * self._first.parts
+
+    @property
     def embedding_dim(self) -> int:
         """D, columns of all joint embeddings together."""
         return len(self.members) * self._first.embedding_dim

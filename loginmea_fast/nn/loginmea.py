@@ -175,17 +175,25 @@ class LoginMEA(nn.Module):
                 nn.init.xavier_uniform_(table)
 
     @property
-    def embedding_dim(self) -> int:
-        """D, columns of the joint embedding."""
-        width = 0
+    def parts(self) -> list[tuple[str, int]]:
+        """What stands side by side in the joint embedding, and in how many columns: graph, modalities, their fusion."""
+        found: list[tuple[str, int]] = []
         if self.graph_encoder is not None:
             depth, d = self.graph_encoder.layers.relation_vectors.shape
-            width += (depth + 1) * d
+            found.append(("graph", (depth + 1) * d))
         if self.channels is not None:
-            width += self.channels.output_width
+            width = self.channels.output_width // len(self.modalities)
+            found += [(name, width) for name in self.modalities]
         if self.local_to_global is not None:
-            width += self.local_to_global.output_width(self.modality_dims)
-        return width
+            own = list(zip(self.modalities, self.modality_dims, strict=True))
+            fused = self.local_to_global.output_width(self.modality_dims) - sum(self.modality_dims)
+            found += [*own, ("fusion", fused)]
+        return found
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, columns of the joint embedding."""
+        return sum(width for _, width in self.parts)
 
     def forward(
         self,

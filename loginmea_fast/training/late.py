@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding
+from loginmea_fast.evaluation.embedding import JointEmbedding
 from loginmea_fast.evaluation.rows import link_rows
 from loginmea_fast.log import log
 from loginmea_fast.propagation import join, late_weight, propagate_labels
@@ -36,10 +36,15 @@ class LateEmbedding:
         links: how many links' labels were propagated.
     """
 
-    model: Embedding
+    model: JointEmbedding
     propagated: Tensor
     weight: float
     links: int
+
+    @property
+    def parts(self) -> list[tuple[str, int]]:
+        """Those of the model, then the labels."""
+        return [*self.model.parts, ("labels", self.propagated.shape[1])]
 
     def embed(self, rows: Tensor) -> Tensor:
         """Unit rows [B, D + D'], in the dtype of the model's."""

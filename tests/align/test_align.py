@@ -155,6 +155,8 @@ def test_the_model_is_trained_without_the_links_that_calibrate() -> None:
     assert found.held_out == 16
     assert len(found.withheld) == 40
     assert found.evidence.keys() == {"neighbors", "relation", "image"}
+    assert found.shares.keys() == {"graph", "relation", "image", "labels"}
+    torch.testing.assert_close(sum(found.shares.values()), torch.ones(len(found.left), dtype=torch.float64))
     crossed = lf.align(
         pair,
         seeds=pair.links[:80],

@@ -65,9 +65,8 @@ def test_the_table_of_columns_names_all_of_them(desk: Path, monkeypatch: pytest.
     pair = lf.AlignmentPair.from_labeled_triples(left, right)
     found = lf.align(pair, method="propagate", propagation_width=64)
     for column in found.columns():
-        spelt = (
-            "evidence_<modality>" if column.startswith("evidence_") and "neighbors" not in column else column
-        )
+        spelt = re.sub("^evidence_(?!neighbors).*", "evidence_<modality>", column)
+        spelt = re.sub("^share_.*", "share_<part>", spelt)
         assert f"`{spelt}`" in PAGE, column
     found.save(desk / "tables")
     for file in (desk / "tables").iterdir():

@@ -52,6 +52,8 @@ class Alignment:
             the pivot; None without pivots.
         evidence: name -> float64 [P]: `neighbors`, how alike the neighbourhoods are with entities that match taken for
             one, and the cosine in each modality.
+        shares: part of the embedding -> float64 [P], the share of the two entities' similarity that comes from it:
+            "graph", the modalities, "labels" of the known links; they sum to one.
         threshold: confidence from which matches are accepted.
         expected_precision: of the accepted matches: the mean of their confidences; NaN where none is accepted.
         expected_recall: the share of the held-out links that are found and accepted; NaN where none was held out.
@@ -83,6 +85,7 @@ class Alignment:
     confidence: Tensor
     source: list[str] | None
     evidence: Mapping[str, Tensor]
+    shares: Mapping[str, Tensor]
     threshold: float
     expected_precision: float
     expected_recall: float
@@ -132,6 +135,7 @@ class Alignment:
             "confidence": self.confidence[rows].tolist(),
             **({} if self.source is None else {"source": [self.source[row] for row in rows.tolist()]}),
             **{f"evidence_{name}": share[rows].tolist() for name, share in self.evidence.items()},
+            **{f"share_{name}": share[rows].tolist() for name, share in self.shares.items()},
             "left_name": [self.pair.names[entity] for entity in left],
             "right_name": [self.pair.names[entity] for entity in right],
         }

@@ -26,6 +26,7 @@ class Pool:
         right: int64 [m].
         candidates: scores of pairs of rows; every row has one.
         learned: int64 [T, 2], links that the embedding was learned from.
+        embedding: of all entities.
         evidence: of the pair; where the pool is flipped it is still asked from graph 1 to graph 2.
         is_flipped: whether graph 2 is on the left.
     """
@@ -34,6 +35,7 @@ class Pool:
     right: np.ndarray
     candidates: Candidates
     learned: np.ndarray
+    embedding: Embedding
     evidence: Evidence
     is_flipped: bool = False
 
@@ -99,7 +101,7 @@ def find_pool(
     csls_k = min(csls_k, len(left), len(right))
     rows = embedding.embed(torch.cat([left, right]))
     candidates = find_candidates(rows[: len(left)], rows[len(left) :], k, csls_k, backend)
-    return Pool(left.numpy(), right.numpy(), candidates, learned.numpy(), evidence)
+    return Pool(left.numpy(), right.numpy(), candidates, learned.numpy(), embedding, evidence)
 
 
 @dataclass(frozen=True)

@@ -170,13 +170,16 @@ class _Propagation:
 
     def __call__(self, pair: AlignmentPair, links: Tensor) -> Embedding:
         graph = pair.graph()
-        sketches = [_sketch(_feature(pair, name, links)) for name in _spoken(pair, self.config)]
+        spoken = _spoken(pair, self.config)
+        sketches = [_sketch(_feature(pair, name, links)) for name in spoken]
         if self.weights is None:
             self.weights = self._chosen(pair, graph, sketches, links) if sketches else []
         found = self._labels(pair, graph, links)
-        for sketch, weight in zip(sketches, self.weights, strict=True):
+        parts = [("labels", found.shape[1])]
+        for name, sketch, weight in zip(spoken, sketches, self.weights, strict=True):
             found = join(found, sketch, weight)
-        return StoredEmbedding(found)
+            parts.append((name, sketch.shape[1]))
+        return StoredEmbedding(found, parts)
 
     def _chosen(
         self, pair: AlignmentPair, graph: AlignmentGraph, sketches: list[Tensor], links: Tensor

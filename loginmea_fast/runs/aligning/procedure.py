@@ -17,7 +17,7 @@ from loginmea_fast.data.subset import without_entities
 from loginmea_fast.errors import ConfigError, DataError
 from loginmea_fast.evaluation.calibration import Calibrator, lowest_threshold
 from loginmea_fast.evaluation.decoders import get_decoder
-from loginmea_fast.evaluation.embedding import Embedding
+from loginmea_fast.evaluation.embedding import Embedding, shares_of
 from loginmea_fast.evaluation.matches import match_metrics
 from loginmea_fast.evaluation.rows import check_links
 from loginmea_fast.log import announce
@@ -432,9 +432,10 @@ def _alignment(
     threshold = max(lowest_threshold(sure, precision), _PROBABLE)
     accepted = sure >= threshold
     unmatched, probability = _unmatched(found, confidence, left[accepted], right[accepted])
-    shares = confidence.shares
+    counterparts = confidence.shares
     if not settings.forward:
-        left, right, shares = right, left, shares[::-1]
+        left, right, counterparts = right, left, counterparts[::-1]
+    shares = shares_of(found.pool.embedding, torch.from_numpy(left), torch.from_numpy(right))
     order = np.argsort(-sure, kind="stable")
 
     def column(values: np.ndarray) -> Tensor:
@@ -454,6 +455,7 @@ def _alignment(
             for number, name in enumerate(settings.evidence.names)
             if name != "neighbors_shared"
         },
+        shares={name: column(share.numpy()) for name, share in shares.items()},
         threshold=threshold,
         expected_precision=float(sure[accepted].mean()) if accepted.any() else float("nan"),
         expected_recall=confidence.recall(threshold) if confidence.links else float("nan"),
@@ -464,7 +466,7 @@ def _alignment(
         unmatched_probability=torch.from_numpy(probability),
         unmatched_threshold=_UNMATCHED,
         unmatched_precision=float(probability.mean()) if len(probability) else float("nan"),
-        counterparts=(shares[0], shares[1]),
+        counterparts=(counterparts[0], counterparts[1]),
         known=learned.known,
         pivots={} if pivots is None else pivots.counts,
         withheld=learned.withheld,
