@@ -9,6 +9,7 @@
 #include "cpu/memory.h"
 #include "cpu/propagation.h"
 #include "cpu/relation_reflection_attention.h"
+#include "cpu/view.h"
 
 // Entered by cpu/entry.cpp.
 PYBIND11_MODULE(loginmea_cpu_kernels, m) {
@@ -35,4 +36,7 @@ PYBIND11_MODULE(loginmea_cpu_kernels, m) {
   bind(m, "search_packed_bytes", &search_packed_bytes);
   bind(m, "unit_reflectors", &unit_reflectors);
   bind(m, "unit_reflectors_backward", &unit_reflectors_backward);
+  bind(m, "view_destinations", &view_destinations);
+  bind(m, "view_reach", &view_reach);
+  bind(m, "view_sources", &view_sources);
 }

@@ -157,10 +157,10 @@ def _through_activation(
     tl.store(along + row, tl.sum(g * zi))
 
 
-@triton.jit(do_not_specialize=["num_parts"])
+@triton.jit(do_not_specialize=["num_parts", "direct_rows"])
 def _backward_source(
     x, reflectors, logits, vector, h, along, lse, direct, dx, part_sum, edge_weight, edge_slope,
-    seg_row, seg_start, seg_stop, num_parts, edge_destination, edge_set, x_stride, direct_stride, width,
+    seg_row, seg_start, seg_stop, num_parts, edge_destination, edge_set, x_stride, direct_stride, direct_rows, width,
     TRIPLE: tl.constexpr, DIRECT: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """dx_j = sum over edges out of j of H - 2 (H . u) u, H = a h_i (+ dl w); keeps a and dl of each edge."""
@@ -197,7 +197,8 @@ def _backward_source(
         tl.store(part_sum + segment * width + d, acc, mask=inside)
     else:
         if DIRECT:
-            acc += tl.load(direct + row * direct_stride + d, mask=inside, other=0.0).to(tl.float32)
+            given = inside & (row < direct_rows)
+            acc += tl.load(direct + row * direct_stride + d, mask=given, other=0.0).to(tl.float32)
         tl.store(dx + row * width + d, acc.to(dx.dtype.element_ty), mask=inside)
 
 
@@ -245,12 +246,12 @@ def _backward_set(
         tl.store(du + row * width + d, acc, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["base_rows"])
 def _add_shared(
-    part_sum, shared, shared_ptr, base, out, base_stride, width,
+    part_sum, shared, shared_ptr, base, out, base_stride, base_rows, width,
     BASE: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """out_row = (base_row +) the partial results of its segments, in order."""
+    """out_row = (base_row, of the first rows, +) the partial results of its segments, in order."""
     row = tl.load(shared + tl.program_id(0)).to(tl.int64)
     start, stop = tl.load(shared_ptr + tl.program_id(0)), tl.load(shared_ptr + tl.program_id(0) + 1)
     d = tl.arange(0, BD)
@@ -261,7 +262,8 @@ def _add_shared(
         mask = (part < stop)[:, None] & inside[None, :]
         acc += tl.sum(tl.load(part_sum + part[:, None] * width + d[None, :], mask=mask, other=0.0), 0)
     if BASE:
-        acc += tl.load(base + row * base_stride + d, mask=inside, other=0.0).to(tl.float32)
+        given = inside & (row < base_rows)
+        acc += tl.load(base + row * base_stride + d, mask=given, other=0.0).to(tl.float32)
     tl.store(out + row * width + d, acc.to(out.dtype.element_ty), mask=inside)
 
 
@@ -272,22 +274,23 @@ def _blocks(width: int) -> dict[str, int]:
 
 def relation_reflection_forward(
     z: Sequence[Tensor],
-    lse: Tensor,
+    lse: Sequence[Tensor],
     logits: Tensor,
     reflectors: Tensor,
     neighbor_vectors: Tensor | None,
-    index: Sequence[Tensor],
+    graphs: Sequence[Sequence[Tensor]],
     activation: str,
 ) -> None:
-    """Fill z_1 ... z_L [N, d] and lse [L, N], given z_0, logits [L, U], reflectors [U, d] and the graph's index."""
+    """Fill z_1 ... z_L and lse, given z_0, logits [L, U], reflectors [U, d] and the index of each layer."""
     width = reflectors.shape[1]
-    segments = schedule_of(index, reflectors.shape[0]).by_destination
-    sums = lse.new_empty(segments.parts, width)
-    peaks, totals = lse.new_empty(2, segments.parts)
     triple, tanh, blocks = neighbor_vectors is not None, activation == "tanh", _blocks(width)
     for layer in range(len(logits)):
         source, target = z[layer], z[layer + 1]
         vector = logits if neighbor_vectors is None else neighbor_vectors[layer]
+        index = graphs[layer]
+        segments = schedule_of(index, reflectors.shape[0]).by_destination
+        sums = logits.new_empty(segments.parts, width)
+        peaks, totals = logits.new_empty(2, segments.parts)
         if len(segments.row):
             _forward[(len(segments.row),)](
                 source, reflectors, logits[layer], vector, target, lse[layer], sums, peaks, totals,
@@ -304,51 +307,63 @@ def relation_reflection_forward(
 def relation_reflection_backward(
     grads: Sequence[Tensor | None],
     z: Sequence[Tensor],
-    lse: Tensor,
+    lse: Sequence[Tensor],
     logits: Tensor,
     reflectors: Tensor,
     neighbor_vectors: Tensor | None,
-    index: Sequence[Tensor],
+    graphs: Sequence[Sequence[Tensor]],
     activation: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The gradient of the chain, given dL/dz_k (None where z_k got none but the chain's).
+    """The gradient of the chain, given dL/dz_k for the rows of z_L (None where z_k got none but the chain's).
 
     Returns:
-        dx [N, d] in the dtype of z, du [U, d], dc [L, U] and dw [L, d] or None in float32.
+        dx in the dtype of z, du [U, d], dc [L, U] and dw [L, d] or None in float32.
     """
     width, layers = reflectors.shape[1], len(logits)
-    schedule = schedule_of(index, reflectors.shape[0])
-    by_source, by_set = schedule.by_source, schedule.by_set
     triple, tanh, blocks = neighbor_vectors is not None, activation == "tanh", _blocks(width)
     upstream = grads[layers]
     assert upstream is not None
-    h, dx = z[0].new_empty(z[0].shape), z[0].new_empty(z[0].shape)
-    along = lse.new_empty(lse.shape[1])
-    weight, slope = lse.new_empty(2, index[4].numel())
-    source_sums, set_sums = lse.new_empty(by_source.parts, width), lse.new_empty(by_set.parts, width)
-    set_slopes = lse.new_empty(by_set.parts)
+    direct_rows = len(upstream)
+    # The lowest layer has the most rows and edges; those above take the first of its room.
+    all_h, all_dx, all_along = (
+        z[0].new_empty(z[1].shape),
+        z[0].new_empty(z[0].shape),
+        logits.new_empty(len(z[1])),
+    )
+    all_weight, all_slope = logits.new_empty(2, graphs[0][4].numel())
     du = torch.zeros_like(reflectors, dtype=torch.float32)
     dc = torch.zeros_like(logits)
     dw = None if neighbor_vectors is None else torch.zeros_like(neighbor_vectors)
-    set_vectors = lse.new_empty(len(by_set.row) if triple else 0, width)
     for layer in reversed(range(layers)):
-        x, direct = z[layer], grads[layer]
+        x, direct, index = z[layer], grads[layer], graphs[layer]
         vector = logits if neighbor_vectors is None else neighbor_vectors[layer]
+        schedule = schedule_of(index, reflectors.shape[0])
+        by_source, by_set = schedule.by_source, schedule.by_set
+        rows, edges = len(z[layer + 1]), index[4].numel()
+        h, along, dx = all_h[:rows], all_along[:rows], all_dx[: len(x)]
+        weight, slope = all_weight[:edges], all_slope[:edges]
+        source_sums, set_sums = (
+            logits.new_empty(by_source.parts, width),
+            logits.new_empty(by_set.parts, width),
+        )
+        set_slopes = logits.new_empty(by_set.parts)
+        set_vectors = logits.new_empty(len(by_set.row) if triple else 0, width)
         if len(along):
             _through_activation[(len(along),)](
                 upstream, z[layer + 1], h, along, upstream.stride(0), z[layer + 1].stride(0), width,
                 TANH=tanh, BD=blocks["BD"],
             )  # fmt: skip
+        if len(by_source.row):
             _backward_source[(len(by_source.row),)](
                 x, reflectors, logits[layer], vector, h, along, lse[layer], x if direct is None else direct, dx,
                 source_sums, weight, slope, *by_source[:3], by_source.parts, index[4], index[5],
-                x.stride(0), 0 if direct is None else direct.stride(0), width,
+                x.stride(0), 0 if direct is None else direct.stride(0), direct_rows, width,
                 TRIPLE=triple, DIRECT=direct is not None, **blocks,
             )  # fmt: skip
         if len(by_source.shared):
             _add_shared[(len(by_source.shared),)](
                 source_sums, by_source.shared, by_source.shared_ptr, dx if direct is None else direct, dx,
-                0 if direct is None else direct.stride(0), width, BASE=direct is not None, **blocks,
+                0 if direct is None else direct.stride(0), direct_rows, width, BASE=direct is not None, **blocks,
             )  # fmt: skip
         if len(by_set.row):
             _backward_set[(len(by_set.row),)](
@@ -358,8 +373,8 @@ def relation_reflection_backward(
             )  # fmt: skip
         if len(by_set.shared):
             grid, shared = (len(by_set.shared),), (by_set.shared, by_set.shared_ptr)
-            _add_shared[grid](set_sums, *shared, du, du, width, width, BASE=True, **blocks)
-            _add_shared[grid](set_slopes, *shared, dc[layer], dc[layer], 1, 1, BASE=False, **_blocks(1))
+            _add_shared[grid](set_sums, *shared, du, du, width, len(du), width, BASE=True, **blocks)
+            _add_shared[grid](set_slopes, *shared, dc[layer], dc[layer], 1, 0, 1, BASE=False, **_blocks(1))
         if dw is not None:
             dw[layer] = set_vectors.sum(0)
         upstream = dx

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.errors import CheckpointError, InputError
+from loginmea_fast.view import View, check_rows
 
-__all__ = ["AlignmentGraph"]
+__all__ = ["AlignmentGraph", "View", "check_rows"]
 
 _INT32_MAX = 2**31 - 1
 _FORMAT_VERSION = 1
@@ -238,6 +239,21 @@ class AlignmentGraph:
             return self
         tensors = {name: getattr(self, name).to(device) for name in _TENSORS}
         return AlignmentGraph(self.num_entities, self.num_relations, tensors)
+
+    def view(self, rows: Tensor | None = None, depth: int = 2) -> View:
+        """What `depth` layers need of the graph for some entities: their exact receptive field (docs/model.md, View).
+
+        Operators and models that are given a view compute what it needs and no more; the numbers are those of the whole
+        graph to rounding. The last view is kept, so that the same rows asked for again cost nothing.
+
+        Args:
+            rows: int64 [B], entities, each once; None for everything.
+            depth: L, number of layers. The mean over neighbours in front of them needs no more of a view.
+
+        Raises:
+            InputError: an id out of range or given twice, or a depth below 1.
+        """
+        return View(self) if rows is None else View.of(self, rows, depth)
 
     def edge_index(self) -> Tensor:
         """int64 [2, E], row 0 sources, row 1 destinations, in destination order (PyTorch Geometric's layout)."""

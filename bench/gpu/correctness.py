@@ -160,8 +160,8 @@ def _attention(
             z.append(output)
             lse.append(denominator)
         gradients = attention_reference.relation_reflection_layers_backward(
-            list(upstream.double().split(width, dim=1)), stored, torch.stack(lse), u.double(), logits.double(), edges,
-            vectors, "tanh",
+            list(upstream.double().split(width, dim=1)), stored, torch.stack(lse), u.double(), logits.double(),
+            [edges] * 2, vectors, "tanh",
         )  # fmt: skip
         named = {f"d {name}": g for name, g in zip(leaves, gradients, strict=False)}
         return {"out": torch.cat(z, 1), **named}

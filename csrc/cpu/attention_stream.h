@@ -34,37 +34,58 @@ struct Rows {
   T* operator[](int64_t row) const { return data + row * stride; }
 };
 
+// The edges that layers walk: of the whole graph, whose sources are its destinations and are walked in `visit_order`,
+// or of a view's block, which lies in the order of the walk already and has none.
 struct Graph {
-  int64_t entities, edges, sets;
+  int64_t sources, destinations, edges, sets;
   const int64_t* dst_ptr;
   const int32_t *dst_source, *dst_set;
   const int64_t* src_ptr;
   const int32_t *src_destination, *src_set, *src_edge, *visit_order;
 };
 
-inline Graph graph_of(int64_t entities, int64_t edges, int64_t sets, const Addresses& index) {
-  if (index.size() != 8) throw std::invalid_argument("relation_reflection_attention: expected 8 graph tensors");
-  const auto i32 = [&](int k) { return reinterpret_cast<const int32_t*>(index[k]); };
-  const auto i64 = [&](int k) { return reinterpret_cast<const int64_t*>(index[k]); };
-  return {entities, edges, sets, i64(0), i32(1), i32(2), i64(3), i32(4), i32(5), i32(6), i32(7)};
+constexpr int64_t kTensors = 8, kSizes = 3;
+
+// Sizes and tensors of each of the graphs that follow each other in `sizes` and `index`.
+inline std::vector<Graph> graphs_of(const Sizes& sizes, int64_t sets, const Addresses& index) {
+  const auto count = static_cast<int64_t>(sizes.size()) / kSizes;
+  if (count * kSizes != static_cast<int64_t>(sizes.size()) || count * kTensors != static_cast<int64_t>(index.size())) {
+    throw std::invalid_argument("relation_reflection_attention: expected 3 sizes and 8 tensors a graph");
+  }
+  std::vector<Graph> graphs;
+  for (int64_t b = 0; b < count; ++b) {
+    const auto i32 = [&](int k) { return reinterpret_cast<const int32_t*>(index[b * kTensors + k]); };
+    const auto i64 = [&](int k) { return reinterpret_cast<const int64_t*>(index[b * kTensors + k]); };
+    const int64_t* size = &sizes[b * kSizes];
+    graphs.push_back({size[0], size[1], size[2], sets, i64(0), i32(1), i32(2), i64(3), i32(4), i32(5), i32(6), i32(7)});
+  }
+  return graphs;
 }
 
-// The edges of one entity after another: entity `visit[r]` has places [start[r], start[r + 1]).
+// The graph of each layer: one for all, or one each.
+inline const Graph& graph_of_layer(const std::vector<Graph>& graphs, int64_t layer) {
+  return graphs[graphs.size() == 1 ? 0 : layer];
+}
+
+// The edges of one entity after another: entity `visit[r]`, or r where there is no `visit`, has places [start[r],
+// start[r + 1]).
 struct Stream {
   int64_t rows;
   const int32_t* visit;
   const int64_t* start;
   const int32_t *other, *set;  // the entity at the far end
-  const int32_t* edge;         // position in destination order; only of edges by destination
+  const int32_t* edge;         // position in destination order, null for the place; only of edges by destination
+
+  int64_t entity(int64_t row) const { return visit != nullptr ? visit[row] : row; }
 };
 
 inline void fill_start(const Graph& g, const int64_t* ptr, int64_t* start) {
   int64_t place = 0;
-  for (int64_t r = 0; r < g.entities; ++r) {
+  for (int64_t r = 0; r < g.destinations; ++r) {
     start[r] = place;
     place += ptr[g.visit_order[r] + 1] - ptr[g.visit_order[r]];
   }
-  start[g.entities] = place;
+  start[g.destinations] = place;
 }
 
 // Edges into each entity, sorted by (set, source). To sort them takes a tenth of a forward, so whoever keeps the graph
@@ -73,14 +94,14 @@ inline void fill_destination_stream(const Graph& g, int64_t* start, int32_t* oth
                                     int num_threads) {
   fill_start(g, g.dst_ptr, start);
   int64_t longest = 0;
-  for (int64_t i = 0; i < g.entities; ++i) longest = std::max(longest, g.dst_ptr[i + 1] - g.dst_ptr[i]);
+  for (int64_t i = 0; i < g.destinations; ++i) longest = std::max(longest, g.dst_ptr[i + 1] - g.dst_ptr[i]);
   const PerThread<std::uint64_t> orders(num_threads, longest);
 #pragma omp parallel num_threads(num_threads)
   {
     // Set, position in the row; the graph has the row sorted by source.
     std::uint64_t* order = orders.of(omp_get_thread_num());
 #pragma omp for schedule(dynamic, 256)
-    for (int64_t r = 0; r < g.entities; ++r) {
+    for (int64_t r = 0; r < g.destinations; ++r) {
       const int64_t begin = g.dst_ptr[g.visit_order[r]], count = start[r + 1] - start[r];
       for (int64_t k = 0; k < count; ++k) order[k] = static_cast<std::uint64_t>(g.dst_set[begin + k]) << 32 | k;
       std::sort(order, order + count);
@@ -94,27 +115,31 @@ inline void fill_destination_stream(const Graph& g, int64_t* start, int32_t* oth
   }
 }
 
-inline Stream destination_stream(const Graph& g, const Addresses& kept) {
-  if (kept.size() != 4) throw std::invalid_argument("relation_reflection_attention: expected 4 tensors of a stream");
+inline Stream destination_stream(const Graph& g, const std::uintptr_t* kept) {
+  if (g.visit_order == nullptr) return {g.destinations, nullptr, g.dst_ptr, g.dst_source, g.dst_set, nullptr};
   const auto i32 = [&](int k) { return reinterpret_cast<const int32_t*>(kept[k]); };
-  return {g.entities, g.visit_order, reinterpret_cast<const int64_t*>(kept[0]), i32(1), i32(2), i32(3)};
+  return {g.destinations, g.visit_order, reinterpret_cast<const int64_t*>(kept[0]), i32(1), i32(2), i32(3)};
 }
 
-// Edges out of each entity; the graph has them sorted by set, so that they are only copied in the order of visits.
+// Edges out of each entity; they are sorted by set, so that they are only copied in the order of visits.
 class SourceStream {
  public:
-  SourceStream(const Graph& g, int num_threads)
-      : start_(scratch<int64_t>(g.entities + 1)), other_(scratch<int32_t>(g.edges)), set_(scratch<int32_t>(g.edges)) {
+  SourceStream(const Graph& g, int num_threads) {
+    if (g.visit_order == nullptr) return;
+    start_ = scratch<int64_t>(g.sources + 1);
+    other_ = scratch<int32_t>(g.edges);
+    set_ = scratch<int32_t>(g.edges);
     fill_start(g, g.src_ptr, start_.get());
 #pragma omp parallel for num_threads(num_threads) schedule(static)
-    for (int64_t r = 0; r < g.entities; ++r) {
+    for (int64_t r = 0; r < g.sources; ++r) {
       const int64_t begin = g.src_ptr[g.visit_order[r]], count = start_[r + 1] - start_[r];
       std::copy_n(g.src_destination + begin, count, other_.get() + start_[r]);
       std::copy_n(g.src_set + begin, count, set_.get() + start_[r]);
     }
   }
   Stream of(const Graph& g) const {
-    return {g.entities, g.visit_order, start_.get(), other_.get(), set_.get(), nullptr};
+    if (g.visit_order == nullptr) return {g.sources, nullptr, g.src_ptr, g.src_destination, g.src_set, nullptr};
+    return {g.sources, g.visit_order, start_.get(), other_.get(), set_.get(), nullptr};
   }
 
  private:

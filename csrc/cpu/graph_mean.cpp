@@ -23,42 +23,50 @@ constexpr int64_t kAhead = 8;
 
 template <class T, class Index>
 void row_sums(int64_t rows, int64_t width, const int64_t* ptr, const Index* index, const int32_t* order,
-              const float* value, const accumulator_t<T>* out, const accumulator_t<T>* in, const accumulator_t<T>* self,
-              const T* x, int64_t x_stride, T* y, int num_threads) {
+              const int64_t* chosen, const int32_t* places, const float* value, const accumulator_t<T>* out,
+              const accumulator_t<T>* in, const accumulator_t<T>* self, const T* x, int64_t x_stride, T* y,
+              int num_threads) {
   using A = accumulator_t<T>;
   prefer_huge_pages(y, rows * width * static_cast<int64_t>(sizeof(T)));
   const PerThread<A> sums(num_threads, width);
+  const auto row_at = [&](int64_t r) { return chosen != nullptr ? chosen[r] : order != nullptr ? order[r] : r; };
+  const auto place_of = [&](int64_t j) -> int64_t { return places != nullptr ? places[j] : j; };
+  const auto prefetch = [&](int64_t k) {
+    const int64_t place = place_of(index[k]);
+    if (place >= 0) prefetch_row(x + place * x_stride, width);
+  };
 #pragma omp parallel num_threads(num_threads)
   {
     A* sum = sums.of(omp_get_thread_num());
 #pragma omp for schedule(dynamic, 64)
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t i = order != nullptr ? order[r] : r, end = ptr[i + 1];
-      prefetch_row<Use::write>(y + i * width, width);
+      const int64_t i = row_at(r), end = ptr[i + 1];
+      T* target = y + (chosen != nullptr ? r : i) * width;
+      prefetch_row<Use::write>(target, width);
       std::fill_n(sum, width, A(0));
       const T* row[kClump];
       A weight[kClump];
-      for (int64_t k = ptr[i]; k < end; k += kClump) {
-        const int count = static_cast<int>(std::min<int64_t>(kClump, end - k));
-        for (int n = 0; n < count; ++n) {
-          if (k + n + kAhead < end) prefetch_row(x + index[k + n + kAhead] * x_stride, width);
-          const Index j = index[k + n];
-          row[n] = x + j * x_stride;
-          weight[n] = (value != nullptr ? A(value[k + n]) : A(1)) * (in != nullptr ? in[j] : A(1));
+      for (int64_t k = ptr[i]; k < end;) {
+        int count = 0;
+        for (; count < kClump && k < end; ++k) {
+          if (k + kAhead < end) prefetch(k + kAhead);
+          const Index j = index[k];
+          const int64_t place = place_of(j);
+          if (place < 0) continue;
+          row[count] = x + place * x_stride;
+          weight[count++] = (value != nullptr ? A(value[k]) : A(1)) * (in != nullptr ? in[j] : A(1));
         }
-        with_count(count, [&](auto n) { add_rows(row, weight, sum, width, n); });
+        if (count > 0) with_count(count, [&](auto n) { add_rows(row, weight, sum, width, n); });
       }
-      if (self != nullptr && self[i] != 0) {
-        add_row(self[i] * (in != nullptr ? in[i] : A(1)), x + i * x_stride, sum, width);
+      if (self != nullptr && self[i] != 0 && place_of(i) >= 0) {
+        add_row(self[i] * (in != nullptr ? in[i] : A(1)), x + place_of(i) * x_stride, sum, width);
       }
       const A scale = out != nullptr ? out[i] : A(1);
-      store_row(scale, sum, y + i * width, width);
+      store_row(scale, sum, target, width);
       // The rows that the next entity begins with.
       if (r + 1 < rows) {
-        const int64_t next = order != nullptr ? order[r + 1] : r + 1;
-        for (int64_t k = ptr[next]; k < std::min(ptr[next] + kAhead, ptr[next + 1]); ++k) {
-          prefetch_row(x + index[k] * x_stride, width);
-        }
+        const int64_t next = row_at(r + 1);
+        for (int64_t k = ptr[next]; k < std::min(ptr[next] + kAhead, ptr[next + 1]); ++k) prefetch(k);
       }
     }
   }
@@ -118,14 +126,15 @@ void unit_reflectors_backward(int64_t relations, int64_t sets, int64_t width, co
 }  // namespace
 
 void row_sums(DType dtype, int64_t rows, int64_t width, const int64_t* ptr, const void* index, int index_bytes,
-              const int32_t* order, const float* value, const void* out, const void* in, const void* self,
-              const void* x, int64_t x_stride, void* y, int num_threads) {
+              const int32_t* order, const int64_t* chosen, const int32_t* places, const float* value, const void* out,
+              const void* in, const void* self, const void* x, int64_t x_stride, void* y, int num_threads) {
   dispatch(dtype, "row_sums", [&](auto element) {
     using T = decltype(element);
     using A = accumulator_t<T>;
     const auto sums = [&](const auto* typed_index) {
-      row_sums<T>(rows, width, ptr, typed_index, order, value, static_cast<const A*>(out), static_cast<const A*>(in),
-                  static_cast<const A*>(self), static_cast<const T*>(x), x_stride, static_cast<T*>(y), num_threads);
+      row_sums<T>(rows, width, ptr, typed_index, order, chosen, places, value, static_cast<const A*>(out),
+                  static_cast<const A*>(in), static_cast<const A*>(self), static_cast<const T*>(x), x_stride,
+                  static_cast<T*>(y), num_threads);
     };
     if (index_bytes == 4) {
       sums(static_cast<const int32_t*>(index));

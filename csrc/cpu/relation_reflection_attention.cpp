@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "attention_stream.h"
 #include "elementwise.h"
@@ -83,7 +84,7 @@ void triple_logits(const Graph& g, Rows<const T> x, Rows<const T> u, const A* c,
 #pragma omp for schedule(static)
     for (int64_t s = 0; s < g.sets; ++s) set_along[s] = dot<A>(u[s], w, width);
 #pragma omp for schedule(dynamic, 64)
-    for (int64_t j = 0; j < g.entities; ++j) {
+    for (int64_t j = 0; j < g.sources; ++j) {
       const A along = dot<A>(x[j], w, width);
       int32_t last = -1;
       A shared = 0;
@@ -113,43 +114,52 @@ void logits_of_sets(Rows<const T> u, int64_t sets, int64_t width, const A* set_l
 }
 
 template <class T>
-void forward(const Graph& g, const Stream& stream, int64_t width, const Addresses& z, const Strides& z_stride,
-             const T* reflectors, const accumulator_t<T>* set_logits, const accumulator_t<T>* relation_vectors,
-             const accumulator_t<T>* neighbor_vectors, bool tanh, accumulator_t<T>* logits, accumulator_t<T>* lse,
-             int num_threads) {
+void forward(const std::vector<Graph>& graphs, const Addresses& kept, int64_t width, const Addresses& z,
+             const Strides& z_stride, const T* reflectors, const accumulator_t<T>* set_logits,
+             const accumulator_t<T>* relation_vectors, const accumulator_t<T>* neighbor_vectors, bool tanh,
+             accumulator_t<T>* logits, accumulator_t<T>* lse, int num_threads) {
   using A = accumulator_t<T>;
   const bool triple = neighbor_vectors != nullptr;
-  const auto cuts = cuts_of(stream, std::clamp<int64_t>((g.edges + g.entities) / 2048, 1, 256));
-  const auto weight = scratch<A>(g.edges);
-  const auto logit = scratch<A>(triple ? g.edges : 0);
+  int64_t edges = 0;
+  for (const Graph& g : graphs) edges = std::max(edges, g.edges);
+  const auto weight = scratch<A>(edges);
+  const auto logit = scratch<A>(triple ? edges : 0);
   const Rows<const T> u{reflectors, width};
   const auto layers = static_cast<int64_t>(z.size()) - 1;
-  logits_of_sets(u, g.sets, width, set_logits, relation_vectors, layers, logits, num_threads);
+  const int64_t sets = graphs.front().sets;
+  logits_of_sets(u, sets, width, set_logits, relation_vectors, layers, logits, num_threads);
   // Before the first write: an output of 50 MB faults in on small pages as slowly as it is computed.
-  for (int64_t layer = 0; layer < layers && g.entities > 0; ++layer) {
-    const int64_t values = (g.entities - 1) * z_stride[layer + 1] + width;
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    const int64_t rows = graph_of_layer(graphs, layer).destinations;
+    if (rows == 0) continue;
+    const int64_t values = (rows - 1) * z_stride[layer + 1] + width;
     prefer_huge_pages(reinterpret_cast<void*>(z[layer + 1]), values * static_cast<int64_t>(sizeof(T)));
   }
+  A* row_lse = lse;
   for (int64_t layer = 0; layer < layers; ++layer) {
+    const Graph& g = graph_of_layer(graphs, layer);
+    const Stream stream = destination_stream(g, kept.data());
+    const auto cuts = cuts_of(stream, std::clamp<int64_t>((g.edges + g.destinations) / 2048, 1, 256));
     const Rows<const T> x{reinterpret_cast<const T*>(z[layer]), z_stride[layer]};
     const Rows<T> y{reinterpret_cast<T*>(z[layer + 1]), z_stride[layer + 1]};
-    const A* c = logits + layer * g.sets;
-    A* row_lse = lse + layer * g.entities;
+    const A* c = logits + layer * sets;
     if (triple) triple_logits(g, x, u, c, neighbor_vectors + layer * width, width, logit.get(), num_threads);
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic, 256)
     for (int64_t r = 0; r < stream.rows; ++r) {
       const int64_t begin = stream.start[r], end = stream.start[r + 1];
-      for (int64_t e = begin; e < end; ++e) weight[e] = triple ? logit[stream.edge[e]] : c[stream.set[e]];
-      row_lse[stream.visit[r]] = softmax(&weight[begin], end - begin);
+      for (int64_t e = begin; e < end; ++e) {
+        weight[e] = triple ? logit[stream.edge != nullptr ? stream.edge[e] : e] : c[stream.set[e]];
+      }
+      row_lse[stream.entity(r)] = softmax(&weight[begin], end - begin);
     }
     walk<A>(
         stream, cuts, width, num_threads,
         [&](int64_t, int64_t row, int64_t begin, int64_t end, A* sum, A*) {
-          prefetch_row<Use::write>(y[stream.visit[row]], width);
+          prefetch_row<Use::write>(y[stream.entity(row)], width);
           attend(stream, begin, end, weight.get(), x, u, width, sum);
         },
         [&](int64_t row, const A* sum) {
-          T* target = y[stream.visit[row]];
+          T* target = y[stream.entity(row)];
           if (tanh) {
 #pragma omp simd
             for (int64_t k = 0; k < width; ++k) target[k] = T(hyperbolic_tangent(sum[k]));
@@ -157,26 +167,27 @@ void forward(const Graph& g, const Stream& stream, int64_t width, const Addresse
             store_row(A(1), sum, target, width);
           }
         });
+    row_lse += g.destinations;
   }
 }
 
 }  // namespace
 
-void relation_reflection_stream(int64_t num_entities, int64_t num_edges, int64_t num_sets, Addresses index,
-                                int64_t* start, int32_t* other, int32_t* set, int32_t* edge, int num_threads) {
-  fill_destination_stream(graph_of(num_entities, num_edges, num_sets, index), start, other, set, edge, num_threads);
+void relation_reflection_stream(Sizes sizes, int64_t num_sets, Addresses index, int64_t* start, int32_t* other,
+                                int32_t* set, int32_t* edge, int num_threads) {
+  const Graph g = graphs_of(sizes, num_sets, index).front();
+  fill_destination_stream(g, start, other, set, edge, num_threads);
 }
 
-void relation_reflection_forward(DType dtype, int64_t num_entities, int64_t num_edges, int64_t num_sets, int64_t width,
-                                 Addresses index, Addresses stream, Addresses z, Strides z_stride,
-                                 const void* reflectors, const void* set_logits, const void* relation_vectors,
-                                 const void* neighbor_vectors, bool tanh, void* logits, void* lse, int num_threads) {
-  const Graph g = graph_of(num_entities, num_edges, num_sets, index);
-  const Stream edges = destination_stream(g, stream);
+void relation_reflection_forward(DType dtype, Sizes sizes, int64_t num_sets, int64_t width, Addresses index,
+                                 Addresses stream, Addresses z, Strides z_stride, const void* reflectors,
+                                 const void* set_logits, const void* relation_vectors, const void* neighbor_vectors,
+                                 bool tanh, void* logits, void* lse, int num_threads) {
+  const std::vector<Graph> graphs = graphs_of(sizes, num_sets, index);
   dispatch(dtype, "relation_reflection_forward", [&](auto element) {
     using T = decltype(element);
     using A = accumulator_t<T>;
-    forward<T>(g, edges, width, z, z_stride, static_cast<const T*>(reflectors), static_cast<const A*>(set_logits),
+    forward<T>(graphs, stream, width, z, z_stride, static_cast<const T*>(reflectors), static_cast<const A*>(set_logits),
                static_cast<const A*>(relation_vectors), static_cast<const A*>(neighbor_vectors), tanh,
                static_cast<A*>(logits), static_cast<A*>(lse), num_threads);
   });

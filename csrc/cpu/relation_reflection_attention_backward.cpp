@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <memory>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -66,10 +67,10 @@ class PrivateRows {
 // As many parts as keep many threads busy, unless so many meet every set and their rows would outgrow the features and
 // the reflectors: then half as many, and so on. Depends on the graph alone, as the order of the sums must.
 PrivateRows private_rows(const Stream& s, const Graph& g, int num_threads) {
-  int64_t parts = std::clamp<int64_t>((g.edges + g.entities) / 16384, 1, 64);
+  int64_t parts = std::clamp<int64_t>((g.edges + g.sources) / 16384, 1, 64);
   for (;; parts = (parts + 1) / 2) {
     PrivateRows own(s, parts, g.sets, num_threads);
-    if (parts == 1 || own.count() <= g.entities + 2 * g.sets) return own;
+    if (parts == 1 || own.count() <= g.sources + 2 * g.sets) return own;
   }
 }
 
@@ -141,15 +142,14 @@ A through_activation(const G* total, const T* z, bool tanh, A* h, int64_t width)
   return loginmea::total<A>(along);
 }
 
+// The layers that walk one graph.
 template <class T>
 class Backward {
   using A = accumulator_t<T>;
 
  public:
-  Backward(const Graph& graph, int64_t layers, int64_t width, const T* reflectors, bool tanh, bool triple,
-           int num_threads)
+  Backward(const Graph& graph, int64_t width, const T* reflectors, bool tanh, bool triple, int num_threads)
       : graph_(graph),
-        layers_(layers),
         width_(width),
         pitch_(padded<A>(width)),
         threads_(num_threads),
@@ -164,20 +164,20 @@ class Backward {
         dc_(scratch<A>(own_.count())),
         tp_(scratch<A>(triple ? own_.count() : 0)),
         dw_(scratch<A>(triple ? own_.parts() * pitch_ : 0)),
-        tp_of_set_(scratch<A>(triple ? layers * graph.sets : 0)),
         u_along_w_(scratch<A>(triple ? graph.sets : 0)),
         weight_(scratch<A>(graph.edges)) {}
 
   // One layer; all the pointers that belong to it.
   struct Layer {
-    int64_t number;
     Rows<const T> x;
     const A *lse, *logits, *w;
     const A *h, *d;        // of this layer's output
-    Rows<const T> direct;  // gradient that x has from elsewhere, or null
+    Rows<const T> direct;  // gradient that the first `direct_rows` of x have from elsewhere, or null
+    int64_t direct_rows;
     A *h_below, *d_below;  // of x, where a layer below follows; else null
     T* dx;                 // written where none does
     A *dc, *dw;
+    A* tp;  // [sets], sums of T p, in triple mode
   };
 
   void run(const Layer& l) {
@@ -197,50 +197,26 @@ class Backward {
     collect_scalars(l);
   }
 
-  // What is left when all layers have run: du, dv where v [L, d] is given, and what the reflectors give to dw.
-  void collect(const A* v, const A* dc, T* du, A* dv, A* dw) const {
-    if (v == nullptr && !triple_) {
-      for_sets([&](int64_t, int64_t s, A* sum) { collect_reflector(s, sum, du); });
-      return;
-    }
-    const auto partial_dv = scratch<A>(kSetParts * layers_ * pitch_),
-               partial_dw = scratch<A>(kSetParts * layers_ * pitch_);
-    std::fill_n(partial_dv.get(), kSetParts * layers_ * pitch_, A(0));
-    std::fill_n(partial_dw.get(), kSetParts * layers_ * pitch_, A(0));
-    for_sets([&](int64_t part, int64_t s, A* sum) {
-      for (int64_t l = 0; l < layers_; ++l) {
-        if (v != nullptr) {
-          add_row(dc[l * graph_.sets + s], v + l * width_, sum, width_);
-          add_row(dc[l * graph_.sets + s], u_[s], &partial_dv[(part * layers_ + l) * pitch_], width_);
-        }
-        if (triple_) {
-          add_row(-2 * tp_of_set_[l * graph_.sets + s], u_[s], &partial_dw[(part * layers_ + l) * pitch_], width_);
-        }
-      }
-      collect_reflector(s, sum, du);
-    });
-    if (v != nullptr) std::fill_n(dv, layers_ * width_, A(0));
-    for (int64_t part = 0; part < kSetParts; ++part) {
-      for (int64_t l = 0; l < layers_; ++l) {
-        if (v != nullptr) add_row(A(1), &partial_dv[(part * layers_ + l) * pitch_], dv + l * width_, width_);
-        if (triple_) add_row(A(1), &partial_dw[(part * layers_ + l) * pitch_], dw + l * width_, width_);
-      }
+  // sum += what the layers have given to the reflector of set s.
+  void add_reflector(int64_t s, A* sum) const {
+    for (int64_t part = 0; part < own_.parts(); ++part) {
+      if (own_.meets(part, s)) add_row(A(1), &du_[own_.row(part, s) * pitch_], sum, width_);
     }
   }
 
  private:
   // The edges [begin, end) of one source: what they give to dx, and to the sums of their sets.
   void accumulate(const Layer& l, int64_t part, int64_t row, int64_t begin, int64_t end, A* dx, A* sum) {
-    const int64_t next = stream_.visit[std::min(row + 2, stream_.rows - 1)];
+    const int64_t next = stream_.entity(std::min(row + 2, stream_.rows - 1));
     prefetch_row(l.x[next], width_);
-    if (l.direct.data != nullptr) prefetch_row(l.direct[next], width_);
+    if (next < l.direct_rows) prefetch_row(l.direct[next], width_);
     if (l.h_below != nullptr) {
       prefetch_row<Use::write>(l.h_below + next * width_, width_);
     } else {
       prefetch_row<Use::write>(l.dx + next * width_, width_);
     }
 
-    const T* x = l.x[stream_.visit[row]];
+    const T* x = l.x[stream_.entity(row)];
     const A x_along_w = triple_ ? dot<A>(x, l.w, width_) : A(0);
     const A* rows[kClump];
     A x_along_u = 0, t_of_row = 0;
@@ -297,10 +273,8 @@ class Backward {
   }
 
   void finish(const Layer& l, int64_t row, A* total) const {
-    const int64_t j = stream_.visit[row];
-    if (l.direct.data != nullptr) {
-      add_row(A(1), l.direct[j], total, width_);
-    }
+    const int64_t j = stream_.entity(row);
+    if (j < l.direct_rows) add_row(A(1), l.direct[j], total, width_);
     if (l.h_below != nullptr) {
       l.d_below[j] = through_activation(total, l.x[j], tanh_, l.h_below + j * width_, width_);
     } else {
@@ -323,39 +297,12 @@ class Backward {
         if (triple_) tp += tp_[own_.row(part, s)];
       }
       l.dc[s] = t;
-      if (triple_) tp_of_set_[l.number * graph_.sets + s] = tp;
+      if (triple_) l.tp[s] = tp;
     }
   }
-
-  // Calls body(part, set, row of zeros) for all sets, cut into a fixed number of parts.
-  template <class Body>
-  void for_sets(Body&& body) const {
-    const PerThread<A> sums(threads_, pitch_);
-#pragma omp parallel num_threads(threads_)
-    {
-      A* sum = sums.of(omp_get_thread_num());
-#pragma omp for schedule(dynamic, 1)
-      for (int64_t part = 0; part < kSetParts; ++part) {
-        const int64_t end = graph_.sets * (part + 1) / kSetParts;
-        for (int64_t s = graph_.sets * part / kSetParts; s < end; ++s) {
-          std::fill_n(sum, width_, A(0));
-          body(part, s, sum);
-        }
-      }
-    }
-  }
-
-  void collect_reflector(int64_t s, A* sum, T* du) const {
-    for (int64_t part = 0; part < own_.parts(); ++part) {
-      if (own_.meets(part, s)) add_row(A(1), &du_[own_.row(part, s) * pitch_], sum, width_);
-    }
-    store_row(A(1), sum, du + s * width_, width_);
-  }
-
-  static constexpr int64_t kSetParts = 32;
 
   const Graph& graph_;
-  const int64_t layers_, width_, pitch_;
+  const int64_t width_, pitch_;
   const int threads_;
   const bool tanh_, triple_;
   const Rows<const T> u_;
@@ -366,65 +313,128 @@ class Backward {
   Scratch<A> du_;                 // [own rows, pitch]
   Scratch<A> dc_, tp_;            // [own rows], sums of T and of T p
   Scratch<A> dw_;                 // [parts, pitch], sums of T x_j
-  Scratch<A> tp_of_set_;          // [layers, sets], sums of T p
   Scratch<A> u_along_w_;          // [sets]
   Scratch<A> weight_;             // [edges]
 };
 
+// Calls body(part, set, row of zeros) for all sets, cut into a fixed number of parts.
+constexpr int64_t kSetParts = 32;
+
+template <class A, class Body>
+void for_sets(int64_t sets, int64_t width, int num_threads, Body&& body) {
+  const PerThread<A> sums(num_threads, padded<A>(width));
+#pragma omp parallel num_threads(num_threads)
+  {
+    A* sum = sums.of(omp_get_thread_num());
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t part = 0; part < kSetParts; ++part) {
+      const int64_t end = sets * (part + 1) / kSetParts;
+      for (int64_t s = sets * part / kSetParts; s < end; ++s) {
+        std::fill_n(sum, width, A(0));
+        body(part, s, sum);
+      }
+    }
+  }
+}
+
+// What is left when all layers have run: du; dv where v [L, d] is given; and what the reflectors give to dw where tp
+// [L, U] is.
+template <class T, class A>
+void collect(const std::vector<std::unique_ptr<Backward<T>>>& passes, int64_t sets, int64_t layers, int64_t width,
+             const T* reflectors, const A* v, const A* tp, const A* dc, T* du, A* dv, A* dw, int num_threads) {
+  const Rows<const T> u{reflectors, width};
+  const int64_t pitch = padded<A>(width), partial = kSetParts * layers * pitch;
+  const auto partial_dv = scratch<A>(v != nullptr ? partial : 0), partial_dw = scratch<A>(tp != nullptr ? partial : 0);
+  if (v != nullptr) std::fill_n(partial_dv.get(), partial, A(0));
+  if (tp != nullptr) std::fill_n(partial_dw.get(), partial, A(0));
+  for_sets<A>(sets, width, num_threads, [&](int64_t part, int64_t s, A* sum) {
+    for (int64_t l = 0; l < layers; ++l) {
+      if (v != nullptr) {
+        add_row(dc[l * sets + s], v + l * width, sum, width);
+        add_row(dc[l * sets + s], u[s], &partial_dv[(part * layers + l) * pitch], width);
+      }
+      if (tp != nullptr) add_row(-2 * tp[l * sets + s], u[s], &partial_dw[(part * layers + l) * pitch], width);
+    }
+    for (const auto& pass : passes) pass->add_reflector(s, sum);
+    store_row(A(1), sum, du + s * width, width);
+  });
+  if (v != nullptr) std::fill_n(dv, layers * width, A(0));
+  for (int64_t part = 0; part < kSetParts; ++part) {
+    for (int64_t l = 0; l < layers; ++l) {
+      if (v != nullptr) add_row(A(1), &partial_dv[(part * layers + l) * pitch], dv + l * width, width);
+      if (tp != nullptr) add_row(A(1), &partial_dw[(part * layers + l) * pitch], dw + l * width, width);
+    }
+  }
+}
+
 template <class T>
-void backward(const Graph& g, int64_t width, const Addresses& grad, const Strides& grad_stride, const Addresses& z,
-              const Strides& z_stride, const accumulator_t<T>* lse, const accumulator_t<T>* logits, const T* reflectors,
-              const accumulator_t<T>* relation_vectors, const accumulator_t<T>* neighbor_vectors, bool tanh, T* dx,
-              T* du, accumulator_t<T>* dc, accumulator_t<T>* dv, accumulator_t<T>* dw, int num_threads) {
+void backward(const std::vector<Graph>& graphs, int64_t width, const Addresses& grad, const Strides& grad_stride,
+              const Addresses& z, const Strides& z_stride, const accumulator_t<T>* lse, const accumulator_t<T>* logits,
+              const T* reflectors, const accumulator_t<T>* relation_vectors, const accumulator_t<T>* neighbor_vectors,
+              bool tanh, T* dx, T* du, accumulator_t<T>* dc, accumulator_t<T>* dv, accumulator_t<T>* dw,
+              int num_threads) {
   using A = accumulator_t<T>;
-  prefer_huge_pages(dx, g.entities * width * static_cast<int64_t>(sizeof(T)));
-  prefer_huge_pages(du, g.sets * width * static_cast<int64_t>(sizeof(T)));
   const auto layers = static_cast<int64_t>(z.size()) - 1;
+  const Graph &lowest = graphs.front(), &highest = graphs.back();
+  const int64_t sets = lowest.sets;
+  prefer_huge_pages(dx, lowest.sources * width * static_cast<int64_t>(sizeof(T)));
+  prefer_huge_pages(du, sets * width * static_cast<int64_t>(sizeof(T)));
   const auto rows_of = [](const Addresses& address, const Strides& stride, int64_t k) {
     return Rows<const T>{reinterpret_cast<const T*>(address[k]), stride[k]};
   };
-  Backward<T> pass(g, layers, width, reflectors, tanh, neighbor_vectors != nullptr, num_threads);
+  const bool triple = neighbor_vectors != nullptr;
+  std::vector<std::unique_ptr<Backward<T>>> passes;
+  for (const Graph& g : graphs) {
+    passes.push_back(std::make_unique<Backward<T>>(g, width, reflectors, tanh, triple, num_threads));
+  }
+  const auto tp = scratch<A>(triple ? layers * sets : 0);
 
-  // h [N, d] and D [N] of the layer at hand and of the one below. The lowest layer reads one table of h and writes dx,
-  // the next reads the other: dx serves as that other one where its type allows.
-  const auto h_odd = scratch<A>(g.entities * width);
-  const auto h_spare = scratch<A>(layers > 1 && !std::is_same_v<T, A> ? g.entities * width : 0);
-  const auto d_both = scratch<A>(2 * g.entities);
-  A *h = h_odd.get(), *h_below = h_spare.get(), *d = d_both.get(), *d_below = d_both.get() + g.entities;
+  // h and D, a row a destination, of the layer at hand and of the one below. The lowest layer reads one table of h and
+  // writes dx, the next reads the other: dx serves as that other one where its type allows.
+  const int64_t rows = lowest.destinations;
+  const auto h_odd = scratch<A>(rows * width);
+  const auto h_spare = scratch<A>(layers > 1 && !std::is_same_v<T, A> ? rows * width : 0);
+  const auto d_both = scratch<A>(2 * rows);
+  A *h = h_odd.get(), *h_below = h_spare.get(), *d = d_both.get(), *d_below = d_both.get() + rows;
   if constexpr (std::is_same_v<T, A>) h_below = dx;
   if (layers % 2 == 0) std::swap(h, h_below);
 
   const Rows<const T> z_top = rows_of(z, z_stride, layers), grad_top = rows_of(grad, grad_stride, layers);
 #pragma omp parallel for num_threads(num_threads) schedule(static)
-  for (int64_t i = 0; i < g.entities; ++i) {
+  for (int64_t i = 0; i < highest.destinations; ++i) {
     d[i] = through_activation(grad_top[i], z_top[i], tanh, h + i * width, width);
   }
+  for (int64_t k = 0; k < layers; ++k) lse += graph_of_layer(graphs, k).destinations;
   for (int64_t k = layers - 1; k >= 0; --k) {
-    const bool lowest = k == 0;
-    pass.run({k, rows_of(z, z_stride, k), lse + k * g.entities, logits + k * g.sets,
-              neighbor_vectors != nullptr ? neighbor_vectors + k * width : nullptr, h, d, rows_of(grad, grad_stride, k),
-              lowest ? nullptr : h_below, d_below, dx, dc + k * g.sets, dw != nullptr ? dw + k * width : nullptr});
+    lse -= graph_of_layer(graphs, k).destinations;
+    const Rows<const T> direct = rows_of(grad, grad_stride, k);
+    passes[passes.size() == 1 ? 0 : k]->run(
+        {rows_of(z, z_stride, k), lse, logits + k * sets, triple ? neighbor_vectors + k * width : nullptr, h, d, direct,
+         direct.data != nullptr ? highest.destinations : 0, k == 0 ? nullptr : h_below, d_below, dx, dc + k * sets,
+         dw != nullptr ? dw + k * width : nullptr, &tp[triple ? k * sets : 0]});
     std::swap(h, h_below);
     std::swap(d, d_below);
   }
-  pass.collect(relation_vectors, dc, du, dv, dw);
+  collect<T, A>(passes, sets, layers, width, reflectors, relation_vectors, triple ? tp.get() : nullptr, dc, du, dv, dw,
+                num_threads);
 }
 
 }  // namespace
 
-void relation_reflection_backward(DType dtype, int64_t num_entities, int64_t num_edges, int64_t num_sets, int64_t width,
-                                  Addresses index, Addresses grad, Strides grad_stride, Addresses z, Strides z_stride,
-                                  const void* lse, const void* logits, const void* reflectors,
-                                  const void* relation_vectors, const void* neighbor_vectors, bool tanh, void* dx,
-                                  void* du, void* dc, void* dv, void* dw, int num_threads) {
-  const Graph g = graph_of(num_entities, num_edges, num_sets, index);
+void relation_reflection_backward(DType dtype, Sizes sizes, int64_t num_sets, int64_t width, Addresses index,
+                                  Addresses grad, Strides grad_stride, Addresses z, Strides z_stride, const void* lse,
+                                  const void* logits, const void* reflectors, const void* relation_vectors,
+                                  const void* neighbor_vectors, bool tanh, void* dx, void* du, void* dc, void* dv,
+                                  void* dw, int num_threads) {
+  const std::vector<Graph> graphs = graphs_of(sizes, num_sets, index);
   dispatch(dtype, "relation_reflection_backward", [&](auto element) {
     using T = decltype(element);
     using A = accumulator_t<T>;
-    backward<T>(g, width, grad, grad_stride, z, z_stride, static_cast<const A*>(lse), static_cast<const A*>(logits),
-                static_cast<const T*>(reflectors), static_cast<const A*>(relation_vectors),
-                static_cast<const A*>(neighbor_vectors), tanh, static_cast<T*>(dx), static_cast<T*>(du),
-                static_cast<A*>(dc), static_cast<A*>(dv), static_cast<A*>(dw), num_threads);
+    backward<T>(graphs, width, grad, grad_stride, z, z_stride, static_cast<const A*>(lse),
+                static_cast<const A*>(logits), static_cast<const T*>(reflectors),
+                static_cast<const A*>(relation_vectors), static_cast<const A*>(neighbor_vectors), tanh,
+                static_cast<T*>(dx), static_cast<T*>(du), static_cast<A*>(dc), static_cast<A*>(dv), static_cast<A*>(dw),
+                num_threads);
   });
 }
 

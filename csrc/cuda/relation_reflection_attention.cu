@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -140,8 +141,8 @@ template <class S, class A, int kVector, int kChunks>
 __global__ void __launch_bounds__(kThreads)
     backward_source(Segments segments, int width, const int32_t* edge_destination, const int32_t* edge_set, const S* x,
                     int64_t x_stride, const S* reflectors, const A* logits, const A* vector, const A* h, const A* along,
-                    const A* lse, const S* direct, int64_t direct_stride, A* dx, A* part_sum, A* edge_weight,
-                    A* edge_slope) {
+                    const A* lse, const S* direct, int64_t direct_stride, int64_t direct_rows, A* dx, A* part_sum,
+                    A* edge_weight, A* edge_slope) {
   using R = Row<A, kVector, kChunks>;
   const int64_t segment = warp_number();
   if (segment >= segments.count) return;
@@ -168,7 +169,7 @@ __global__ void __launch_bounds__(kThreads)
     sum.store(part_sum + segment * width, width);
     return;
   }
-  if (direct != nullptr) sum.add(1, R::load(direct + row * direct_stride, width));
+  if (direct != nullptr && row < direct_rows) sum.add(1, R::load(direct + row * direct_stride, width));
   sum.store(dx + row * width, width);
 }
 
@@ -221,8 +222,8 @@ __global__ void __launch_bounds__(kThreads)
 // out itself.
 template <class B, class A, int kVector, int kChunks>
 __global__ void __launch_bounds__(32 * kJoiners)
-    add_shared(Shared shared, int width, const A* part_sum, const B* base, int64_t base_stride, A* out,
-               const A* part_slope, A* slopes) {
+    add_shared(Shared shared, int width, const A* part_sum, const B* base, int64_t base_stride, int64_t base_rows,
+               A* out, const A* part_slope, A* slopes) {
   using R = Row<A, kVector, kChunks>;
   alignas(32) __shared__ A sums[kJoiners][R::kColumns];
   __shared__ A warp_slope[kJoiners];
@@ -242,7 +243,7 @@ __global__ void __launch_bounds__(32 * kJoiners)
     slope += warp_slope[other];
   }
   const int64_t row = shared.row[blockIdx.x];
-  if (base != nullptr) sum.add(1, R::load(base + row * base_stride, width));
+  if (base != nullptr && row < base_rows) sum.add(1, R::load(base + row * base_stride, width));
   sum.store(out + row * width, width);
   if (part_slope != nullptr && first_lane()) slopes[row] = slope;
 }
@@ -367,8 +368,8 @@ void attention_backward_source(DType dtype, int64_t width, int64_t num_segments,
                                const int64_t* shared_ptr, const int32_t* edge_destination, const int32_t* edge_set,
                                const void* x, int64_t x_stride, const void* reflectors, const void* logits,
                                const void* neighbor_vector, const void* h, const void* along, const void* lse,
-                               const void* direct, int64_t direct_stride, void* dx, void* part_sum, void* weight,
-                               void* slope, void* stream) {
+                               const void* direct, int64_t direct_stride, int64_t direct_rows, void* dx, void* part_sum,
+                               void* weight, void* slope, void* stream) {
   dispatch(dtype, "attention_backward_source", [&](auto element) {
     using T = decltype(element);
     using S = typename attention::stored<T>::type;
@@ -383,11 +384,12 @@ void attention_backward_source(DType dtype, int64_t width, int64_t num_segments,
                    edge_set, static_cast<const S*>(x), x_stride, static_cast<const S*>(reflectors),
                    static_cast<const A*>(logits), static_cast<const A*>(neighbor_vector), static_cast<const A*>(h),
                    static_cast<const A*>(along), static_cast<const A*>(lse), static_cast<const S*>(direct),
-                   direct_stride, static_cast<A*>(dx), static_cast<A*>(part_sum), static_cast<A*>(weight),
+                   direct_stride, direct_rows, static_cast<A*>(dx), static_cast<A*>(part_sum), static_cast<A*>(weight),
                    static_cast<A*>(slope));
       launch_joiners(add_shared<S, A, kVector, kChunks>, Shared{num_shared, shared, shared_ptr}, stream,
                      static_cast<int>(width), static_cast<const A*>(part_sum), static_cast<const S*>(direct),
-                     direct_stride, static_cast<A*>(dx), static_cast<const A*>(nullptr), static_cast<A*>(nullptr));
+                     direct_stride, direct_rows, static_cast<A*>(dx), static_cast<const A*>(nullptr),
+                     static_cast<A*>(nullptr));
     });
   });
 }
@@ -416,7 +418,8 @@ void attention_backward_set(DType dtype, int64_t width, int64_t num_segments, in
                    sums, static_cast<A*>(part_slope));
       launch_joiners(add_shared<A, A, kVector, kChunks>, Shared{num_shared, shared, shared_ptr}, stream,
                      static_cast<int>(width), static_cast<const A*>(sums), static_cast<const A*>(du), width,
-                     static_cast<A*>(du), static_cast<const A*>(part_slope), static_cast<A*>(dc));
+                     std::numeric_limits<int64_t>::max(), static_cast<A*>(du), static_cast<const A*>(part_slope),
+                     static_cast<A*>(dc));
     });
   });
 }

@@ -29,16 +29,16 @@ void attention_through_activation(DType dtype, std::int64_t entities, std::int64
                                   std::int64_t upstream_stride, bool upstream_is_wide, const void* z,
                                   std::int64_t z_stride, bool tanh, void* h, void* along, void* stream);
 
-// dx [N, d] = direct (of T, or null) + the gradient along edges; weight and slope [E] in source order for the next
-// call.
+// dx [N, d] = direct (of T, for the first `direct_rows`, or null) + the gradient along edges; weight and slope [E] in
+// source order for the next call.
 void attention_backward_source(DType dtype, std::int64_t width, std::int64_t num_segments, std::int64_t num_parts,
                                const std::int32_t* row, const std::int32_t* start, const std::int32_t* stop,
                                std::int64_t num_shared, const std::int32_t* shared, const std::int64_t* shared_ptr,
                                const std::int32_t* edge_destination, const std::int32_t* edge_set, const void* x,
                                std::int64_t x_stride, const void* reflectors, const void* logits,
                                const void* neighbor_vector, const void* h, const void* along, const void* lse,
-                               const void* direct, std::int64_t direct_stride, void* dx, void* part_sum, void* weight,
-                               void* slope, void* stream);
+                               const void* direct, std::int64_t direct_stride, std::int64_t direct_rows, void* dx,
+                               void* part_sum, void* weight, void* slope, void* stream);
 
 // du [U, d] += the layer's share and dc [U]; dw_parts [segments, d] where neighbor_vector is not null. set_edge: places
 // in source order, by set, with their sources and destinations.

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from loginmea_fast.errors import ConfigError
-from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.graph import AlignmentGraph, View
 from loginmea_fast.ops import neighbor_mean, relation_reflection_layers
+from loginmea_fast.ops._dispatch import check_view
 
 __all__ = ["GraphEncoder", "ReflectionLayers"]
 
@@ -39,18 +40,18 @@ class ReflectionLayers(nn.Module):
             for vector in [] if vectors is None else vectors:
                 nn.init.xavier_uniform_(vector.detach()[:, None])
 
-    def forward(self, x: Tensor, reflectors: Tensor, graph: AlignmentGraph) -> Tensor:
+    def forward(self, x: Tensor, reflectors: Tensor, graph: AlignmentGraph | View) -> Tensor:
         """Run all layers.
 
         Args:
-            x: [N, d], the layers' input z_0, activated already.
+            x: [N, d], the layers' input z_0, activated already; [n_0, d] for a view.
             reflectors: [U, d], unit rows of `lf.ops.relation_reflectors`.
-            graph: the edges.
+            graph: the edges, or a view of L layers.
 
         Returns:
-            [N, (L + 1) d], [x | z_1 | ... | z_L], one buffer.
+            [N, (L + 1) d], [x | z_1 | ... | z_L], one buffer; [B, (L + 1) d] for a view.
         """
-        return relation_reflection_layers(
+        layers = relation_reflection_layers(
             x,
             reflectors,
             None,
@@ -60,6 +61,7 @@ class ReflectionLayers(nn.Module):
             backend=self.backend,
             relation_vectors=self.relation_vectors,
         )
+        return check_view(graph).first(layers)
 
 
 class GraphEncoder(nn.Module):
@@ -76,16 +78,16 @@ class GraphEncoder(nn.Module):
         super().__init__()
         self.layers = ReflectionLayers(width, depth, attention, backend)
 
-    def forward(self, entity_embedding: Tensor, reflectors: Tensor, graph: AlignmentGraph) -> Tensor:
-        """Encode all entities.
+    def forward(self, entity_embedding: Tensor, reflectors: Tensor, graph: AlignmentGraph | View) -> Tensor:
+        """Encode all entities, or those that a view asks for.
 
         Args:
             entity_embedding: [N, d].
             reflectors: [U, d], whose dtype the encoder computes in.
-            graph: the edges.
+            graph: the edges, or a view of L layers.
 
         Returns:
-            [N, (L + 1) d], [z_0 | z_1 | ... | z_L].
+            [N, (L + 1) d], [z_0 | z_1 | ... | z_L]; [B, (L + 1) d] for a view.
         """
         x = torch.tanh(neighbor_mean(entity_embedding, graph)).to(reflectors.dtype)
         return self.layers(x, reflectors, graph)

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from loginmea_fast.errors import ConfigError
-from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.graph import AlignmentGraph, View
 from loginmea_fast.nn.graph_encoder import ReflectionLayers
 from loginmea_fast.nn.low_rank_fusion import LowRankFusion
+from loginmea_fast.ops._dispatch import check_view
 from loginmea_fast.ops.modality_scale import masked_softmax, unit_rows
 
-__all__ = ["LocalToGlobalEncoder", "WeightedSum", "take_rows"]
+__all__ = ["LocalToGlobalEncoder", "WeightedSum"]
 
 
 class WeightedSum(nn.Module):
@@ -102,44 +103,38 @@ class LocalToGlobalEncoder(nn.Module):
         self,
         modalities: Sequence[Tensor],
         reflectors: Tensor | None,
-        graph: AlignmentGraph,
-        rows: Tensor | None = None,
+        graph: AlignmentGraph | View,
         present: Tensor | None = None,
     ) -> list[Tensor]:
         """Fuse and aggregate.
 
         Args:
-            modalities: M tensors [N, d_m].
+            modalities: M tensors [N, d_m]; [n_0, d_m] for a view.
             reflectors: [U, d]; None only where global aggregation is left out.
-            graph: the edges.
-            rows: int64 [B], the entities whose output is wanted; None for all.
-            present: bool [N, M], which entity has which modality: an absent one gets no weight, in the fusion and in
-                z_0, and an entity that has none is fused from zeros. None for all.
+            graph: the edges, or a view of L layers: the B entities that it asks for are those whose output is wanted.
+            present: bool [N, M] or [n_0, M], which entity has which modality: an absent one gets no weight, in the
+                fusion and in z_0, and an entity that has none is fused from zeros. None for all.
 
         Returns:
             The parts of the output side by side, z_0 [B, sum of d_m] first, for the caller to concatenate once.
         """
         dtype = modalities[0].dtype
+        view = check_view(graph)
         weights: Sequence[Tensor | float]
-        some = None if present is None else take_rows(present, rows)
+        some = None if present is None else view.first(present)
         if some is None:
             weights = self.modality_logits.softmax(0).to(dtype).unbind(0)
         else:
             weights = _columns(masked_softmax(self.modality_logits.expand(some.shape), some).to(dtype))
-        early = [w * unit_rows(take_rows(x, rows)) for w, x in zip(weights, modalities, strict=True)]
+        early = [w * unit_rows(view.first(x)) for w, x in zip(weights, modalities, strict=True)]
         z_0 = torch.tanh(torch.cat(early, 1))
         if self.layers is None:
-            return [z_0, torch.tanh(self.fusion([take_rows(x, rows) for x in modalities], some))]
+            return [z_0, torch.tanh(self.fusion([view.first(x) for x in modalities], some))]
         assert reflectors is not None
-        layers = self.layers(torch.tanh(self.fusion(modalities, present)), reflectors, graph)
-        return [z_0, take_rows(layers, rows)[:, self.width :]]
+        layers = self.layers(torch.tanh(self.fusion(modalities, present)), reflectors, view)
+        return [z_0, layers[:, self.width :]]
 
 
 def _columns(weights: Tensor) -> list[Tensor | float]:
     """Weights [B, M] as M columns [B, 1]."""
     return [*weights[:, None].unbind(2)]
-
-
-def take_rows(x: Tensor, rows: Tensor | None) -> Tensor:
-    """Rows of a matrix; None takes all."""
-    return x if rows is None else x.index_select(0, rows)

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loginmea_fast.errors import CheckpointError, ConfigError, InputError
-from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.graph import AlignmentGraph, View, check_rows
 from loginmea_fast.nn.authors import AuthorsState, translate_authors_state
 from loginmea_fast.nn.dropout import PooledDropout
 from loginmea_fast.nn.features import Features, presence_of
 from loginmea_fast.nn.graph_encoder import GraphEncoder
-from loginmea_fast.nn.local_to_global_encoder import LocalToGlobalEncoder, take_rows
+from loginmea_fast.nn.local_to_global_encoder import LocalToGlobalEncoder
 from loginmea_fast.nn.modality_channels import ModalityChannels
 from loginmea_fast.nn.pretrained import Pretrained, describe_graph
 from loginmea_fast.nn.projection import FeatureProjection
@@ -25,6 +25,8 @@ from loginmea_fast.ops import relation_reflectors
 __all__ = ["LoginMEA", "LoginMEAOutput"]
 
 _BLOCK = 4096  # rows that are normalised at a time
+# Of the entities; where more are asked for, two hops reach nearly all edges and a view only costs.
+_MOST = 0.5
 AGGREGATIONS = ("channels", "fused", "both")
 _COMPUTE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
@@ -129,6 +131,7 @@ class LoginMEA(nn.Module):
             "compute_dtype": str(compute_dtype).removeprefix("torch."),
         }
         self.graph = graph
+        self.depth = depth
         self.compute_dtype = compute_dtype
         self.backend = backend
         self.modalities = tuple(feature_dims)
@@ -198,7 +201,7 @@ class LoginMEA(nn.Module):
     def forward(
         self,
         features: Mapping[str, Tensor],
-        rows: Tensor | None = None,
+        rows: Tensor | View | None = None,
         present: Mapping[str, Tensor] | None = None,
         hidden: Tensor | None = None,
     ) -> LoginMEAOutput:
@@ -207,7 +210,8 @@ class LoginMEA(nn.Module):
         Args:
             features: modality -> raw features [N, columns], dense (float32, float16, bfloat16) or sparse CSR.
             rows: int64 [B], entities whose embeddings are wanted, for example a batch of links; None for all. Only
-                these rows of the joint embedding are formed.
+                what they depend on is computed (`AlignmentGraph.view`), unless they are most of the entities or the
+                model is being compiled. Or a view of this model's graph, made before.
             present: modality -> bool [N], which entities have it; an absent modality gets no weight, and one that is
                 not named is everybody's. None for what `features` bring along (`Features`), else for all.
             hidden: int64, entities whose own embedding counts as zero in this pass: they are known by their
@@ -217,13 +221,17 @@ class LoginMEA(nn.Module):
             `LoginMEAOutput`.
 
         Raises:
-            InputError: a modality is missing, has the wrong number of rows or columns, or a mask that does not fit.
+            InputError: a modality is missing, has the wrong number of rows or columns, a mask that does not fit, an
+                entity out of range, or a view of another graph or depth.
         """
         projected: dict[str, Tensor] = {}
-        parts = list(self._parts(features, rows, present, projected, hidden))
+        view, again = self._view_of(rows)
+        parts = list(self._parts(features, view, present, projected, hidden))
+        projected = {name: view.first(x) for name, x in projected.items()}
+        if again is not None:
+            parts = [part.index_select(0, again) for part in parts]
+            projected = {name: x.index_select(0, again) for name, x in projected.items()}
         graph_part = None if self.graph_encoder is None else parts[0]
-        if rows is not None:
-            projected = {name: x.index_select(0, rows) for name, x in projected.items()}
         unnormalized = self.dropout(torch.cat(parts, 1))
         joint = F.normalize(unnormalized, dim=1, eps=1e-12)
         return LoginMEAOutput(joint, graph_part, projected, unnormalized)
@@ -232,14 +240,15 @@ class LoginMEA(nn.Module):
     def joint_rows(
         self,
         features: Mapping[str, Tensor],
-        rows: Tensor | None = None,
+        rows: Tensor | View | None = None,
         present: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """The joint embedding alone, [B, D], without a gradient: each part is written in its place and let go.
 
         The arguments are those of `forward`, and so are the numbers.
         """
-        parts = list(self._parts(features, rows, present, {}))  # the encoders need their room first
+        view, again = self._view_of(rows)
+        parts = list(self._parts(features, view, present, {}))  # the encoders need their room first
         joint = parts[0].new_empty(len(parts[0]), self.embedding_dim)
         first = 0
         while parts:
@@ -249,17 +258,44 @@ class LoginMEA(nn.Module):
         del part
         for block in joint.split(_BLOCK) if len(joint) else ():
             F.normalize(block, dim=1, eps=1e-12, out=block)
-        return joint
+        return joint if again is None else joint.index_select(0, again)
+
+    def _view_of(self, rows: Tensor | View | None) -> tuple[View, Tensor | None]:
+        """What is to be computed, and which of its rows are wanted; None for all, each once."""
+        graph = self.graph
+        if rows is None:
+            return graph.view(), None
+        if isinstance(rows, View):
+            if rows.graph is not graph:
+                raise InputError(
+                    "the view is of another graph than the model's, or of the same on another device; make it by "
+                    "model.graph.view(rows)"
+                )
+            if rows.blocks and len(rows.blocks) != self.depth:
+                raise InputError(
+                    f"the view is of {len(rows.blocks)} layers, the model has {self.depth}; make it by "
+                    f"model.graph.view(rows, depth={self.depth})"
+                )
+            return rows, None
+        if torch.compiler.is_compiling():
+            return View(graph, rows), None
+        check_rows(rows, graph)
+        if len(rows) > _MOST * graph.num_entities:
+            return View(graph, rows), None
+        once, again = rows.unique(return_inverse=True)
+        if len(once) == len(rows):
+            return graph.view(rows, self.depth), None
+        return graph.view(once, self.depth), again
 
     def _parts(
         self,
         features: Mapping[str, Tensor],
-        rows: Tensor | None,
+        view: View,
         present: Mapping[str, Tensor] | None,
         projected: dict[str, Tensor],
         hidden: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """The parts of J [B, .], the graph encoder's first; `projected` gets the modalities [N, d_m]."""
+        """The parts of J [B, .], the graph encoder's first; `projected` gets the modalities [n_0, d_m]."""
         self._check(features)
         if present is None:
             present = features.present if isinstance(features, Features) else {}
@@ -274,15 +310,18 @@ class LoginMEA(nn.Module):
             own = (
                 self.entity_embedding if hidden is None else self.entity_embedding.index_fill(0, hidden, 0.0)
             )
-            yield take_rows(self.graph_encoder(own, reflectors, self.graph), rows)
-        projected |= {name: self.projections[name](features[name]).to(dtype) for name in self.modalities}
+            yield self.graph_encoder(own, reflectors, view)
+        has = None if has is None else view.take(has)
+        projected |= {
+            name: self.projections[name](features[name], view).to(dtype) for name in self.modalities
+        }
         if self.channels is not None:
             assert reflectors is not None
             for name, x in projected.items():
                 own = x if has is None else x * has[:, self.modalities.index(name), None]
-                yield take_rows(self.channels(name, own, reflectors, self.graph), rows)
+                yield self.channels(name, own, reflectors, view)
         if self.local_to_global is not None:
-            yield from self.local_to_global(list(projected.values()), reflectors, self.graph, rows, has)
+            yield from self.local_to_global(list(projected.values()), reflectors, view, has)
 
     def load_authors_state_dict(self, state: Mapping[str, Tensor]) -> AuthorsState:
         """Take over the parameters of the authors' `MultiModalEncoderMrFusion` (docs/model.md).

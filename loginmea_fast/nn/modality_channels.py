@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.graph import AlignmentGraph, View
 from loginmea_fast.nn.graph_encoder import ReflectionLayers
 
 __all__ = ["ModalityChannels"]
@@ -41,17 +41,17 @@ class ModalityChannels(nn.Module):
         self.output_width = len(modalities) * (depth + 1) * width
         """Columns of all channels side by side."""
 
-    def forward(self, modality: str, x: Tensor, reflectors: Tensor, graph: AlignmentGraph) -> Tensor:
+    def forward(self, modality: str, x: Tensor, reflectors: Tensor, graph: AlignmentGraph | View) -> Tensor:
         """One channel.
 
         Args:
             modality: whose layers are meant.
-            x: [N, d], its projected features.
+            x: [N, d], its projected features; [n_0, d] for a view.
             reflectors: [U, d], unit rows of `lf.ops.relation_reflectors`.
-            graph: the edges.
+            graph: the edges, or a view of L layers.
 
         Returns:
-            [N, (L + 1) d], [z_0 | z_1 | ... | z_L].
+            [N, (L + 1) d], [z_0 | z_1 | ... | z_L]; [B, (L + 1) d] for a view.
         """
         result: Tensor = self.layers[modality](torch.tanh(x), reflectors, graph)
         return result

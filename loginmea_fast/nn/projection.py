@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loginmea_fast.errors import InputError
+from loginmea_fast.graph import View
 from loginmea_fast.ops.graph_mean import csr_product
 
 __all__ = ["FeatureProjection"]
@@ -29,8 +30,10 @@ class FeatureProjection(nn.Linear):
         bias: whether b_m is there; without it an entity that has nothing is embedded as zero.
     """
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, view: View | None = None) -> Tensor:
         """Project `features` [rows, in_features] to [rows, out_features] in the dtype of the weight.
+
+        Of features with a row an entity a view takes those of its entities, [view.num_entities, out_features].
 
         Raises:
             InputError: the features have another width.
@@ -41,7 +44,9 @@ class FeatureProjection(nn.Linear):
                 "The model was built for other features"
             )
         if features.layout == torch.sparse_csr:
-            return self._project_sparse(features)
+            return self._project_sparse(features, view)
+        if view is not None:
+            features = view.take(features)
         if features.dtype == self.weight.dtype:
             return F.linear(features, self.weight, self.bias)
         bias = self.weight.new_zeros(self.out_features) if self.bias is None else self.bias
@@ -49,8 +54,8 @@ class FeatureProjection(nn.Linear):
 
     # torch.compile cannot trace sparse tensors; the product is one call of the vendor's library with or without it.
     @torch.compiler.disable
-    def _project_sparse(self, features: Tensor) -> Tensor:
-        projected = csr_product(features, self.weight.t())
+    def _project_sparse(self, features: Tensor, view: View | None) -> Tensor:
+        projected = csr_product(features, self.weight.t(), view)
         return projected if self.bias is None else projected + self.bias
 
 

@@ -24,20 +24,20 @@ def unsupported(dtype: torch.dtype, width: int) -> str | None:
 
 def relation_reflection_forward(
     z: Sequence[Tensor],
-    lse: Tensor,
+    lse: Sequence[Tensor],
     logits: Tensor,
     reflectors: Tensor,
     neighbor_vectors: Tensor | None,
-    index: Sequence[Tensor],
+    graphs: Sequence[Sequence[Tensor]],
     activation: str,
 ) -> None:
-    """Fill z_1 ... z_L [N, d] and lse [L, N], given z_0, logits [L, U], reflectors [U, d] and the graph's index."""
+    """Fill z_1 ... z_L and lse, given z_0, logits [L, U], reflectors [U, d] and the index of each layer."""
     kernels, dtype, stream = _library(reflectors)
     width = reflectors.shape[1]
-    segments = schedule_of(index, reflectors.shape[0]).by_destination
-    sums = lse.new_empty(segments.parts, width)
-    peaks, totals = lse.new_empty(2, segments.parts)
-    for layer, y in enumerate(z[1:]):
+    for layer, (y, index) in enumerate(zip(z[1:], graphs, strict=True)):
+        segments = schedule_of(index, reflectors.shape[0]).by_destination
+        sums = logits.new_empty(segments.parts, width)
+        peaks, totals = logits.new_empty(2, segments.parts)
         x = _in_fours(z[layer])
         kernels.attention_forward(
             dtype, width, *_arguments(segments), index[1].data_ptr(), index[2].data_ptr(),
@@ -50,46 +50,57 @@ def relation_reflection_forward(
 def relation_reflection_backward(
     grads: Sequence[Tensor | None],
     z: Sequence[Tensor],
-    lse: Tensor,
+    lse: Sequence[Tensor],
     logits: Tensor,
     reflectors: Tensor,
     neighbor_vectors: Tensor | None,
-    index: Sequence[Tensor],
+    graphs: Sequence[Sequence[Tensor]],
     activation: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The gradient of the chain, given dL/dz_k (None where z_k got none but the chain's).
+    """The gradient of the chain, given dL/dz_k for the rows of z_L (None where z_k got none but the chain's).
 
     Returns:
-        dx [N, d] in the dtype of z, du [U, d], dc [L, U] and dw [L, d] or None in the dtype of the sums.
+        dx in the dtype of z, du [U, d], dc [L, U] and dw [L, d] or None in the dtype of the sums.
     """
     kernels, dtype, stream = _library(reflectors)
-    entities, width, layers = z[0].shape[0], reflectors.shape[1], len(logits)
-    schedule = schedule_of(index, reflectors.shape[0])
-    by_source, by_set = schedule.by_source, schedule.by_set
+    width, layers = reflectors.shape[1], len(logits)
     tanh = activation == "tanh"
-    h, dx = lse.new_empty(entities, width), lse.new_empty(entities, width)
-    along = lse.new_empty(entities)
-    weight, slope = lse.new_empty(2, index[4].numel())
-    source_sums, set_sums = lse.new_empty(by_source.parts, width), lse.new_empty(by_set.parts, width)
-    set_slopes = lse.new_empty(by_set.parts)
     du, dc = logits.new_zeros(reflectors.shape), torch.empty_like(logits)
     dw = None if neighbor_vectors is None else torch.empty_like(neighbor_vectors)
-    set_vectors = None if dw is None else dw.new_empty(len(by_set.row), width)
     upstream = grads[layers]
     assert upstream is not None
+    direct_rows, wide = len(upstream), False
+    # The lowest layer has the most rows and edges; those above take the first of its room.
+    all_h, all_dx, all_along = (
+        logits.new_empty(z[1].shape),
+        logits.new_empty(z[0].shape),
+        logits.new_empty(len(z[1])),
+    )
+    all_weight, all_slope = logits.new_empty(2, graphs[0][4].numel())
     upstream = _in_fours(upstream)
     for layer in reversed(range(layers)):
-        x, direct = _in_fours(z[layer]), grads[layer]
+        x, direct, index = _in_fours(z[layer]), grads[layer], graphs[layer]
         direct = None if direct is None else _in_fours(direct)
+        schedule = schedule_of(index, reflectors.shape[0])
+        by_source, by_set = schedule.by_source, schedule.by_set
+        rows, edges = len(z[layer + 1]), index[4].numel()
+        h, along, dx = all_h[:rows], all_along[:rows], all_dx[: len(x)]
+        weight, slope = all_weight[:edges], all_slope[:edges]
+        source_sums, set_sums = (
+            logits.new_empty(by_source.parts, width),
+            logits.new_empty(by_set.parts, width),
+        )
+        set_slopes = logits.new_empty(by_set.parts)
+        set_vectors = None if dw is None else dw.new_empty(len(by_set.row), width)
         kernels.attention_through_activation(
-            dtype, entities, width, upstream.data_ptr(), upstream.stride(0), upstream is dx,
+            dtype, len(h), width, upstream.data_ptr(), upstream.stride(0), wide,
             z[layer + 1].data_ptr(), z[layer + 1].stride(0), tanh, h.data_ptr(), along.data_ptr(), stream,
         )  # fmt: skip
         kernels.attention_backward_source(
             dtype, width, *_arguments(by_source), index[4].data_ptr(), index[5].data_ptr(),
             x.data_ptr(), x.stride(0), reflectors.data_ptr(), logits[layer].data_ptr(), _row(neighbor_vectors, layer),
             h.data_ptr(), along.data_ptr(), lse[layer].data_ptr(),
-            0 if direct is None else direct.data_ptr(), 0 if direct is None else direct.stride(0),
+            0 if direct is None else direct.data_ptr(), 0 if direct is None else direct.stride(0), direct_rows,
             dx.data_ptr(), source_sums.data_ptr(), weight.data_ptr(), slope.data_ptr(), stream,
         )  # fmt: skip
         kernels.attention_backward_set(
@@ -101,8 +112,8 @@ def relation_reflection_backward(
         )  # fmt: skip
         if dw is not None and set_vectors is not None:
             torch.sum(set_vectors, 0, out=dw[layer])
-        upstream = dx
-    return dx.to(z[0].dtype), du, dc, dw
+        upstream, wide = dx, True
+    return upstream.to(z[0].dtype), du, dc, dw
 
 
 def _library(tensor: Tensor) -> tuple[Any, int, int]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from loginmea_fast.errors import BackendError, BuildError, InputError
-from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.graph import AlignmentGraph, View
 from loginmea_fast.log import log
 
 __all__ = [
@@ -247,6 +247,24 @@ def check_graph(graph: object) -> None:
             f"graph must be an AlignmentGraph, made by AlignmentGraph.from_triples or, of edge_index and edge_type, by "
             f"AlignmentGraph.from_edges; got {type(graph).__name__}"
         )
+
+
+def check_view(graph: object, layers: int | None = None) -> View:
+    """A view as it is, or a graph's view of everything.
+
+    Raises:
+        InputError: neither, or a view of another number of `layers`.
+    """
+    if not isinstance(graph, View):
+        check_graph(graph)
+        assert isinstance(graph, AlignmentGraph)
+        return graph.view()
+    if graph.blocks and layers is not None and len(graph.blocks) != layers:
+        raise InputError(
+            f"the view is of {len(graph.blocks)} layers and {layers} are to be walked; make it with "
+            f"graph.view(rows, depth={layers})"
+        )
+    return graph
 
 
 def check_shape(name: str, tensor: Tensor, expected: Sequence[int | None], meaning: str) -> None:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from loginmea_fast.derived import Derived
 from loginmea_fast.errors import InputError
-from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.graph import AlignmentGraph, View
 from loginmea_fast.ops._dispatch import (
     check_float,
     check_graph,
     check_shape,
+    check_view,
     choose_backend,
     native_reason,
     own_dtypes,
@@ -60,7 +61,7 @@ def relation_reflectors(relation_embedding: Tensor, graph: AlignmentGraph) -> Te
     return reflectors
 
 
-def neighbor_mean(x: Tensor, graph: AlignmentGraph) -> Tensor:
+def neighbor_mean(x: Tensor, graph: AlignmentGraph | View) -> Tensor:
     """Mean of each entity and its distinct neighbours (docs/model.md, Graph encoder): the graph encoder's input.
 
     Args:
@@ -68,35 +69,40 @@ def neighbor_mean(x: Tensor, graph: AlignmentGraph) -> Tensor:
         graph: whose edges are meant. An entity without triples keeps its own row.
 
     Returns:
-        [N, d].
+        [N, d]; of a view [n_0, d], the means of `view.entities`.
 
     Raises:
         InputError: wrong shape, dtype or device.
     """
     (x,) = under_autocast(x)
     check_float("x", x)
-    check_graph(graph)
-    check_shape("x", x, (graph.num_entities, None), "[entities, width]")
-    _check_device("x", x, graph)
+    view = check_view(graph)
+    whole: AlignmentGraph = view.graph
+    check_shape("x", x, (whole.num_entities, None), "[entities, width]")
+    _check_device("x", x, whole)
     # One's own row is added unless a self loop has brought it in already.
-    own = graph.neighborhood_size - graph.degrees()
+    own = whole.neighborhood_size - whole.degrees()
     return _neighborhood_mean(
-        graph.dst_ptr,
-        graph.dst_source,
-        graph.src_ptr,
-        graph.src_destination,
+        whole.dst_ptr,
+        whole.dst_source,
+        whole.src_ptr,
+        whole.src_destination,
         own.int(),
-        graph.neighborhood_size,
-        graph.visit_order,
+        whole.neighborhood_size,
+        whole.visit_order,
         x,
+        view.entities,
+        view.local,
     )
 
 
 _transposes: Derived[tuple[Tensor, Tensor, Tensor]] = Derived()
 
 
-def csr_product(matrix: Tensor, x: Tensor) -> Tensor:
-    """A sparse matrix of fixed values times x. Its transpose, which the gradient needs, is made once.
+def csr_product(matrix: Tensor, x: Tensor, view: View | None = None) -> Tensor:
+    """A sparse matrix of fixed values, or some of its rows, times x.
+
+    Its transpose, which the gradient needs, is made once.
 
     A matrix whose tensors torch has changed in place is transposed anew. A change through a NumPy view of them goes
     unseen: make a new matrix then.
@@ -104,6 +110,7 @@ def csr_product(matrix: Tensor, x: Tensor) -> Tensor:
     Args:
         matrix: [rows, columns], sparse CSR.
         x: [columns, d].
+        view: of a graph with an entity a row, where only the rows of its entities are wanted.
 
     Returns:
         [rows, d].
@@ -115,7 +122,9 @@ def csr_product(matrix: Tensor, x: Tensor) -> Tensor:
 
     parts = matrix.crow_indices(), matrix.col_indices(), matrix.values()
     # Kernels read 64-bit row pointers; SciPy's matrices have 32.
-    return sparse_product(parts[0].long(), *parts[1:], *_transposes.of(matrix, parts, transpose), x)
+    transposed = _transposes.of(matrix, parts, transpose)
+    chosen, places = (None, None) if view is None else (view.entities, view.local)
+    return sparse_product(parts[0].long(), *parts[1:], *transposed, x, chosen, places)
 
 
 def _check_device(name: str, tensor: Tensor, graph: AlignmentGraph) -> None:
@@ -147,9 +156,11 @@ def _row_sums(
     in_scale: Tensor | None = None,
     own: Tensor | None = None,
     order: Tensor | None = None,
+    chosen: Tensor | None = None,
+    places: Tensor | None = None,
 ) -> Tensor:
     """Sums of rows of x, see csrc/cpu/graph_mean.h; scales and `own` in the dtype of the sums."""
-    rows = ptr.numel() - 1
+    rows = ptr.numel() - 1 if chosen is None else len(chosen)
     library = _native("row_sums", x)
     if library is not None and (value is None or value.dtype == torch.float32):
         from loginmea_fast import native
@@ -160,7 +171,7 @@ def _row_sums(
         library.row_sums(
             native.dtype_code(x.dtype),
             rows, x.shape[1],
-            ptr.data_ptr(), index.data_ptr(), index.element_size(), _address(order),
+            ptr.data_ptr(), index.data_ptr(), index.element_size(), _address(order), _address(chosen), _address(places),
             _address(value), _address(out_scale), _address(in_scale), _address(own),
             x.data_ptr(), x.stride(0), y.data_ptr(),
             torch.get_num_threads(),
@@ -168,11 +179,13 @@ def _row_sums(
         return y
     # Sums of half precision are kept in float32; the vendor's CPU product has no bfloat16.
     wide = x.to(_sum_dtype(x))
+    if places is not None:
+        wide = torch.where(places[:, None] < 0, 0.0, wide[places.clamp_min(0)])
     if in_scale is not None:
         wide = wide * in_scale[:, None]
     value = wide.new_ones(index.numel()) if value is None else value.to(wide.dtype)
     matrix = torch.sparse_csr_tensor(
-        ptr, index.long(), value, size=(rows, x.shape[0]), check_invariants=False
+        ptr, index.long(), value, size=(ptr.numel() - 1, len(wide)), check_invariants=False
     )
     with own_dtypes(x):
         total = matrix @ wide.contiguous()
@@ -180,7 +193,7 @@ def _row_sums(
         total = torch.addcmul(total, own[:, None], wide)
     if out_scale is not None:
         total = total * out_scale[:, None]
-    return total.to(x.dtype)
+    return (total if chosen is None else total[chosen]).to(x.dtype)
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -189,29 +202,50 @@ def _address(tensor: Tensor | None) -> int:
 
 @torch.library.custom_op("loginmea_fast::sparse_product", mutates_args=())
 def sparse_product(
-    ptr: Tensor, index: Tensor, value: Tensor, t_ptr: Tensor, t_index: Tensor, t_value: Tensor, x: Tensor
+    ptr: Tensor,
+    index: Tensor,
+    value: Tensor,
+    t_ptr: Tensor,
+    t_index: Tensor,
+    t_value: Tensor,
+    x: Tensor,
+    chosen: Tensor | None = None,
+    places: Tensor | None = None,
 ) -> Tensor:
-    """Rows ptr/index/value of a sparse matrix times x; t_* is the same matrix transposed, for the gradient."""
-    return _row_sums(ptr, index, x, value)
+    """Rows ptr/index/value of a sparse matrix times x; t_* is the same matrix transposed, for the gradient.
+
+    Only the rows `chosen` where these are given, and then `places` says for each row where it stands among them, or -1.
+    """
+    return _row_sums(ptr, index, x, value, chosen=chosen)
 
 
 @sparse_product.register_fake
-def _(
-    ptr: Tensor, index: Tensor, value: Tensor, t_ptr: Tensor, t_index: Tensor, t_value: Tensor, x: Tensor
+def _(ptr, index, value, t_ptr, t_index, t_value, x, chosen=None, places=None):  # type: ignore[no-untyped-def]
+    return x.new_empty(ptr.shape[0] - 1 if chosen is None else chosen.shape[0], x.shape[1])
+
+
+@torch.library.custom_op("loginmea_fast::sparse_product_backward", mutates_args=())
+def _sparse_product_backward(
+    t_ptr: Tensor, t_index: Tensor, t_value: Tensor, places: Tensor | None, grad: Tensor
 ) -> Tensor:
-    return x.new_empty(ptr.shape[0] - 1, x.shape[1])
+    """The product with the transpose."""
+    return _row_sums(t_ptr, t_index, grad, t_value, places=places)
+
+
+@_sparse_product_backward.register_fake
+def _(t_ptr, t_index, t_value, places, grad):  # type: ignore[no-untyped-def]
+    return grad.new_empty(t_ptr.shape[0] - 1, grad.shape[1])
 
 
 def _save_matrix(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:6])
+    ctx.save_for_backward(*inputs[3:6], inputs[8])
 
 
-def _sparse_product_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    ptr, index, value, t_ptr, t_index, t_value = ctx.saved_tensors
-    return *[None] * 6, sparse_product(t_ptr, t_index, t_value, ptr, index, value, grad)
+def _through_product(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *[None] * 6, _sparse_product_backward(*ctx.saved_tensors, grad), None, None
 
 
-sparse_product.register_autograd(_sparse_product_backward, setup_context=_save_matrix)
+sparse_product.register_autograd(_through_product, setup_context=_save_matrix)
 
 
 @torch.library.custom_op("loginmea_fast::neighborhood_mean", mutates_args=())
@@ -224,37 +258,49 @@ def _neighborhood_mean(
     size: Tensor,
     order: Tensor,
     x: Tensor,
+    chosen: Tensor | None = None,
+    places: Tensor | None = None,
 ) -> Tensor:
-    """Sum over neighbours, plus `own` times one's own row, over `size`."""
+    """Sum over neighbours, plus `own` times one's own row, over `size`; of the rows `chosen`, see `sparse_product`."""
     dtype = _sum_dtype(x)
-    return _row_sums(ptr, index, x, out_scale=1 / size.to(dtype), own=own.to(dtype), order=order)
+    return _row_sums(
+        ptr, index, x, out_scale=1 / size.to(dtype), own=own.to(dtype), order=order, chosen=chosen
+    )
 
 
 @torch.library.custom_op("loginmea_fast::neighborhood_mean_backward", mutates_args=())
 def _neighborhood_mean_backward(
-    t_ptr: Tensor, t_index: Tensor, own: Tensor, size: Tensor, order: Tensor, grad: Tensor
+    t_ptr: Tensor,
+    t_index: Tensor,
+    own: Tensor,
+    size: Tensor,
+    order: Tensor,
+    places: Tensor | None,
+    grad: Tensor,
 ) -> Tensor:
     """The product with the transpose."""
     dtype = _sum_dtype(grad)
-    return _row_sums(t_ptr, t_index, grad, in_scale=1 / size.to(dtype), own=own.to(dtype), order=order)
+    return _row_sums(
+        t_ptr, t_index, grad, in_scale=1 / size.to(dtype), own=own.to(dtype), order=order, places=places
+    )
 
 
 @_neighborhood_mean.register_fake
-def _(ptr, index, t_ptr, t_index, own, size, order, x):  # type: ignore[no-untyped-def]
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+def _(ptr, index, t_ptr, t_index, own, size, order, x, chosen=None, places=None):  # type: ignore[no-untyped-def]
+    return x.new_empty(x.shape[0] if chosen is None else chosen.shape[0], x.shape[1])
 
 
 @_neighborhood_mean_backward.register_fake
-def _(t_ptr, t_index, own, size, order, grad):  # type: ignore[no-untyped-def]
-    return torch.empty_like(grad, memory_format=torch.contiguous_format)
+def _(t_ptr, t_index, own, size, order, places, grad):  # type: ignore[no-untyped-def]
+    return grad.new_empty(t_ptr.shape[0] - 1, grad.shape[1])
 
 
 def _save_neighborhood(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[2:7])
+    ctx.save_for_backward(*inputs[2:7], inputs[9])
 
 
 def _through_neighborhood(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *[None] * 7, _neighborhood_mean_backward(*ctx.saved_tensors, grad)
+    return *[None] * 7, _neighborhood_mean_backward(*ctx.saved_tensors, grad), None, None
 
 
 _neighborhood_mean.register_autograd(_through_neighborhood, setup_context=_save_neighborhood)

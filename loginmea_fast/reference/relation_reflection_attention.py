@@ -35,7 +35,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.graph import AlignmentGraph, View
 
 __all__ = [
     "Edges",
@@ -47,11 +47,12 @@ __all__ = [
 
 
 class Edges(NamedTuple):
-    """The edges as three columns, int64 [E] each."""
+    """The edges as three columns, int64 [E] each, and the number of destinations: of a view fewer than sources."""
 
     source: Tensor
     destination: Tensor
     set: Tensor
+    num_destinations: int
 
     @classmethod
     def of(cls, graph: AlignmentGraph) -> Edges:
@@ -59,11 +60,18 @@ class Edges(NamedTuple):
         return cls.from_pointers(graph.dst_ptr, graph.dst_source, graph.dst_set)
 
     @classmethod
+    def of_layers(cls, graph: AlignmentGraph | View, layers: int) -> list[Edges]:
+        """Those of each layer: of a graph the same for all."""
+        if isinstance(graph, View) and graph.blocks:
+            return [cls.from_pointers(*block[:3]) for block in graph.blocks]
+        return [cls.of(graph.graph if isinstance(graph, View) else graph)] * layers
+
+    @classmethod
     def from_pointers(cls, dst_ptr: Tensor, dst_source: Tensor, dst_set: Tensor) -> Edges:
         """The same from the graph's tensors."""
         entities = torch.arange(dst_ptr.numel() - 1, device=dst_ptr.device)
         destination = torch.repeat_interleave(entities, dst_ptr.diff(), output_size=dst_source.numel())
-        return cls(dst_source.long(), destination, dst_set.long())
+        return cls(dst_source.long(), destination, dst_set.long(), len(entities))
 
 
 def relation_reflection_attention(
@@ -97,7 +105,7 @@ def relation_reflection_layers(
     x: Tensor,
     reflectors: Tensor,
     set_logits: Tensor,
-    graph: AlignmentGraph,
+    graph: AlignmentGraph | View,
     neighbor_vectors: Tensor | None = None,
     activation: str | None = "tanh",
 ) -> Tensor:
@@ -107,19 +115,19 @@ def relation_reflection_layers(
         x: [N, d], z_0.
         reflectors: [U, d], shared by all layers.
         set_logits: [L, U].
-        graph: the edges.
+        graph: the edges; or a view, and then `x` has its n_0 rows.
         neighbor_vectors: [L, d], or None.
         activation: "tanh" or None, after each layer.
 
     Returns:
-        [N, (L + 1) d].
+        [N, (L + 1) d]; [B, (L + 1) d] of a view.
     """
-    edges = Edges.of(graph)
+    edges = Edges.of_layers(graph, len(set_logits))
     z = [x]
     for layer, logits in enumerate(set_logits):
         w = None if neighbor_vectors is None else neighbor_vectors[layer]
-        z.append(relation_reflection_forward(z[-1], reflectors, logits, edges, w, activation)[0])
-    return torch.cat(z, dim=1)
+        z.append(relation_reflection_forward(z[-1], reflectors, logits, edges[layer], w, activation)[0])
+    return torch.cat([output[: len(z[-1])] for output in z], dim=1)
 
 
 def relation_reflection_forward(
@@ -136,15 +144,15 @@ def relation_reflection_forward(
         x: [N, d].
         reflectors: [U, d].
         set_logits: [U].
-        edges: E edges.
+        edges: E edges into D destinations, the first D of N entities.
         neighbor_vector: [d], or None.
         activation: "tanh" or None.
 
     Returns:
-        z [N, d] in the dtype of `x`, and lse [N] in the dtype of the sums, 0 where there are no edges.
+        z [D, d] in the dtype of `x`, and lse [D] in the dtype of the sums, 0 where there are no edges.
     """
     m, logits = _messages(_wide(x), _wide(reflectors), _wide(set_logits), edges, neighbor_vector)
-    num_entities = x.shape[0]
+    num_entities = edges.num_destinations
     # The largest logit of a row cancels in the softmax, so it needs no gradient.
     highest = logits.new_full((num_entities,), -torch.inf).scatter_reduce(
         0, edges.destination, logits.detach(), "amax"
@@ -172,10 +180,10 @@ def relation_reflection_backward(
     """The gradient of one layer, derived by hand: what the native kernels compute, spelled out.
 
     Args:
-        grad: [N, d], dL/dz.
+        grad: [D, d], dL/dz.
         x: [N, d], the layer's input.
-        z: [N, d], its output.
-        lse: [N], from the forward.
+        z: [D, d], its output.
+        lse: [D], from the forward.
         reflectors: [U, d].
         set_logits: [U].
         edges: E edges.
@@ -215,27 +223,28 @@ def relation_reflection_backward(
 def relation_reflection_layers_backward(
     grads: Sequence[Tensor | None],
     z: Sequence[Tensor],
-    lse: Tensor,
+    lse: Sequence[Tensor] | Tensor,
     reflectors: Tensor,
     set_logits: Tensor,
-    edges: Edges,
+    edges: Sequence[Edges],
     neighbor_vectors: Tensor | None,
     activation: str | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The gradient through all layers, derived by hand.
 
     Args:
-        grads: L + 1 gradients [N, d] of z_0 ... z_L; None for a z_0 that is no part of the output.
-        z: z_0 ... z_L, [N, d] each.
-        lse: [L, N].
+        grads: L + 1 gradients of z_0 ... z_L, [B, d] each for the B rows of z_L: further rows have none but the
+            chain's; None for a z_0 that is no part of the output.
+        z: z_0 ... z_L, [n_k, d]; rows of z_(k+1) are destinations of layer k, the first of its sources.
+        lse: of each layer.
         reflectors: [U, d].
         set_logits: [L, U].
-        edges: E edges.
+        edges: of each layer.
         neighbor_vectors: [L, d], or None.
         activation: "tanh" or None.
 
     Returns:
-        dx [N, d], du [U, d], dc [L, U] and dw [L, d] or None, in the dtype of the sums.
+        dx [n_0, d], du [U, d], dc [L, U] and dw [L, d] or None, in the dtype of the sums.
     """
     layers = set_logits.shape[0]
     upstream = grads[layers]
@@ -246,14 +255,24 @@ def relation_reflection_layers_backward(
     for layer in reversed(range(layers)):
         w = None if neighbor_vectors is None else neighbor_vectors[layer]
         dx, du_layer, dc_layer, dw_layer = relation_reflection_backward(
-            upstream, z[layer], z[layer + 1], lse[layer], reflectors, set_logits[layer], edges, w, activation
+            upstream,
+            z[layer],
+            z[layer + 1],
+            lse[layer],
+            reflectors,
+            set_logits[layer],
+            edges[layer],
+            w,
+            activation,
         )
         du += du_layer
         dc.insert(0, dc_layer)
         if dw_layer is not None:
             dw.insert(0, dw_layer)
         direct = grads[layer]
-        upstream = dx if direct is None else dx + direct
+        if direct is not None:
+            dx[: len(direct)] += direct
+        upstream = dx
     return upstream, du, torch.stack(dc), torch.stack(dw) if dw else None
 
 

@@ -77,16 +77,16 @@ logits, lse = rows(2, u), rows(2, n)
 dx, du, dc, dv, dw = rows(n, d), rows(u, d), rows(2, u), rows(2, d), rows(2, d)
 kept = [torch.empty(n + 1, dtype=torch.int64), *(torch.empty(e, dtype=torch.int32) for _ in range(3))]
 def stream():
-    cpu.relation_reflection_stream(n, e, u, index, *pointers(kept), threads)
+    cpu.relation_reflection_stream([n, n, e], u, index, *pointers(kept), threads)
 stream()
 def forward():
     cpu.relation_reflection_forward(
-        code, n, e, u, d, index, pointers(kept), pointers(z), [d] * 3, reflectors.data_ptr(), 0, vectors.data_ptr(),
-        TRIPLE, True,
+        code, [n, n, e], u, d, index, pointers(kept), pointers(z), [d] * 3, reflectors.data_ptr(), 0,
+        vectors.data_ptr(), TRIPLE, True,
         logits.data_ptr(), lse.data_ptr(), threads)
 def backward():
     cpu.relation_reflection_backward(
-        code, n, e, u, d, index, pointers(z), [d] * 3, pointers(z), [d] * 3, lse.data_ptr(), logits.data_ptr(),
+        code, [n, n, e], u, d, index, pointers(z), [d] * 3, pointers(z), [d] * 3, lse.data_ptr(), logits.data_ptr(),
         reflectors.data_ptr(), vectors.data_ptr(), TRIPLE, True, dx.data_ptr(), du.data_ptr(), dc.data_ptr(),
         dv.data_ptr(), dw.data_ptr(), threads)
 """
@@ -123,7 +123,7 @@ relations, reflectors, reciprocal = rows(2 * graph.num_relations, d), rows(u, d)
 members = graph.set_rel_ptr, graph.set_relation, graph.set_count
 transposed = graph.rel_ptr, graph.rel_set, graph.rel_count
 def sums():
-    cpu.row_sums(code, n, d, graph.dst_ptr.data_ptr(), graph.dst_source.data_ptr(), 4, 0, 0, 0, 0, 0, y.data_ptr(), d,
+    cpu.row_sums(code, n, d, graph.dst_ptr.data_ptr(), graph.dst_source.data_ptr(), 4, *[0] * 7, y.data_ptr(), d,
                  out.data_ptr(), threads)
 def reflect():
     cpu.unit_reflectors(code, u, d, *pointers(members), relations.data_ptr(), reflectors.data_ptr(),

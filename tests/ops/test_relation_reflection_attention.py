@@ -137,7 +137,7 @@ def _truth(
         torch.stack(lse),
         i.reflectors,
         i.set_logits,
-        edges,
+        [edges] * layers,
         i.neighbor_vectors,
         activation,
     )
@@ -266,7 +266,7 @@ def test_opcheck(backend_name: str) -> None:
     graph = make_graph("parallel")
     inputs = make_inputs(graph, 5, triple=True).map(lambda t: t.requires_grad_())
     v = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
-    rest = (inputs.neighbor_vectors, _index_of(graph), "tanh", backend_name)
+    rest = (inputs.neighbor_vectors, _index_of(graph), 2, "tanh", backend_name)
     torch.library.opcheck(_layers, (inputs.x, inputs.reflectors, inputs.set_logits, v, *rest))
     torch.library.opcheck(_layers, (inputs.x, inputs.reflectors, None, v, None, *rest[1:]))
     c, v, w = (t[:1].detach().requires_grad_() for t in (inputs.set_logits, v, inputs.neighbor_vectors))

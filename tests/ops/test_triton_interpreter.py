@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 CASES = (
     "relation_reflection_attention.py::test_saturated_rows_have_finite_gradients[triton]",
     "relation_reflection_attention.py::test_nan_reaches_neighbours_and_no_others[triton-triple]",
+    "views.py::test_one_layer_and_the_formula[triton-triple]",
+    "views.py::test_layers_of_a_view[triton-parallel-triple-torch.float32]",
     "low_rank_fusion.py::test_output_and_gradients_are_those_of_the_formula"
     "[triton-(13, 1, (3, 17), 301)-torch.float32-scaled]",
     "low_rank_fusion.py::test_a_projection_or_a_rank_weight_of_zero[triton]",
