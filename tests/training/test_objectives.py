@@ -54,8 +54,10 @@ def test_contrastive_alone_is_the_operator_bit_for_bit() -> None:
     output, _ = _output(7, 0)
     config = Config(temperature=0.2, bidirectional=True, objectives=("contrastive",))
     total, terms = WeightedObjectives(config, ["image"], True)(output, _batch(7, 0))
-    expected = ops.contrastive_loss(output.joint[:7], output.joint[7:14], 0.2, bidirectional=True)
+    rows = output.unnormalized
+    expected = ops.contrastive_loss(rows[:7], rows[7:14], 0.2, bidirectional=True)
     assert torch.equal(total, expected)
+    assert torch.allclose(ops.contrastive_loss(output.joint[:7], output.joint[7:14], 0.2, True), expected)
     assert torch.equal(terms["contrastive"], expected)
 
 

@@ -30,9 +30,12 @@ class Batch(NamedTuple):
     further: slice
     same: Tensor
 
-    def positions(self) -> Tensor:
-        """Int64 [2 B + M], the rows of left, right and further entities one after the other."""
-        return torch.cat([torch.arange(rows.start, rows.stop) for rows in self[:3]])
+    def rows_of(self, output: Tensor) -> Tensor:
+        """The rows of left, right and further entities one after the other, [2 B + M, .]."""
+        positions = torch.cat([torch.arange(rows.start, rows.stop) for rows in self[:3]])
+        if torch.equal(positions, torch.arange(len(output))):
+            return output  # as where an update is one batch: nothing to copy, and no gradient to add up
+        return output.index_select(0, positions.to(output.device))
 
 
 class Objective(Protocol):

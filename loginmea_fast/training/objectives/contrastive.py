@@ -18,7 +18,7 @@ class Contrastive:
     """Cross entropy of a link's cosine similarities within the batch, over `temperature`."""
 
     further = 0
-    reads: tuple[str, ...] = ("joint",)
+    reads: tuple[str, ...] = ("unnormalized",)  # the operator divides rows by their lengths by itself
 
     def __init__(self, config: Config) -> None:
         self.temperature, self.bidirectional = config.temperature, config.bidirectional
@@ -30,11 +30,11 @@ class Contrastive:
 
     def __call__(self, output: LoginMEAOutput, batch: Batch) -> dict[str, Tensor]:
         """The loss of the batch."""
-        left, right = output.joint[batch.left], output.joint[batch.right]
+        assert output.unnormalized is not None, "gradients are recorded in training"
         return {
             "contrastive": ops.contrastive_loss(
-                left,
-                right,
+                output.unnormalized[batch.left],
+                output.unnormalized[batch.right],
                 self.temperature,
                 bidirectional=self.bidirectional,
                 backend=self.backend,

@@ -13,6 +13,7 @@ operations.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,18 +50,17 @@ class HardSample:
         """
         size = batch.left.stop - batch.left.start
         assert output.unnormalized is not None, "gradients are recorded in training"
-        rows = output.unnormalized.index_select(0, batch.positions().to(output.unnormalized.device))
+        rows = batch.rows_of(output.unnormalized)
         own = torch.arange(2 * size, device=rows.device)
         if len(rows) < 3:
             raise ConfigError(
                 "hard_sample needs negatives: more than one link a batch, or hard_samples above 0"
             )
-        # In |x - k|^2 = |x|^2 - 2 (x . k - |k|^2 / 2) the first term is a query's own, and drops out of its loss.
-        bias = -rows.float().square().sum(1) / 2
-        deviation = score_deviation(rows[own].detach(), rows.detach(), bias.detach())
+        queries, keys, bias = _Keys.apply(rows, 2 * size)
+        deviation = score_deviation(queries, keys, bias)
         loss = ops.contrastive_loss_to_keys(
-            rows[: 2 * size],
-            rows,
+            queries,
+            keys,
             own.roll(size),
             (deviation / self.scale).clamp_min(1e-6),
             self.backend,
@@ -72,11 +72,33 @@ class HardSample:
         return {"hard_sample": loss}
 
 
+class _Keys(torch.autograd.Function):
+    """The first rows as queries, all of them as keys, and the bias -|k|^2 / 2 of each key.
+
+    In |x - k|^2 = |x|^2 - 2 (x . k - |k|^2 / 2) the first term is a query's own, and drops out of its loss. One node,
+    because gradients that autograd adds up by itself are five tensors of the rows' size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(rows)
+        ctx.count = count
+        return rows[:count], rows.view_as(rows), rows.float().square().sum(1) / -2
+
+    @staticmethod
+    def backward(ctx: Any, queries: Tensor, keys: Tensor, bias: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        gradient = torch.addcmul(keys, rows, bias[:, None].to(rows.dtype), value=-1)
+        gradient[: ctx.count] += queries
+        return gradient, None
+
+
 def _of_both_sides(same: Tensor, size: int) -> list[Tensor]:
     """Pairs of links (i, j) as pairs of rows, [i or i + size, j or j + size]."""
     return [same + same.new_tensor([left, right]) for left in (0, size) for right in (0, size)]
 
 
+@torch.no_grad()
 def score_deviation(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
     """Half of sigma_b: the standard deviation of x_b . k_j + bias_j over up to `SAMPLE` keys.
 
@@ -89,5 +111,7 @@ def score_deviation(queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
         [B] in the dtype of `bias`.
     """
     some = torch.arange(0, len(keys), max(1, len(keys) // SAMPLE), device=keys.device)
-    scores = (queries @ keys[some].T).to(bias.dtype) + bias[some]  # [B, about SAMPLE]
-    return scores.std(1, correction=0)
+    scores = (queries @ keys[some].T).to(bias.dtype)  # [B, about SAMPLE]
+    scores += bias[some]
+    scores -= scores.mean(1, keepdim=True)
+    return torch.linalg.vector_norm(scores, dim=1) / len(some) ** 0.5
