@@ -66,7 +66,8 @@ def measure(name: str, method: str, work: Path, again: bool, more: list[str]) ->
     command += [*task.flags, "--method", method, "--out", out.name, "--overwrite", "--json", *more]
     started = time.perf_counter()
     report = json.loads(_answer(command, folder))
-    seconds = time.perf_counter() - started
+    # A run that was stopped goes on with its trainings, whose time counts.
+    seconds = time.perf_counter() - started + report["earlier_seconds"]
     gold = read_matches(folder / "gold.tsv").pairs
     accepted, rejected = (read_matches(out / f"{name}.tsv") for name in ("alignment", "rejected"))
     found = match_metrics(accepted.pairs, gold)

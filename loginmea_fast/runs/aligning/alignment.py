@@ -72,7 +72,8 @@ class Alignment:
             confidences; None without any.
         method: how entities were embedded.
         decoder: how matches were found.
-        seconds: how long it took.
+        seconds: how long it took, trainings of earlier calls that it went on with included.
+        earlier_seconds: the time of these.
         notes: what a reader of the figures must know, one sentence each.
     """
 
@@ -105,6 +106,7 @@ class Alignment:
     decoder: str
     seconds: float
     notes: tuple[str, ...] = field(default=())
+    earlier_seconds: float = 0.0
 
     @property
     def accepted(self) -> Tensor:
@@ -220,6 +222,7 @@ class Alignment:
             "withheld_links": len(self.withheld),
             "measured": self.measured,
             "seconds": round(self.seconds, 2),
+            "earlier_seconds": round(self.earlier_seconds, 2),
             "notes": list(self.notes),
         }
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,12 @@ class Kept:
 
     Attributes:
         directory: the same.
+        seconds: what was spent on the trainings in earlier calls.
     """
 
     def __init__(self, directory: str | os.PathLike[str], replace: bool = False) -> None:
         self.directory = Path(directory)
+        self.seconds = 0.0
         self._replace = replace
         self._count = 0
 
@@ -66,6 +68,11 @@ class Kept:
             scratch.replace(file)
         except OSError as error:
             raise DataError(f"{self.directory} cannot be written ({error.strerror or error})") from None
+
+    def count(self, history: Iterable[Mapping[str, Any]], seconds: float) -> None:
+        """Count what a training took beyond the `seconds` of this call, by the records of its run."""
+        spent = sum(float(record.get("seconds", 0)) for record in history)
+        self.seconds += max(spent - seconds, 0.0)
 
     def next(self) -> tuple[Path, bool]:
         """The directory of the next training, and whether it has begun already."""

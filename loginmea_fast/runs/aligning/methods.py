@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -148,14 +149,18 @@ def _trained(
 ) -> Embedding:
     known = replace(pair, links=links, official_split=None)
     out, resume = (None, False) if kept is None else kept.next()
+    started = time.perf_counter()
     try:
-        return fit(known, config.override(seed_ratio=1.0), out, resume=resume, progress=progress).embedding
+        found = fit(known, config.override(seed_ratio=1.0), out, resume=resume, progress=progress)
     except TrainingInterrupted as stopped:
         assert kept is not None
         raise TrainingInterrupted(
             f"stopped; what was trained is kept in {kept.directory}, and the same command goes on with it",
             stopped.exit_code - 128,
         ) from None
+    if kept is not None and resume and found.run is not None:
+        kept.count(found.run.metrics(), time.perf_counter() - started)
+    return found.embedding
 
 
 class _Propagation:

@@ -1,8 +1,9 @@
 """Pivots: pairs that names and identifiers give, where few links or none are known.
 
-Three sources, the surest first: the same identifier in both graphs; an attribute of each graph whose values are nearly
-unique and which share many (an ISO code, a telephone number); names that are equal once spelling is set aside. What is
-not unique on both sides is no pivot, and sources that contradict each other about an entity give none of it.
+Sources, the surest first: the same identifier in both graphs; an attribute of each graph whose values are nearly unique
+and which share many (an ISO code, a telephone number); names that are equal once spelling is set aside; names that are
+nearly equal, of entities that have no other pivot; and, where all of these are few, pictures that are nearly the same.
+What is not unique on both sides is no pivot, and sources that contradict each other about an entity give none of it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from loginmea_fast.data import AlignmentPair
 from loginmea_fast.data.attributes import literal_text
 from loginmea_fast.data.identifiers import plain_spelling
 from loginmea_fast.data.names import name_words
+from loginmea_fast.runs.aligning.confidence import FEW
+from loginmea_fast.runs.aligning.near import near_names, near_pictures
 
 __all__ = ["NAME_MODALITIES", "Pivots", "find_pivots", "normal_name", "weigh_pivots"]
 
@@ -31,7 +34,8 @@ NAME_MODALITIES = (
     "sentence",
 )  # which say of a pivot by name what is known already
 
-_BY_NAME = "equal names"
+_BY_NAME = ("equal names", "nearly equal names")
+_BY_PICTURE = "nearly equal pictures"
 _UNIQUE = 0.95  # of the values of an identifier stand for one entity
 _SHARED = 0.1  # of the values of the smaller side stand on the other
 _LEAST_SHARED = 10
@@ -76,9 +80,10 @@ class Pivots:
         return sum(tuple(link) in links for link in self.links[judged].tolist()), int(judged.sum())
 
     @property
-    def by_name(self) -> bool:
-        """Whether names gave any, so that they cannot tell of the others how good they are."""
-        return self.counts.get(_BY_NAME, 0) > 0
+    def found_by(self) -> tuple[str, ...]:
+        """Modalities that gave any: they find these again, and cannot tell of the others how good they are."""
+        names = NAME_MODALITIES if any(self.counts.get(source) for source in _BY_NAME) else ()
+        return (*names, "image") if self.counts.get(_BY_PICTURE) else names
 
     def summary(self) -> str:
         """How many there are, by source."""
@@ -94,21 +99,35 @@ def find_pivots(pair: AlignmentPair) -> Pivots:
     }
     found |= _identifiers(pair)
     words = name_words(pair)
-    found[_BY_NAME] = _shared(*({e: normal_name(" ".join(words[e])) for e in side} for side in (left, right)))
+    names = [{e: normal_name(" ".join(words[e])) for e in side} for side in (left, right)]
+    found[_BY_NAME[0]] = _shared(*names)
+    pairs, sources = _uncontradicted(found)
+    taken = {entity for link in pairs for entity in link}
+    found[_BY_NAME[1]] = near_names(*({e: n for e, n in side.items() if e not in taken} for side in names))
+    pairs, sources = _uncontradicted(found)
+    if len(pairs) < FEW and "image" in pair.features and not pair.features["image"].is_sparse:
+        found[_BY_PICTURE] = near_pictures(
+            pair.features["image"], pair.left_entities.numpy(), pair.right_entities.numpy()
+        )
+        pairs, sources = _uncontradicted(found)
+    counts = Counter(sources)
+    links = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+    return Pivots(links, sources, {name: counts[name] for name in found})
+
+
+def _uncontradicted(found: Mapping[str, Mapping[int, int]]) -> tuple[list[tuple[int, int]], list[str]]:
+    """Pairs of which no source says anything else, and the first source of each."""
     partners: dict[int, set[int]] = {}
     for links in found.values():
         for a, b in links.items():
             partners.setdefault(a, set()).add(b)
             partners.setdefault(b, set()).add(a)
-    taken: dict[int, tuple[int, str]] = {}
+    taken: dict[tuple[int, int], str] = {}
     for name, links in found.items():
         for a, b in links.items():
             if len(partners[a]) == len(partners[b]) == 1:
-                taken.setdefault(a, (b, name))
-    pairs = torch.tensor([(a, b) for a, (b, _) in taken.items()], dtype=torch.int64).reshape(-1, 2)
-    sources = [name for _, name in taken.values()]
-    counts = Counter(sources)
-    return Pivots(pairs, sources, {name: counts[name] for name in found})
+                taken.setdefault((a, b), name)
+    return list(taken), list(taken.values())
 
 
 def normal_name(name: str) -> str:
@@ -119,7 +138,9 @@ def normal_name(name: str) -> str:
     return text if len(text) >= _LEAST_LETTERS else ""
 
 
-def weigh_pivots(agrees: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, float]:
+def weigh_pivots(
+    agrees: np.ndarray, sure: np.ndarray, trust: float | None = None
+) -> tuple[np.ndarray, float]:
     """How probable it is that pivots are right, by what a method that does not know them matches instead.
 
     Let t be the share of the pivots that are right. A method that is calibrated by pivots agrees with one with the
@@ -130,12 +151,14 @@ def weigh_pivots(agrees: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, floa
     Args:
         agrees: bool [P], whether the method matches the two entities of a pivot.
         sure: [P], how sure it is of what it matches, calibrated by the pivots; 0 where it matches nothing.
+        trust: t; None has it estimated.
 
     Returns:
         A probability for each, and t, by the surest quarter and Laplace's rule of succession.
     """
-    surest = np.argsort(-sure, kind="stable")[: -(-len(sure) // 4)]
-    trust = (float(agrees[surest].sum()) + 1) / (len(surest) + 2)
+    if trust is None:
+        surest = np.argsort(-sure, kind="stable")[: -(-len(sure) // 4)]
+        trust = (float(agrees[surest].sum()) + 1) / (len(surest) + 2)
     method = np.minimum(sure / trust, 1)
     against = trust * (1 - method)
     return np.where(agrees, 1 - (1 - trust) * (1 - method), against / (against + 1 - trust)), trust

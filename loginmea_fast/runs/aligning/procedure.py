@@ -45,7 +45,7 @@ from loginmea_fast.runs.aligning.methods import (
     divide_links,
     embed_by,
 )
-from loginmea_fast.runs.aligning.pivots import NAME_MODALITIES, Pivots, find_pivots, weigh_pivots
+from loginmea_fast.runs.aligning.pivots import Pivots, find_pivots, weigh_pivots
 from loginmea_fast.runs.fitting import FitResult
 from loginmea_fast.runs.loading import LoadedRun, load_run
 from loginmea_fast.training.config import Config
@@ -177,7 +177,7 @@ def align(
         DataError: neither a known link nor a pivot, nothing left to align, or a run without validation links.
         InputError: seeds that are no links of the pair's entities.
     """
-    started = time.perf_counter()
+    started, kept = time.perf_counter(), None
     check_options(method, precision, decoder, direction, k, folds)
     if isinstance(source, AlignmentPair):
         config = Config.build(overrides) if config is None else config.override(**overrides)
@@ -197,7 +197,9 @@ def align(
         pair, method = run.problem.pair, "model"
         settings = _settings(pair, run.config, decoder, direction)
         learned = _from_run(run, settings)
-    return _alignment(settings, learned, method, precision, k, started)
+    earlier = 0.0 if kept is None else kept.seconds
+    found = _alignment(settings, learned, method, precision, k)
+    return replace(found, seconds=time.perf_counter() - started + earlier, earlier_seconds=earlier)
 
 
 def check_options(
@@ -260,11 +262,10 @@ def _from_pair(
     """Learn from known links and pivots: once for each part that is held out, and for the matches."""
     known, withheld = _known(pair, config, seeds)
     pivots, notes = _pivots(pair, known, asked)
-    if pivots is not None and pivots.by_name:
-        spoken = {name: rows for name, rows in pair.features.items() if name not in NAME_MODALITIES}
-        pair = pair.with_features(spoken)
+    if pivots is not None and pivots.found_by:
+        pair = pair.with_features({n: f for n, f in pair.features.items() if n not in pivots.found_by})
         if config.modalities is not None:
-            others = tuple(name for name in config.modalities if name not in NAME_MODALITIES)
+            others = tuple(name for name in config.modalities if name not in pivots.found_by)
             config = config.override(modalities=others or None)
     links = known if pivots is None else torch.cat([known, pivots.links])
     settings = _settings(pair, config, decoder, direction)
@@ -284,8 +285,9 @@ def _from_pair(
         number = torch.cat([one.number for one in plan.rounds if not one.alone])
         confidence, trust = _weighed(pivots, judged, held, number)
         probable = torch.from_numpy(confidence >= _PROBABLE)
+        told = ", ".join(f"{share:.0%} of those by {source}" for source, share in trust.items())
         notes.append(
-            f"about {trust:.0%} of the pivots are right, as far as links held out from each other can tell; "
+            f"of the pivots about {told} are right, as far as links held out from each other can tell; "
             f"{int((~probable).sum()):,} improbable ones are left out"
         )
         pivots, confidence = pivots.only(probable), confidence[probable.numpy()]
@@ -383,24 +385,31 @@ def _pivots(pair: AlignmentPair, known: Tensor, asked: bool | None) -> tuple[Piv
     return pivots, notes
 
 
-def _weighed(pivots: Pivots, judged: Judged, held: Tensor, number: Tensor) -> tuple[np.ndarray, float]:
-    """How probable each pivot is, by what was matched while it was held out; and that of all of them."""
+def _weighed(
+    pivots: Pivots, judged: Judged, held: Tensor, number: Tensor
+) -> tuple[np.ndarray, dict[str, float]]:
+    """How probable each pivot is, by what was matched while it was held out; and the share of each source."""
     place = dict(zip(map(tuple, held.tolist()), number.tolist(), strict=True))
     own = np.array([place.get(pair, -1) for pair in map(tuple, pivots.links.tolist())])
     count = int(number.max()) + 1 if len(number) else 0
     agrees, sure = np.zeros(count, dtype=bool), np.zeros(count)
     agrees[judged.link] = judged.correct
     sure[judged.link] = Calibrator(judged.features, judged.correct)(judged.features)
-    seen = own >= 0
-    right, trust = weigh_pivots(agrees[own[seen]], sure[own[seen]])
-    confidence = np.full(len(pivots), trust)
-    confidence[seen] = right
-    return confidence, trust
+    source = np.array(pivots.source)
+    confidence, trusts = np.empty(len(pivots)), {}
+    for name in dict.fromkeys(pivots.source):
+        seen = own[(source == name) & (own >= 0)]
+        if len(seen) < FEW:  # by themselves they tell little
+            seen = own[own >= 0]
+        _, trusts[name] = weigh_pivots(agrees[seen], sure[seen])
+        mine = source == name
+        known = mine & (own >= 0)
+        confidence[mine] = trusts[name]
+        confidence[known], _ = weigh_pivots(agrees[own[known]], sure[own[known]], trusts[name])
+    return confidence, trusts
 
 
-def _alignment(
-    settings: _Settings, learned: _Learned, method: str, precision: float, k: int, started: float
-) -> Alignment:
+def _alignment(settings: _Settings, learned: _Learned, method: str, precision: float, k: int) -> Alignment:
     taken = settings.turned(learned.known)
     found = learned.pool.without(taken[:, 0], taken[:, 1]).decoded(settings.decoder)
     pivots = learned.pivots
@@ -473,7 +482,7 @@ def _alignment(
         measured=_measure(left, right, sure, accepted, learned.withheld) if len(learned.withheld) else None,
         method=method,
         decoder=settings.decoder,
-        seconds=time.perf_counter() - started,
+        seconds=0.0,
         notes=tuple(notes),
     )
 
