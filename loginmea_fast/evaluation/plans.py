@@ -30,7 +30,7 @@ def chosen_decoders(decoder: str) -> tuple[str, ...]:
     Raises:
         ConfigError: no decoder has this name.
     """
-    names = decoder_names() if decoder == "all" else (get_decoder(decoder).name,)
+    names = decoder_names() if decoder == "all" else (get_decoder(decoder, or_all=True).name,)
     return tuple(name for name in names if name not in RANKED_EXACTLY)
 
 

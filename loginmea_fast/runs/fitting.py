@@ -20,7 +20,7 @@ from loginmea_fast.runs.device import prepare_kernels
 from loginmea_fast.runs.directory import RunDirectory
 from loginmea_fast.runs.problem import Problem, assemble, build_model
 from loginmea_fast.runs.warm_start import warm_start
-from loginmea_fast.training.callbacks import Callback
+from loginmea_fast.training.callbacks import Callback, check_callbacks
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.interrupt import StopOnSignal
 from loginmea_fast.training.loop import Trainer
@@ -94,6 +94,7 @@ def fit(
         raise ConfigError(
             f"fit takes an AlignmentPair, as lf.data.load(directory) gives it; got {type(pair).__name__}"
         )
+    check_callbacks(callbacks)
     if resume:
         if out is None:
             raise ConfigError("resume needs the run directory; give it as out")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from loginmea_fast.errors import ConfigError
 from loginmea_fast.nn import EntityModel
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.protocols import Store
 from loginmea_fast.training.standing import Standing
 
-__all__ = ["Callback", "Training"]
+__all__ = ["Callback", "Training", "check_callbacks"]
 
 
 class Training(Protocol):
@@ -52,3 +54,19 @@ class Callback:
 
     def on_end(self, trainer: Training, metrics: dict[str, Any] | None) -> None:
         """However it ends, once; `metrics` of the test links, None where it was stopped or failed."""
+
+
+def check_callbacks(callbacks: Sequence[object]) -> None:
+    """Raise `ConfigError` unless all are objects of `Callback`: another would fail when training has ended."""
+    if not isinstance(callbacks, (list, tuple)):
+        raise ConfigError(f"callbacks must be a list of them; got {type(callbacks).__name__}")
+    for callback in callbacks:
+        if isinstance(callback, Callback):
+            continue
+        if isinstance(callback, type) and issubclass(callback, Callback):
+            raise ConfigError(
+                f"callbacks holds the class {callback.__name__}; give an object, {callback.__name__}()"
+            )
+        raise ConfigError(
+            f"callbacks must be objects of loginmea_fast.training.Callback; got {type(callback).__name__}"
+        )

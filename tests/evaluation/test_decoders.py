@@ -220,6 +220,27 @@ def test_a_threshold_leaves_entities_without_counterpart():
     assert complete(np.eye(2)).mutual(2.0).best(1)[1].tolist() == [[-1], [-1]]
 
 
+@pytest.mark.parametrize("name", decoders.decoder_names())
+@pytest.mark.parametrize("shape", [(7, 5), (5, 7), (1, 1), (6, 1)])
+def test_what_every_decoder_owes(name, shape):
+    """Pairs of its candidates, each once and by left row, with finite scores; a plan over the same candidates."""
+    left, right = sides(*shape)
+    decoder = decoders.get_decoder(name)
+    candidates = find_candidates(left, right, k=3, csls_k=min(2, *shape) if decoder.scores == "csls" else 0)
+    found = decoder.match(candidates)
+    assert found.num_left == shape[0]
+    assert found.pairs.dtype == np.int64
+    assert found.pairs.shape == (len(found.scores), 2)
+    assert np.isfinite(found.scores).all()
+    pairs = [tuple(pair) for pair in found.pairs.tolist()]
+    assert pairs == sorted(set(pairs))
+    assert set(pairs) <= set(zip(candidates.left.tolist(), candidates.right.tolist(), strict=True))
+    if found.plan is not None:
+        assert np.array_equal(found.plan.left, candidates.left)
+        assert np.array_equal(found.plan.right, candidates.right)
+    assert decoder.summary
+
+
 def test_one_line_registers_a_decoder(monkeypatch):
     from loginmea_fast.evaluation.decoders import base
 
@@ -271,7 +292,7 @@ def test_bad_arguments():
         complete(np.eye(2)).mutual().above(float("nan"))
     with pytest.raises(InputError, match="needs finite scores; got nan in row 1"):
         decoders.best_threshold(np.array([1.0, np.nan]), np.ones(2, dtype=bool))
-    with pytest.raises(ConfigError, match=r"decoder must be one of cosine, .*sinkhorn; got 'best'"):
+    with pytest.raises(ConfigError, match=r"decoder must be one of cosine, .*sinkhorn, all; got 'best'"):
         chosen_decoders("best")
     with pytest.raises(InputError, match="scores and flags of the same pairs"):
         decoders.best_threshold(np.ones(2), np.ones(3, dtype=bool))

@@ -32,6 +32,20 @@ class Listener(Callback):
         self.heard.append(("end", metrics))
 
 
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ([Listener], r"callbacks holds the class Listener; give an object, Listener\(\)"),
+        ([object()], "must be objects of loginmea_fast.training.Callback; got object"),
+        (Listener(), "callbacks must be a list of them; got Listener"),
+    ],
+    ids=["a class", "another", "no list"],
+)
+def test_what_is_no_callback_is_refused_before_training(callbacks, message):
+    with pytest.raises(ConfigError, match=message):
+        quiet_fit(epochs=1, callbacks=callbacks)
+
+
 def test_callbacks_hear_every_moment_in_order(tmp_path):
     listener = Listener()
     result = quiet_fit(out=tmp_path / "run", epochs=2, eval_every=1, callbacks=[listener])

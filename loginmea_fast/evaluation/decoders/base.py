@@ -216,14 +216,19 @@ def decoder_names() -> tuple[str, ...]:
     return tuple(_DECODERS)
 
 
-def get_decoder(name: str) -> Decoder:
+def get_decoder(name: str, *, or_all: bool = False) -> Decoder:
     """The decoder called `name`.
+
+    Args:
+        name: of a decoder.
+        or_all: whether the caller takes "all" as well, for the message.
 
     Raises:
         ConfigError: there is none.
     """
     if name not in _DECODERS:
-        raise ConfigError(f"decoder must be one of {', '.join(_DECODERS)}; got {name!r}", key="decoder")
+        names = ", ".join([*_DECODERS, *(["all"] if or_all else [])])
+        raise ConfigError(f"decoder must be one of {names}; got {name!r}", key="decoder")
     return _DECODERS[name]
 
 
