@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,7 +84,8 @@ class View:
         """The receptive field of `rows`; see `AlignmentGraph.view`."""
         if depth < 1:
             raise InputError(f"a view is of at least one layer; got depth {depth}")
-        rows = _each_once(rows, graph)
+        check_rows(rows, graph)
+        rows = rows.to(graph.device, torch.int64, copy=True)
         parts = _views.of(
             graph.dst_source,
             [graph.dst_ptr, graph.dst_source, graph.dst_set, graph.src_destination, graph.src_set],
@@ -159,34 +161,29 @@ def check_rows(rows: Tensor, graph: Graph) -> None:
     if not isinstance(rows, Tensor) or rows.dtype not in (torch.int64, torch.int32) or rows.dim() != 1:
         came = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
         raise InputError(f"rows must be an int64 tensor [rows] of entities; got {came}")
-    if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= graph.num_entities):
-        wrong = int(((rows < 0) | (rows >= graph.num_entities)).nonzero()[0, 0])
+    ids = rows.cpu().numpy()
+    if len(wrong := np.flatnonzero((ids < 0) | (ids >= graph.num_entities))):
         raise InputError(
-            f"rows[{wrong}] is entity {int(rows[wrong])}, outside [0, {graph.num_entities}); take rows of this graph"
+            f"rows[{wrong[0]}] is entity {ids[wrong[0]]}, outside [0, {graph.num_entities}); take rows of this graph"
         )
-
-
-def _each_once(rows: Tensor, graph: Graph) -> Tensor:
-    """The rows on the graph's device, checked."""
-    check_rows(rows, graph)
-    rows = rows.to(graph.device, torch.int64, copy=True)
-    places = torch.arange(len(rows), device=graph.device)
-    last = torch.empty(graph.num_entities, dtype=torch.int64, device=graph.device)
-    last[rows] = places
-    if len(again := (last[rows] != places).nonzero()):
-        first = int(again[0, 0])
-        raise InputError(
-            f"rows names entity {int(rows[first])} at {first} and at {int(last[rows[first]])}; a view has each entity "
-            "once: take rows.unique(), and the rows of the result as often as you need them"
-        )
-    return rows
 
 
 def _numbered(rows: Tensor, graph: Graph) -> Tensor:
-    """int32 [N], the number of each row; -1 elsewhere."""
-    local = torch.full((graph.num_entities,), -1, dtype=torch.int32, device=graph.device)
-    local[rows] = torch.arange(len(rows), dtype=torch.int32, device=graph.device)
-    return local
+    """int32 [N], the number of each row; -1 elsewhere.
+
+    Raises:
+        InputError: a row is there twice.
+    """
+    ids, places = rows.cpu().numpy(), np.arange(len(rows), dtype=np.int32)
+    local = np.full(graph.num_entities, -1, np.int32)
+    local[ids] = places
+    if len(again := np.flatnonzero(local[ids] != places)):
+        entity = ids[again[0]]
+        raise InputError(
+            f"rows names entity {entity} at {again[0]} and at {local[entity]}; a view has each entity once: take "
+            "rows.unique(), and the rows of the result as often as you need them"
+        )
+    return torch.from_numpy(local).to(graph.device)
 
 
 def _build(graph: Graph, rows: Tensor, depth: int, local: Tensor) -> _Parts:

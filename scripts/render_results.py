@@ -25,6 +25,7 @@ CASES = {
 }
 NOTHING = "No benchmark of the operators is recorded yet: `make bench` measures them."
 NO_ACCURACY = "Nothing is recorded yet: `make accuracy` measures it."
+NO_VIEWS = "Nothing is recorded yet: `python bench/views.py --record` measures it."
 NO_SIZES = "Nothing is recorded yet: `python bench/sizes.py --record` measures it."
 
 
@@ -113,6 +114,28 @@ def render_changes(results: Path) -> str:
             lines.append(f"| `{row['change']}` | {' | '.join(f'{ratio:.2f} times' for ratio in ratios)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) or NO_SIZES
+
+
+def render_views(results: Path) -> str:
+    """A table a machine of bench/views.py: a step over what its rows need beside one over the whole graph."""
+    parts = []
+    for path in sorted(results.glob("*/views.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        machine = record["machine"]
+        lines = [
+            f"{record['note']}; {machine['device']}, {machine['cores']} cores, {machine['date']}:",
+            "",
+            "| embedded | rows | entities needed | edges of each layer | whole graph, s | view, s | faster, median |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in record["rows"]:
+            edges = " + ".join(f"{count:,}" for count in row["edges"])
+            lines.append(
+                f"| {row['case']} | {row['rows']:,} | {row['entities']:,} | {edges} | {row['whole_seconds']:.2f} "
+                f"| {row['view_seconds']:.2f} | {row['faster_typically']:.2f}x |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or NO_VIEWS
 
 
 def _size_table(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -220,6 +243,7 @@ if __name__ == "__main__":
         ("README.md", "accuracy", render_accuracy(results)),
         ("docs/sizes.md", "sizes", render_sizes(results)),
         ("docs/sizes.md", "changes", render_changes(results)),
+        ("docs/sizes.md", "views", render_views(results)),
     ):
         changed = render_into(ROOT / document, name, text)
         print(document, "written" if changed else "is up to date")

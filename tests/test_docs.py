@@ -61,7 +61,7 @@ def test_every_dependency_has_its_reason_in_the_architecture() -> None:
 
 
 def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
-    from render_results import render, render_accuracy, render_changes, render_sizes
+    from render_results import render, render_accuracy, render_changes, render_sizes, render_views
 
     results = ROOT / "bench" / "results"
     for document, rendered in (
@@ -69,6 +69,7 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         ("README.md", render_accuracy(results)),
         ("docs/sizes.md", render_sizes(results)),
         ("docs/sizes.md", render_changes(results)),
+        ("docs/sizes.md", render_views(results)),
     ):
         assert rendered in (ROOT / document).read_text(encoding="utf-8"), "run scripts/render_results.py"
 
@@ -135,6 +136,15 @@ def test_a_line_a_case_with_the_fastest_of_the_plain_forms(scripts: None, tmp_pa
         "| 10.0x / 4.0x | 2.00 s, 500 MB |",
         "| `relation_reflection_layers`, FR_EN, 2 layers 300 wide | needs about 40 GB |  | 3.00 s, 1 MB | - / - |  |",
     ]
+
+
+def test_a_table_of_views(scripts: None, tmp_path: Path) -> None:
+    from render_results import NO_VIEWS, render_views
+
+    assert render_views(tmp_path) == NO_VIEWS
+    row = {"case": "few", "rows": 30, "entities": 1200, "edges": [5000, 60], "faster_typically": 3.125}
+    write_record(tmp_path / "cpu", "views", [{**row, "whole_seconds": 0.5, "view_seconds": 0.16}])
+    assert "| few | 30 | 1,200 | 5,000 + 60 | 0.50 | 0.16 | 3.12x |" in render_views(tmp_path)
 
 
 def test_a_table_a_configuration_of_sizes(scripts: None, tmp_path: Path) -> None:
