@@ -203,7 +203,11 @@ def _lost(pair: AlignmentPair) -> list[str]:
 
 
 def _quads(own: _Side, ox: Any) -> Iterator[Any]:
-    """A side as RDF. Entities of which nothing is said are listed as resources."""
+    """A side as RDF.
+
+    Entities of which nothing is said are listed as resources, and all of them where reading would else number them in
+    another order: matches depend on it where entities look alike.
+    """
     a_type, resource = ox.NamedNode(RDF_TYPE), ox.NamedNode(_RESOURCE)
     types = own.pair.attributes.types if own.pair.attributes is not None else []
     kinds = own.pair.values.kinds if own.pair.values is not None else []
@@ -219,18 +223,21 @@ def _quads(own: _Side, ox: Any) -> Iterator[Any]:
     def predicate(label: str) -> Any:
         return ox.NamedNode(as_iri(label)) if label == RDF_TYPE else kind_terms.named(label)
 
-    mentioned: set[str] = set()
+    told = [end for head, _, tail in own.relations() for end in (head, tail)]
+    mentioned = dict.fromkeys([*told, *(entity for entity, _, _ in own.attributes())])
+    in_order = all(a == b for a, b in zip(mentioned, own.labels, strict=False))
+    if not in_order:
+        for label in own.labels:
+            yield ox.Quad(node(label), a_type, resource)
     for head, relation, tail in own.relations():
-        mentioned |= {head, tail}
         yield ox.Quad(node(head), predicate(relation), node(tail))
     for entity, attribute, value in own.attributes():
-        mentioned.add(entity)
         kind, _, of = attribute.partition(" ")
         if kind == RDF_TYPE and of and not value and iri_of(of) != _RESOURCE:
             yield ox.Quad(node(entity), a_type, ox.NamedNode(iri_of(of)))
         else:
             yield ox.Quad(node(entity), predicate(attribute), _literal(value, ox))
-    for label in own.labels:
+    for label in own.labels if in_order else ():
         if label not in mentioned:
             yield ox.Quad(node(label), a_type, resource)
 

@@ -37,6 +37,7 @@ __all__ = ["GRAPH_SUFFIXES", "read_graph", "read_seeds"]
 _FORMATS = tuple(dict.fromkeys([*RDF_SUFFIXES.values(), *TABLE_SUFFIXES.values()]))
 GRAPH_SUFFIXES = {**RDF_SUFFIXES, **TABLE_SUFFIXES}
 _STATEMENT = re.compile(rb"(?:<[^>\n]*>|_:\S+)[ \t]+<[^>\n]*>[ \t]*.*\.[ \t]*\r?(?:#.*)?$")
+_LISTS = ("entities", "nodes")  # names of tables that list them
 _TURTLE = re.compile(rb"@?(?:prefix|base)\s", re.IGNORECASE)
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -155,7 +156,10 @@ def read_seeds(
 
 
 def _files(path: Paths) -> tuple[list[Path], list[str]]:
-    """Files in order, those of a directory by name; and a note on those of a directory that are of no known format."""
+    """Files in order, and a note on those of a directory that are of no known format.
+
+    Those of a directory are in the order of their names, lists of entities first.
+    """
     named = [path] if isinstance(path, str | os.PathLike) else list(path)
     if not named:
         raise DataError("no file is named; give a file, several, or a directory")
@@ -170,6 +174,9 @@ def _files(path: Paths) -> tuple[list[Path], list[str]]:
             files.append(entry)
             continue
         inside = [own for own in sorted(entry.iterdir()) if own.is_file() and not is_clutter(own.name)]
+        inside.sort(
+            key=lambda own: _plain(own)[0].lower() not in _LISTS
+        )  # entities count in the order of their list
         known = [own for own in inside if _plain(own)[1] in GRAPH_SUFFIXES]
         unread = [own.name for own in inside if own not in known and not is_document(own.name)]
         if not known:

@@ -1,8 +1,9 @@
 """Confidence that can be believed: probabilities from scores, by matches whose truth is known, and how good they are.
 
-Platt's logistic regression over a few features (1999), and isotonic regression over its probabilities where there are
-matches enough for it (Zadrozny and Elkan, KDD 2002). Of matches said to be 0.9 sure nine in ten should be right: the
-reliability table and the expected calibration error (Naeini et al., AAAI 2015) say how nearly that is so.
+Logistic regression over a few features; over its probabilities, of matches that it did not learn from, Platt's sigmoid
+(1999), or isotonic regression where there are matches enough for it (Zadrozny and Elkan, KDD 2002). Of matches said to
+be 0.9 sure nine in ten should be right: the reliability table and the expected calibration error (Naeini et al., AAAI
+2015) say how nearly that is so.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from loginmea_fast.errors import InputError
 __all__ = ["Calibrator", "Reliability", "lowest_threshold", "matchable_share", "reliability"]
 
 ISOTONIC = 1000  # matches from which isotonic regression is worth its freedom
+_SIGMOID = 100  # from which a sigmoid is
 _FOLDS = 5
 _BINS = 10
 
@@ -92,7 +94,8 @@ class Calibrator:
         features: [P, F] of matches whose truth is known, finite.
         correct: bool [P], which of them are right.
         weights: [P], how many matches each stands for; 1 by default.
-        isotonic: whether isotonic regression follows the logistic one; by default from `ISOTONIC` matches on.
+        corrected: whether the probabilities are corrected by matches that they were not learned from: by a sigmoid from
+            100 matches on, by isotonic regression from `ISOTONIC` on.
     """
 
     def __init__(
@@ -100,13 +103,13 @@ class Calibrator:
         features: np.ndarray,
         correct: np.ndarray,
         weights: np.ndarray | None = None,
-        isotonic: bool | None = None,
+        corrected: bool = True,
     ) -> None:
         weight = np.ones(len(features)) if weights is None else np.asarray(weights, dtype=np.float64)
         there = weight > 0
         features, correct, weight = features[there], np.asarray(correct, dtype=bool)[there], weight[there]
         self._constant: float | None = None
-        self._isotonic: Any = None
+        self._correction: Any = None
         if len(features) == 0 or correct.all() or not correct.any():
             # Nothing to tell apart: Laplace's rule of succession, by which no few matches make certain.
             self._constant = (float(weight[correct].sum()) + 1) / (float(weight.sum()) + 2)
@@ -115,18 +118,23 @@ class Calibrator:
         from sklearn.linear_model import LogisticRegression
 
         self._centre, self._spread = features.mean(0), np.maximum(features.std(0), 1e-9)
-        self._logistic = LogisticRegression(C=10.0, max_iter=1000)
+        self._logistic = LogisticRegression(C=1.0, max_iter=1000)
         self._logistic.fit(self._scaled(features), correct, sample_weight=weight)
-        if len(features) >= ISOTONIC if isotonic is None else isotonic:
-            # By probabilities that each match had no part in, else isotonic regression learns what was overfitted.
-            apart = np.empty(len(features))
-            fold = np.random.default_rng(0).permutation(len(features)) % _FOLDS
-            for number in range(_FOLDS):
-                rest = fold != number
-                part = Calibrator(features[rest], correct[rest], weight[rest], isotonic=False)
-                apart[~rest] = part(features[~rest])
-            self._isotonic = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
-            self._isotonic.fit(apart, correct, sample_weight=weight)
+        if not corrected or len(features) < _SIGMOID:
+            return
+        # By probabilities that each match had no part in, else what was overfitted is taken for certain.
+        apart = np.empty(len(features))
+        fold = np.random.default_rng(0).permutation(len(features)) % _FOLDS
+        for number in range(_FOLDS):
+            rest = fold != number
+            part = Calibrator(features[rest], correct[rest], weight[rest], corrected=False)
+            apart[~rest] = part(features[~rest])
+        if len(features) >= ISOTONIC:
+            self._correction = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+            self._correction.fit(apart, correct, sample_weight=weight)
+        else:
+            sigmoid = LogisticRegression(C=1e3).fit(_logit(apart), correct, sample_weight=weight)
+            self._correction = _Sigmoid(sigmoid)
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Probabilities [P] of features [P, F]."""
@@ -134,24 +142,51 @@ class Calibrator:
             return np.full(len(features), self._constant)
         if len(features) == 0:
             return np.empty(0)
-        found = self._logistic.predict_proba(self._scaled(features))[:, 1]
-        return found if self._isotonic is None else self._isotonic.predict(found)
+        found: np.ndarray = self._logistic.predict_proba(self._scaled(features))[:, 1]
+        return found if self._correction is None else self._correction.predict(found)
 
     def _scaled(self, features: np.ndarray) -> np.ndarray:
         return (features - self._centre) / self._spread
 
 
-def lowest_threshold(confidence: np.ndarray, precision: float) -> float:
+@dataclass(frozen=True)
+class _Sigmoid:
+    """A logistic regression of one probability as a function of it."""
+
+    regression: Any
+
+    def predict(self, probability: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self.regression.predict_proba(_logit(probability))[:, 1]
+        return found
+
+
+def _logit(probability: np.ndarray) -> np.ndarray:
+    bounded = np.clip(probability, 1e-6, 1 - 1e-6)
+    found: np.ndarray = np.log(bounded / (1 - bounded))[:, None]
+    return found
+
+
+def lowest_threshold(
+    confidence: np.ndarray,
+    precision: float,
+    known: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+) -> float:
     """The lowest confidence at which the matches that are at least as sure are right to `precision`, as expected.
 
-    The expected precision of matches is the mean of their confidences.
+    The expected precision of matches is the mean m of their confidences. It rests on the known matches that are as
+    sure, n of them, and may therefore be too high as well as too low: where they are given, `precision` is to be
+    reached even if it is one standard error too high, the root of (m (1 - m) + 1 / (4 n)) / n (as in Wilson's interval,
+    1927).
 
     Args:
         confidence: [P] of all matches.
         precision: wanted, above 0 and up to 1.
+        known: [K], confidences of the matches that the confidences rest on; None asks for no margin.
+        weights: [K], how many matches each of these stands for; 1 by default.
 
     Returns:
-        A confidence; where even the surest match is below `precision`, `precision` itself, which none reaches.
+        A confidence; where there is no such, `precision` itself: each match that is as sure is right to it.
 
     Raises:
         InputError: a precision outside its range.
@@ -161,6 +196,12 @@ def lowest_threshold(confidence: np.ndarray, precision: float) -> float:
     order = np.sort(np.asarray(confidence, dtype=np.float64))[::-1]
     last = np.append(order[1:] != order[:-1], True) if len(order) else np.empty(0, dtype=bool)
     expected = np.cumsum(order) / np.arange(1, len(order) + 1)
+    if known is not None:
+        weight = np.ones(len(known)) if weights is None else np.asarray(weights, dtype=np.float64)
+        rising = np.argsort(known, kind="stable")
+        above = np.append(np.cumsum(weight[rising][::-1])[::-1], 0.0)  # of the known ones from each place on
+        count = np.maximum(above[np.searchsorted(known[rising], order)], 1.0)
+        expected -= np.sqrt((expected * (1 - expected) + 0.25 / count) / count)
     enough = np.flatnonzero(last & (expected >= precision))
     return float(order[enough[-1]]) if len(enough) else float(precision)
 

@@ -37,7 +37,7 @@ def test_isotonic_regression_bends_what_a_line_cannot() -> None:
     truth = np.where(score[:, 0] > 0, 0.9, 0.2)
     came = generator.random(len(score)) < truth
     bent = np.abs(Calibrator(score, came)(score) - truth).mean()
-    straight = np.abs(Calibrator(score, came, isotonic=False)(score) - truth).mean()
+    straight = np.abs(Calibrator(score, came, corrected=False)(score) - truth).mean()
     assert bent < 0.05 < straight
 
 
@@ -45,8 +45,8 @@ def test_weights_stand_for_as_many_matches() -> None:
     features, _, correct = drawn(300)
     weights = np.arange(300) % 3
     repeated = np.repeat(np.arange(300), weights)
-    found = Calibrator(features, correct, weights, isotonic=False)(features)
-    other = Calibrator(features[repeated], correct[repeated], isotonic=False)
+    found = Calibrator(features, correct, weights, corrected=False)(features)
+    other = Calibrator(features[repeated], correct[repeated], corrected=False)
     # Features are scaled by the rows, which differ; the penalty is weak enough for that not to show.
     np.testing.assert_allclose(found, other(features), atol=5e-3)
 
@@ -86,6 +86,33 @@ def test_the_threshold_is_the_lowest_with_the_expected_precision() -> None:
         lowest_threshold(confidence, 0)
 
 
+def test_the_threshold_leaves_room_for_what_few_known_matches_may_get_wrong() -> None:
+    confidence = np.linspace(1, 0.8, 101)
+    plain = lowest_threshold(confidence, 0.95)
+    few, many = (np.linspace(1, 0.5, count) for count in (60, 60_000))
+    assert plain == pytest.approx(0.9)
+    assert plain < lowest_threshold(confidence, 0.95, few) < 1
+    assert lowest_threshold(confidence, 0.95, many) == pytest.approx(plain, abs=0.01)
+    heavy = lowest_threshold(confidence, 0.95, few, np.full(60, 1000.0))
+    assert heavy == pytest.approx(plain, abs=0.01), "a weight stands for as many matches"
+    assert lowest_threshold(confidence, 0.95, np.empty(0)) == 0.95, "each match for itself"
+
+
+def test_promised_precision_is_held_more_often_than_not() -> None:
+    """Of 40 drawn worlds; without the margin about half of them fall short."""
+    held = {False: 0, True: 0}
+    for seed in range(40):
+        features, _, correct = drawn(300, seed)
+        others, truth, _ = drawn(5000, seed + 100)
+        calibrator = Calibrator(features, correct)
+        known, sure = calibrator(features), calibrator(others)
+        for margin in held:
+            threshold = lowest_threshold(sure, 0.8, known if margin else None)
+            held[margin] += truth[sure >= threshold].mean() >= 0.8
+    assert held[True] >= 30
+    assert held[True] > held[False] + 4
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_the_share_of_entities_with_a_counterpart_is_found(share: float) -> None:
     generator = np.random.default_rng(0)
@@ -95,7 +122,7 @@ def test_the_share_of_entities_with_a_counterpart_is_found(share: float) -> None
         return generator.normal(size=len(has)) + np.where(has, 1.0, -1.0)
 
     has = np.arange(2 * half) < half
-    tells = Calibrator(score(has)[:, None], has, isotonic=False)
+    tells = Calibrator(score(has)[:, None], has, corrected=False)
     wild = generator.random(10_000) < share
     for distort in (lambda p: p, np.sqrt):  # the classifier need not be calibrated
         said, seen = distort(tells(score(wild)[:, None])), distort(tells(score(has)[:, None]))

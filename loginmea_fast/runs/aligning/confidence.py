@@ -190,6 +190,8 @@ class Confidence:
         links: held-out links that it rests on.
         reliability: of their matches, each judged by a calibration that did not see it.
         recalled: confidences of the held-out links that were matched rightly, judged likewise.
+        known: confidences of all of their matches.
+        weights: how many matches each of these stands for.
     """
 
     right: Calibrator
@@ -198,6 +200,8 @@ class Confidence:
     links: int
     reliability: Reliability
     recalled: np.ndarray
+    known: np.ndarray
+    weights: np.ndarray
 
     @property
     def rough(self) -> bool:
@@ -223,8 +227,8 @@ def share_of_counterparts(judged: Judged, side: int, nearest: np.ndarray) -> tup
     truth = np.arange(len(features)) < len(present)
     balance = np.where(truth, 1.0, len(present) / max(len(absent), 1))
     link = np.concatenate([judged.nearest_link[side], judged.alone_nearest_link[side]])
-    apart = _apart(features, truth, balance, link, isotonic=False)
-    tells = Calibrator(features, truth, balance, isotonic=False)
+    apart = _apart(features, truth, balance, link, corrected=False)
+    tells = Calibrator(features, truth, balance, corrected=False)
     return tells, matchable_share(tells(nearest), apart[truth], apart[~truth])
 
 
@@ -255,6 +259,8 @@ def calibrate(judged: Judged, found: Matched) -> Confidence:
         len(judged.links),
         reliability(apart, correct, weights),
         apart[:first][judged.correct],
+        apart,
+        weights,
     )
 
 
@@ -263,16 +269,16 @@ def _apart(
     correct: np.ndarray,
     weights: np.ndarray,
     link: np.ndarray,
-    isotonic: bool | None = None,
+    corrected: bool = True,
 ) -> np.ndarray:
     """Probabilities of matches, each by a calibration on those of other links alone."""
     links, place = np.unique(link, return_inverse=True)
     folds = min(_FOLDS, len(links))
     found = np.empty(len(features))
     if folds < 2:
-        return Calibrator(features, correct, weights, isotonic)(features)
+        return Calibrator(features, correct, weights, corrected)(features)
     fold = (np.random.default_rng(0).permutation(len(links)) % folds)[place]
     for number in range(folds):
         rest = fold != number
-        found[~rest] = Calibrator(features[rest], correct[rest], weights[rest], isotonic)(features[~rest])
+        found[~rest] = Calibrator(features[rest], correct[rest], weights[rest], corrected)(features[~rest])
     return found

@@ -438,7 +438,7 @@ def _alignment(settings: _Settings, learned: _Learned, method: str, precision: f
         left, right = np.concatenate([left, links[:, 0]]), np.concatenate([right, links[:, 1]])
         sure = np.concatenate([sure, learned.pivot_confidence])
         source += pivots.source
-    threshold = max(lowest_threshold(sure, precision), _PROBABLE)
+    threshold = max(lowest_threshold(sure, precision, confidence.known, confidence.weights), _PROBABLE)
     accepted = sure >= threshold
     unmatched, probability = _unmatched(found, confidence, left[accepted], right[accepted])
     counterparts = confidence.shares
