@@ -40,11 +40,12 @@ void relation_reflection_forward(DType dtype, Sizes sizes, std::int64_t num_sets
 
 // grad[k] is dL/dz[k] of `dtype` in the rows that z[L] has, zero in others, or null where z[k] got no gradient but the
 // chain's; grad[L] is never null. Written: dx [N, d] and du [U, d] of `dtype`; dc [L, U], dv [L, d] and dw [L, d] of
-// the accumulator's type, the last two where relation_vectors and neighbor_vectors are not null.
+// the accumulator's type, the last two where relation_vectors and neighbor_vectors are not null. With tanh_input dx is
+// the gradient of the x that z[0] = tanh(x) was made of.
 void relation_reflection_backward(DType dtype, Sizes sizes, std::int64_t num_sets, std::int64_t width, Addresses index,
                                   Addresses grad, Strides grad_stride, Addresses z, Strides z_stride, const void* lse,
                                   const void* logits, const void* reflectors, const void* relation_vectors,
-                                  const void* neighbor_vectors, bool tanh, void* dx, void* du, void* dc, void* dv,
-                                  void* dw, int num_threads);
+                                  const void* neighbor_vectors, bool tanh, bool tanh_input, void* dx, void* du,
+                                  void* dc, void* dv, void* dw, int num_threads);
 
 }  // namespace loginmea

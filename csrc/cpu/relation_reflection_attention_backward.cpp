@@ -148,12 +148,14 @@ class Backward {
   using A = accumulator_t<T>;
 
  public:
-  Backward(const Graph& graph, int64_t width, const T* reflectors, bool tanh, bool triple, int num_threads)
+  Backward(const Graph& graph, int64_t width, const T* reflectors, bool tanh, bool tanh_input, bool triple,
+           int num_threads)
       : graph_(graph),
         width_(width),
         pitch_(padded<A>(width)),
         threads_(num_threads),
         tanh_(tanh),
+        tanh_input_(tanh_input),
         triple_(triple),
         u_{reflectors, width},
         by_source_(graph, num_threads),
@@ -277,6 +279,11 @@ class Backward {
     if (j < l.direct_rows) add_row(A(1), l.direct[j], total, width_);
     if (l.h_below != nullptr) {
       l.d_below[j] = through_activation(total, l.x[j], tanh_, l.h_below + j * width_, width_);
+    } else if (tanh_input_) {
+      const T* z = l.x[j];
+      T* to = l.dx + j * width_;
+#pragma omp simd
+      for (int64_t c = 0; c < width_; ++c) to[c] = T(total[c] * (1 - A(z[c])) * (1 + A(z[c])));
     } else {
       store_row(A(1), total, l.dx + j * width_, width_);
     }
@@ -304,7 +311,7 @@ class Backward {
   const Graph& graph_;
   const int64_t width_, pitch_;
   const int threads_;
-  const bool tanh_, triple_;
+  const bool tanh_, tanh_input_, triple_;
   const Rows<const T> u_;
   const SourceStream by_source_;
   const Stream stream_;
@@ -371,8 +378,8 @@ template <class T>
 void backward(const std::vector<Graph>& graphs, int64_t width, const Addresses& grad, const Strides& grad_stride,
               const Addresses& z, const Strides& z_stride, const accumulator_t<T>* lse, const accumulator_t<T>* logits,
               const T* reflectors, const accumulator_t<T>* relation_vectors, const accumulator_t<T>* neighbor_vectors,
-              bool tanh, T* dx, T* du, accumulator_t<T>* dc, accumulator_t<T>* dv, accumulator_t<T>* dw,
-              int num_threads) {
+              bool tanh, bool tanh_input, T* dx, T* du, accumulator_t<T>* dc, accumulator_t<T>* dv,
+              accumulator_t<T>* dw, int num_threads) {
   using A = accumulator_t<T>;
   const auto layers = static_cast<int64_t>(z.size()) - 1;
   const Graph &lowest = graphs.front(), &highest = graphs.back();
@@ -385,7 +392,7 @@ void backward(const std::vector<Graph>& graphs, int64_t width, const Addresses& 
   const bool triple = neighbor_vectors != nullptr;
   std::vector<std::unique_ptr<Backward<T>>> passes;
   for (const Graph& g : graphs) {
-    passes.push_back(std::make_unique<Backward<T>>(g, width, reflectors, tanh, triple, num_threads));
+    passes.push_back(std::make_unique<Backward<T>>(g, width, reflectors, tanh, tanh_input, triple, num_threads));
   }
   const auto tp = scratch<A>(triple ? layers * sets : 0);
 
@@ -424,15 +431,15 @@ void backward(const std::vector<Graph>& graphs, int64_t width, const Addresses& 
 void relation_reflection_backward(DType dtype, Sizes sizes, int64_t num_sets, int64_t width, Addresses index,
                                   Addresses grad, Strides grad_stride, Addresses z, Strides z_stride, const void* lse,
                                   const void* logits, const void* reflectors, const void* relation_vectors,
-                                  const void* neighbor_vectors, bool tanh, void* dx, void* du, void* dc, void* dv,
-                                  void* dw, int num_threads) {
+                                  const void* neighbor_vectors, bool tanh, bool tanh_input, void* dx, void* du,
+                                  void* dc, void* dv, void* dw, int num_threads) {
   const std::vector<Graph> graphs = graphs_of(sizes, num_sets, index);
   dispatch(dtype, "relation_reflection_backward", [&](auto element) {
     using T = decltype(element);
     using A = accumulator_t<T>;
     backward<T>(graphs, width, grad, grad_stride, z, z_stride, static_cast<const A*>(lse),
                 static_cast<const A*>(logits), static_cast<const T*>(reflectors),
-                static_cast<const A*>(relation_vectors), static_cast<const A*>(neighbor_vectors), tanh,
+                static_cast<const A*>(relation_vectors), static_cast<const A*>(neighbor_vectors), tanh, tanh_input,
                 static_cast<T*>(dx), static_cast<T*>(du), static_cast<A*>(dc), static_cast<A*>(dv), static_cast<A*>(dw),
                 num_threads);
   });

@@ -41,15 +41,15 @@ class ReflectionLayers(nn.Module):
                 nn.init.xavier_uniform_(vector.detach()[:, None])
 
     def forward(self, x: Tensor, reflectors: Tensor, graph: AlignmentGraph | View) -> Tensor:
-        """Run all layers.
+        """Run all layers on z_0 = tanh(x).
 
         Args:
-            x: [N, d], the layers' input z_0, activated already; [n_0, d] for a view.
+            x: [N, d]; [n_0, d] for a view.
             reflectors: [U, d], unit rows of `lf.ops.relation_reflectors`.
             graph: the edges, or a view of L layers.
 
         Returns:
-            [N, (L + 1) d], [x | z_1 | ... | z_L], one buffer; [B, (L + 1) d] for a view.
+            [N, (L + 1) d], [z_0 | z_1 | ... | z_L], one buffer; [B, (L + 1) d] for a view.
         """
         layers = relation_reflection_layers(
             x,
@@ -60,6 +60,7 @@ class ReflectionLayers(nn.Module):
             activation="tanh",
             backend=self.backend,
             relation_vectors=self.relation_vectors,
+            activate_input=True,
         )
         return check_view(graph).first(layers)
 
@@ -89,5 +90,4 @@ class GraphEncoder(nn.Module):
         Returns:
             [N, (L + 1) d], [z_0 | z_1 | ... | z_L]; [B, (L + 1) d] for a view.
         """
-        x = torch.tanh(neighbor_mean(entity_embedding, graph)).to(reflectors.dtype)
-        return self.layers(x, reflectors, graph)
+        return self.layers(neighbor_mean(entity_embedding, graph).to(reflectors.dtype), reflectors, graph)

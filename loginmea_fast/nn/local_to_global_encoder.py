@@ -131,7 +131,7 @@ class LocalToGlobalEncoder(nn.Module):
         if self.layers is None:
             return [z_0, torch.tanh(self.fusion([view.first(x) for x in modalities], some))]
         assert reflectors is not None
-        layers = self.layers(torch.tanh(self.fusion(modalities, present)), reflectors, view)
+        layers = self.layers(self.fusion(modalities, present), reflectors, view)
         return [z_0, layers[:, self.width :]]
 
 

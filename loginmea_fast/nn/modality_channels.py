@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from loginmea_fast.graph import AlignmentGraph, View
@@ -53,5 +52,5 @@ class ModalityChannels(nn.Module):
         Returns:
             [N, (L + 1) d], [z_0 | z_1 | ... | z_L]; [B, (L + 1) d] for a view.
         """
-        result: Tensor = self.layers[modality](torch.tanh(x), reflectors, graph)
+        result: Tensor = self.layers[modality](x, reflectors, graph)
         return result

@@ -52,7 +52,9 @@ def relation_reflection_forward(chain: Chain, set_logits: Tensor | None) -> None
     )  # fmt: skip
 
 
-def relation_reflection_backward(chain: Chain, grads: Sequence[Tensor | None]) -> Gradients:
+def relation_reflection_backward(
+    chain: Chain, grads: Sequence[Tensor | None], activates: bool = False
+) -> Gradients:
     from loginmea_fast import native
 
     dx = chain.reflectors.new_empty(chain.z[0].shape)
@@ -69,7 +71,7 @@ def relation_reflection_backward(chain: Chain, grads: Sequence[Tensor | None]) -
         _addresses(chain.z), [t.stride(0) for t in chain.z],
         chain.lse[0].data_ptr(), chain.logits.data_ptr(), chain.reflectors.data_ptr(),
         _address(chain.relation_vectors), _address(chain.neighbor_vectors), chain.activation == "tanh",
-        dx.data_ptr(), du.data_ptr(), dc.data_ptr(), dv.data_ptr(), dw.data_ptr(),
+        activates, dx.data_ptr(), du.data_ptr(), dc.data_ptr(), dv.data_ptr(), dw.data_ptr(),
         torch.get_num_threads(),
     )  # fmt: skip
     return dx, du, dc, dv, dw

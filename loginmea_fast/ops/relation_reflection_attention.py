@@ -94,6 +94,7 @@ def relation_reflection_layers(
     backend: str = "auto",
     *,
     relation_vectors: Tensor | None = None,
+    activate_input: bool = False,
 ) -> Tensor:
     """L layers of relation-reflection attention, all outputs side by side (docs/model.md, Layers).
 
@@ -101,7 +102,7 @@ def relation_reflection_layers(
     The layers are one autograd node that writes into one buffer; `relation_reflection_attention` says what holds.
 
     Args:
-        x: [N, d], z_0: activate it before, if the model does. float32, float64 or bfloat16.
+        x: [N, d], z_0, or with `activate_input` what z_0 is the activation of. float32, float64 or bfloat16.
         reflectors: [U, d], dtype and device of `x`.
         set_logits: c, [L, U]; None for zeros.
         graph: edges and relation sets, on the device of `x`. Of a view of L layers `x` holds the n_0 entities that are
@@ -110,6 +111,7 @@ def relation_reflection_layers(
         activation: "tanh", or None.
         backend: "auto", "reference", "cpu", "triton" or "cuda".
         relation_vectors: v, [L, d]; see `relation_reflection_attention`.
+        activate_input: z_0 = activation(x); its gradient is then a factor where the lowest layer's rows end.
 
     Returns:
         [N, (L + 1) d] = [z_0 | z_1 | ... | z_L], dtype of `x`; [B, (L + 1) d] of a view.
@@ -136,7 +138,9 @@ def relation_reflection_layers(
     ):
         _check_parameter(name, tensor, shape, meaning, x)
     c, v, w = (_wide(t, x) for t in (set_logits, relation_vectors, neighbor_vectors))
-    out, *_ = _layers(x, reflectors, c, v, w, _index_of(graph), layers, activation or "none", backend)
+    activates = activate_input and activation is not None
+    options = layers, activates, activation or "none", backend
+    out, *_ = _layers(x, reflectors, c, v, w, _index_of(graph), *options)
     return out
 
 
@@ -269,15 +273,21 @@ def _forward(chain: Chain, set_logits: Tensor | None, backend: str) -> None:
             _gpu_forward(chain, set_logits, _kernels(chosen))
 
 
-def _backward(chain: Chain, grads: Sequence[Tensor | None], backend: str) -> Gradients:
-    """The gradient, given that of every z; None where z_k got none but the chain's."""
+def _backward(
+    chain: Chain, grads: Sequence[Tensor | None], backend: str, activates: bool = False
+) -> Gradients:
+    """The gradient, given that of every z; None where z_k got none but the chain's. `activates`: through z_0 too."""
     chosen = _backend_for(backend, chain.z[0])
     with _dispatch.own_dtypes(chain.z[0]):
-        if chosen == "reference":
-            return _reference_backward(chain, grads)
         if chosen == "cpu":
-            return _attention_cpu.relation_reflection_backward(chain, grads)
-        return _gpu_backward(chain, grads, _kernels(chosen))
+            return _attention_cpu.relation_reflection_backward(chain, grads, activates)
+        if chosen == "reference":
+            dx, *rest = _reference_backward(chain, grads)
+        else:
+            dx, *rest = _gpu_backward(chain, grads, _kernels(chosen))
+        dx = torch.ops.aten.tanh_backward(dx, chain.z[0]) if activates else dx
+        du, dc, dv, dw = rest
+        return dx, du, dc, dv, dw
 
 
 def _reference_forward(chain: Chain, set_logits: Tensor | None) -> None:
@@ -369,17 +379,18 @@ def _columns(tensor: Tensor, layers: int) -> list[Tensor]:
     return [tensor[:, k * width : (k + 1) * width] for k in range(layers + 1)]
 
 
-def _in_place(out: Tensor, x: Tensor, inner: Tensor, rows: Sequence[int]) -> list[Tensor]:
+def _in_place(out: Tensor, x: Tensor | None, inner: Tensor, rows: Sequence[int]) -> list[Tensor]:
     """z_0 ... z_L where they are written, given the rows of each.
 
     Those of the entities asked for, [B, d], are columns of the result. A view's z_0 and inner layers have more rows
-    than that: z_0 is `x`, the others lie one after the other in `inner`; of these the result gets a copy.
+    than that: z_0 is `x`, unless that is yet to be activated; the others lie one after the other in `inner`, and of
+    these the result gets a copy.
     """
     z, place = _columns(out, len(rows) - 1), 0
     for k, count in enumerate(rows):
         if count == len(out):
             continue
-        if k == 0:
+        if k == 0 and x is not None:
             z[k] = x
         else:
             z[k] = inner[place : place + count]
@@ -387,8 +398,8 @@ def _in_place(out: Tensor, x: Tensor, inner: Tensor, rows: Sequence[int]) -> lis
     return z
 
 
-def _inner_rows(rows: Sequence[int]) -> int:
-    return sum(count for count in rows[1:] if count != rows[-1])
+def _inner_rows(rows: Sequence[int], activates: bool) -> int:
+    return sum(count for count in rows[0 if activates else 1 :] if count != rows[-1])
 
 
 @torch.library.custom_op("loginmea_fast::relation_reflection_attention", mutates_args=())
@@ -421,22 +432,26 @@ def _layers(
     neighbor_vectors: Tensor | None,
     index: list[Tensor],
     layers: int,
+    activates: bool,
     activation: str,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Fill and return [z_0 | ... | z_L], the inner layers of a view, lse [sum of n_1 ... n_L] and logits [L, U]."""
     rows = _rows_of_layers(index, layers)
     out = x.new_empty(rows[-1], len(rows) * x.shape[1])
-    inner = x.new_empty(_inner_rows(rows), x.shape[1])
+    inner = x.new_empty(_inner_rows(rows, activates), x.shape[1])
     lse, logits = _scalars(x, reflectors, rows)
     if _backend_for(backend, x) == "cpu":
         # Before the first write: the pages of a buffer this size are worth asking for in large pieces.
         from loginmea_fast import native
 
         native.load("cpu").prefer_huge_pages(out.data_ptr(), out.nbytes)
-    z = _in_place(out, _row_strided(x), inner, rows)
+    z = _in_place(out, None if activates else _row_strided(x), inner, rows)
     columns = _columns(out, layers)
-    columns[0].copy_(x[: rows[-1]])
+    if activates:
+        torch.tanh(x, out=z[0])
+    if not activates or rows[0] != rows[-1]:
+        columns[0].copy_((z[0] if activates else x)[: rows[-1]])
     chain = _chain(z, lse, logits, reflectors, relation_vectors, neighbor_vectors, index, activation)
     _forward(chain, None if set_logits is None else set_logits.contiguous(), backend)
     for k, count in enumerate(rows[1:], 1):
@@ -460,10 +475,10 @@ def _(x, reflectors, set_logits, relation_vectors, neighbor_vectors, index, acti
 
 
 @_layers.register_fake
-def _(x, reflectors, set_logits, relation_vectors, neighbor_vectors, index, layers, activation, backend):  # type: ignore
+def _(x, reflectors, set_logits, relation_vectors, neighbor_vectors, index, layers, activates, *_):  # type: ignore
     rows = _rows_of_layers(index, layers)
     out = x.new_empty(rows[-1], len(rows) * x.shape[1])
-    return out, x.new_empty(_inner_rows(rows), x.shape[1]), *_scalars(x, reflectors, rows)
+    return out, x.new_empty(_inner_rows(rows, activates), x.shape[1]), *_scalars(x, reflectors, rows)
 
 
 @torch.library.custom_op("loginmea_fast::relation_reflection_attention_backward", mutates_args=())
@@ -498,14 +513,15 @@ def _layers_backward(
     relation_vectors: Tensor | None,
     neighbor_vectors: Tensor | None,
     index: list[Tensor],
+    activates: bool,
     activation: str,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients dx, du, dc, dv and dw; `x` where it is not the first columns of `out`."""
+    """Gradients dx, du, dc, dv and dw; `x` where it is neither the first columns of `out` nor activated in `inner`."""
     rows = _rows_of_layers(index, len(logits))
-    z = _in_place(out, out if x is None else _row_strided(x), inner, rows)
+    z = _in_place(out, None if x is None else _row_strided(x), inner, rows)
     chain = _chain(z, lse, logits, reflectors, relation_vectors, neighbor_vectors, index, activation)
-    return _backward(chain, _columns(_row_strided(grad), len(logits)), backend)
+    return _backward(chain, _columns(_row_strided(grad), len(logits)), backend, activates)
 
 
 @_attention_backward.register_fake
@@ -535,7 +551,7 @@ def _fake_gradients(shape, logits, reflectors, relation_vectors, neighbor_vector
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], kept: Sequence[Tensor | None]) -> None:
-    _, reflectors, set_logits, v, w, index, *_, ctx.activation, ctx.backend = inputs
+    _, reflectors, set_logits, v, w, index, *_ = inputs
     ctx.set_materialize_grads(False)
     ctx.given = (set_logits is not None, v is not None, w is not None)
     ctx.save_for_backward(*kept, reflectors, v, w, *index)
@@ -543,13 +559,16 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], kept: Sequence[Tensor | None]) 
 
 def _remember_attention(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(*output[1:])
+    ctx.options = inputs[6:]
     _remember(ctx, inputs, [inputs[0], *output])
 
 
 def _remember_layers(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(*output[1:])
     x, out = inputs[0], output[0]
-    _remember(ctx, inputs, [None if x.shape[0] == out.shape[0] else x, *output])
+    _, *ctx.options = inputs[6:]
+    activates = ctx.options[0]
+    _remember(ctx, inputs, [None if activates or x.shape[0] == out.shape[0] else x, *output])
 
 
 def _differentiate(
@@ -567,7 +586,7 @@ def _differentiate(
     if grad is None:
         return *[None] * 5, *no_gradients
     has_c, has_v, has_w = ctx.given
-    dx, du, dc, dv, dw = operator(grad, *kept[: num_kept + 3], index, ctx.activation, ctx.backend)
+    dx, du, dc, dv, dw = operator(grad, *kept[: num_kept + 3], index, *ctx.options)
     return dx, du, dc if has_c else None, dv if has_v else None, dw if has_w else None, *no_gradients
 
 
@@ -576,6 +595,6 @@ _attention.register_autograd(
     setup_context=_remember_attention,
 )
 _layers.register_autograd(
-    lambda ctx, grad, *_: _differentiate(ctx, grad, _layers_backward, 5, 3),
+    lambda ctx, grad, *_: _differentiate(ctx, grad, _layers_backward, 5, 4),
     setup_context=_remember_layers,
 )

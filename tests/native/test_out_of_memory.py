@@ -87,7 +87,7 @@ def forward():
 def backward():
     cpu.relation_reflection_backward(
         code, [n, n, e], u, d, index, pointers(z), [d] * 3, pointers(z), [d] * 3, lse.data_ptr(), logits.data_ptr(),
-        reflectors.data_ptr(), vectors.data_ptr(), TRIPLE, True, dx.data_ptr(), du.data_ptr(), dc.data_ptr(),
+        reflectors.data_ptr(), vectors.data_ptr(), TRIPLE, True, False, dx.data_ptr(), du.data_ptr(), dc.data_ptr(),
         dv.data_ptr(), dw.data_ptr(), threads)
 """
 

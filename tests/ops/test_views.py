@@ -151,7 +151,8 @@ def test_opcheck(backend_name: str) -> None:
         leaves = [t.requires_grad_() for t in leaves_of(graph, 5, layers, True, torch.float64)]
         x, u, c, v, w = (seen.take(leaves[0]).detach().requires_grad_(), *leaves[1:])
         rest = (x, u, c, v, w, _index_of(seen))
-        torch.library.opcheck(_layers, (*rest, layers, "tanh", backend_name))
+        for activates in (False, True):
+            torch.library.opcheck(_layers, (*rest, layers, activates, "tanh", backend_name))
         if layers == 1:
             torch.library.opcheck(_attention, (*rest, "tanh", backend_name))
 

@@ -61,6 +61,15 @@ def test_contrastive_alone_is_the_operator_bit_for_bit() -> None:
     assert torch.equal(terms["contrastive"], expected)
 
 
+def test_both_sides_of_a_batch_have_the_gradient_of_slices() -> None:
+    rows = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
+    batch = Batch(slice(1, 3), slice(5, 7), slice(8, 9), torch.empty(0, 2, dtype=torch.int64))
+    assert torch.autograd.gradcheck(batch.sides, rows)
+    left, right = batch.sides(rows)
+    assert torch.equal(left, rows[1:3])
+    assert torch.equal(right, rows[5:7])
+
+
 def test_the_hard_sample_loss_is_that_of_its_formula() -> None:
     output, leaves = _output(4, 9)
     (loss,) = OBJECTIVES["hard_sample"](Config(hard_scale=7.0))(output, _batch(4, 9)).values()

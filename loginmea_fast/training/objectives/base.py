@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,12 +30,33 @@ class Batch(NamedTuple):
     further: slice
     same: Tensor
 
+    def sides(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of left and right entities, [B, .] each."""
+        left, right = _Sides.apply(output, self.left, self.right)
+        return left, right
+
     def rows_of(self, output: Tensor) -> Tensor:
         """The rows of left, right and further entities one after the other, [2 B + M, .]."""
         positions = torch.cat([torch.arange(rows.start, rows.stop) for rows in self[:3]])
         if torch.equal(positions, torch.arange(len(output))):
             return output  # as where an update is one batch: nothing to copy, and no gradient to add up
         return output.index_select(0, positions.to(output.device))
+
+
+class _Sides(torch.autograd.Function):
+    """Two ranges of rows. One node, because two slices have a gradient of the output's size each, and a sum of them."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, left: slice, right: slice) -> tuple[Tensor, Tensor]:
+        ctx.shape, ctx.ranges = output.shape, (left, right)
+        return output[left], output[right]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        whole = gradients[0].new_zeros(ctx.shape)
+        for rows, gradient in zip(ctx.ranges, gradients, strict=True):
+            whole[rows] = gradient
+        return whole, None, None
 
 
 class Objective(Protocol):

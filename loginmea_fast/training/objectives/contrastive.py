@@ -33,8 +33,7 @@ class Contrastive:
         assert output.unnormalized is not None, "gradients are recorded in training"
         return {
             "contrastive": ops.contrastive_loss(
-                output.unnormalized[batch.left],
-                output.unnormalized[batch.right],
+                *batch.sides(output.unnormalized),
                 self.temperature,
                 bidirectional=self.bidirectional,
                 backend=self.backend,

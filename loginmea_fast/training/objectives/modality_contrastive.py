@@ -36,8 +36,7 @@ class ModalityContrastive:
             parts["graph"] = output.graph
         return {
             f"modality_contrastive.{name}": ops.contrastive_loss(
-                part[batch.left],
-                part[batch.right],
+                *batch.sides(part),
                 self.temperature,
                 bidirectional=self.bidirectional,
                 backend=self.backend,
