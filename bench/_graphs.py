@@ -9,7 +9,7 @@ import numpy as np
 
 from loginmea_fast import AlignmentGraph
 
-__all__ = ["GRAPHS", "generated", "load_graph", "uniform_graph", "write_pair"]
+__all__ = ["GRAPHS", "generated", "load_graph", "uniform_graph"]
 
 ROOT = Path(__file__).resolve().parents[1]
 DIRECTORIES = {
@@ -65,31 +65,3 @@ def uniform_graph(edges: int, degree: int = 8, relations: int = 50) -> Alignment
     rng = np.random.default_rng(0)
     columns = [rng.integers(0, n, edges // 2) for n in (entities, relations, entities)]
     return AlignmentGraph.from_triples(np.stack(columns, 1), entities, relations)
-
-
-def write_pair(directory: Path, entities: int) -> None:
-    """Two power-law graphs in the layout of DBP15K, with the ratios of zh_en, so that all that reads data reads them.
-
-    Args:
-        directory: where the files go.
-        entities: N of both graphs; 4.25 triples, 0.385 links and 6 attributes for each, 1,500 relations a graph.
-    """
-    half, rng = entities // 2, np.random.default_rng(0)
-    relations = min(1500, half)
-    for side, first in ((1, 0), (2, half)):
-        ids = np.arange(first, first + half)
-        triples = generated(half, relations, int(4.25 * half), seed=side)
-        triples += [first, (side - 1) * relations, first]
-        np.savetxt(directory / f"triples_{side}", triples, "%d", "\t")
-        lines = [f"{i}\thttp://example.org/{side}/{i}\n" for i in ids]
-        (directory / f"ent_ids_{side}").write_text("".join(lines))
-        types = (1000 * rng.random((half, 6)) ** 2).astype(np.int64)
-        (directory / f"training_attrs_{side}").write_text(
-            "".join(
-                "\t".join([f"http://example.org/{side}/{i}", *(f"http://example.org/a/{t}" for t in row)])
-                + "\n"
-                for i, row in zip(ids, types, strict=True)
-            )
-        )
-    links = np.arange(int(0.385 * entities))[:, None] + [0, half]
-    np.savetxt(directory / "ill_ent_ids", links, "%d", "\t")

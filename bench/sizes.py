@@ -25,8 +25,8 @@ from typing import Any
 sys.path.insert(
     0, str(Path(__file__).resolve().parents[1])
 )  # run as a file, the repository root is not on the path
-from bench._graphs import write_pair
 from bench._record import record
+from loginmea_fast.data import Synthetic, generate
 
 ENTITIES, WIDTHS = (10_000, 40_000, 100_000, 300_000), (64, 300)
 MODALITIES = ["relation", "attribute"]
@@ -48,6 +48,12 @@ CHANGES = (
 CHANGED = 20_000, 128  # entities and width at which they are measured
 BASE = 600_000_000  # bytes that Python and torch take whatever the size
 GENEROUS = 1.05  # how much more than in proportion a size may need before it is run
+
+
+def like_zh_en(entities: int) -> Synthetic:
+    """With the ratios of zh_en: triples, links and attributes for each entity."""
+    relations = min(1500, entities // 2)
+    return Synthetic(entities, triples=4.25, relations=relations, overlap=0.77, attributes=6.0)
 
 
 def measure(directory: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -131,7 +137,7 @@ def changes_of(changes: Sequence[str], overrides: Sequence[str]) -> list[dict[st
     rows = []
     entities, width = CHANGED
     with tempfile.TemporaryDirectory() as folder:
-        write_pair(Path(folder), entities)
+        generate(folder, like_zh_en(entities))
         for change in ("", *changes):
             keys = [f"hidden_dim={width}", *overrides, *filter(None, [change])]
             row = {"entities": entities, "width": width, "change": change}
@@ -159,7 +165,7 @@ def sizes(
     for count in entities:
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder)
-            write_pair(directory, count)
+            generate(directory, like_zh_en(count))
             for width in widths:
                 if BASE + GENEROUS * each * count * width > limit_gb * 1e9:
                     print(f"{count:10,}{width:7}  would need more than {limit_gb:g} GB", flush=True)

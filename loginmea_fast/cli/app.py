@@ -32,6 +32,7 @@ COMMANDS = {
     "align": "Match the entities of two graphs, with a confidence, and write the matches.",
     "evaluate": "Measure a trained run on its test links, or matches in a file by links that are known.",
     "convert": "Write two graphs and their links in another format.",
+    "generate": "Make a synthetic data set of any size, to see how time and memory grow.",
     "doctor": "What this machine has, which backend serves each operator, and whether all of it works.",
 }
 
@@ -43,6 +44,7 @@ Entity alignment of two multi-modal knowledge graphs (LoginMEA), exact, from fus
   loginmea-fast align DIR --out DIR                  match your entities, and say how sure each match is
   loginmea-fast evaluate RUN                         measure the trained model
   loginmea-fast convert LEFT RIGHT --to csv --out DIR  read and write graphs in other formats
+  loginmea-fast generate DIR --entities 100000       make a synthetic data set of any size
   loginmea-fast doctor                               what this machine has, and whether it works
 """
 _EXIT_CODES = """\

@@ -11,6 +11,7 @@ from loginmea_fast.data.pair import AlignmentPair
 from loginmea_fast.data.reading import read_graph, read_seeds
 from loginmea_fast.data.saving import save
 from loginmea_fast.data.split import Split
+from loginmea_fast.data.synthetic import Synthetic, generate
 from loginmea_fast.data.tables import AttributeTable, Feature, ValueTable
 
 __all__ = [
@@ -22,8 +23,10 @@ __all__ = [
     "LabeledLinks",
     "ReadOptions",
     "Split",
+    "Synthetic",
     "ValueTable",
     "format_names",
+    "generate",
     "load",
     "load_embedded",
     "read_graph",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ from loginmea_fast.data.tables import Feature
 from loginmea_fast.data.vectors import entities_digest
 from loginmea_fast.errors import DataError
 
-__all__ = ["save"]
+__all__ = ["new_directory", "save"]
 
 _REBUILT = ("relation", "attribute", "name", "word")
 
@@ -46,13 +48,7 @@ def save(pair: AlignmentPair, directory: str | os.PathLike[str], format: str = "
     entry = get_format(format)
     if entry.write is None:
         raise DataError(f"the layout {format!r} can be read but not written; use dbp15k or openea")
-    target = Path(directory)
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise DataError(f"{target} exists already; choose another directory or remove it")
-    scratch: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    with new_directory(directory) as scratch:
         lost = entry.write(pair, scratch)
         written = entry.read(scratch, ReadOptions(max_repeated_links=1.0))
         order = _same_entities(pair, written)
@@ -60,6 +56,24 @@ def save(pair: AlignmentPair, directory: str | os.PathLike[str], format: str = "
             if modality not in _REBUILT:
                 file = scratch / f"features_{modality}.safetensors"
                 _write_feature(feature, order, file, entities_digest(written.uris))
+    return lost
+
+
+@contextmanager
+def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """A directory to write into, which becomes `directory` when the block ends well, and else is gone.
+
+    Raises:
+        DataError: `directory` is there and not empty, or the disk refuses.
+    """
+    target = Path(directory)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise DataError(f"{target} exists already; choose another directory or remove it")
+    scratch: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        yield scratch
         scratch.chmod(0o755)
         scratch.replace(target)
     except OSError as error:
@@ -69,7 +83,6 @@ def save(pair: AlignmentPair, directory: str | os.PathLike[str], format: str = "
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-    return lost
 
 
 def _same_entities(pair: AlignmentPair, written: AlignmentPair) -> torch.Tensor:
