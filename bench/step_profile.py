@@ -107,9 +107,18 @@ def shares(step: float, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
         rest = [row for row in rows if row["share"] < LEAST and row["own"] == own]
         if rest:
             total = {key: sum(row[key] for row in rest) for key in ("calls", "seconds", "share")}
-            large.append({"operator": f"{len(rest)} others", "own": own, **total})
+            large.append({"operator": "others", "own": own, **total})
     left = step - sum(row["seconds"] for row in rows)
-    return [*large, {"operator": "Python", "own": False, "calls": 0.0, "seconds": left, "share": left / step}]
+    return [
+        *large,
+        {
+            "operator": "Python and the profiler",
+            "own": False,
+            "calls": 0.0,
+            "seconds": left,
+            "share": left / step,
+        },
+    ]
 
 
 def main() -> None:

@@ -26,6 +26,8 @@ CASES = {
 NOTHING = "No benchmark of the operators is recorded yet: `make bench` measures them."
 NO_ACCURACY = "Nothing is recorded yet: `make accuracy` measures it."
 NO_VIEWS = "Nothing is recorded yet: `python bench/views.py --record` measures it."
+PYTHON = "Python and the profiler"  # what bench/step_profile.py calls the rest
+NO_PROFILE = "Nothing is recorded yet: `python bench/step_profile.py --record` measures it."
 NO_SIZES = "Nothing is recorded yet: `python bench/sizes.py --record` measures it."
 
 
@@ -138,6 +140,40 @@ def render_views(results: Path) -> str:
     return "\n\n".join(parts) or NO_VIEWS
 
 
+def render_profile(results: Path) -> str:
+    """A table a machine of bench/step_profile.py: what each operator takes of a step, configurations side by side."""
+    parts = []
+    for path in sorted(results.glob("*/step_profile.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        machine, rows = record["machine"], record["rows"]
+        told = [
+            f"{row['configuration']} ({row['data']}, {row['seconds']:.2f} s a step, {row['date']})"
+            for row in rows
+        ]
+        shares: dict[tuple[str, bool], dict[str, float]] = {}
+        for row in rows:
+            for operator in row["operators"]:
+                key = operator["operator"], operator["own"]
+                shares.setdefault(key, {})[row["configuration"]] = operator["share"]
+        lines = [
+            f"{machine['device']}, {machine['cores']} cores, {machine['capability']}, beside other work: "
+            f"{'; '.join(told)}.",
+            "",
+            f"| operator | {' | '.join(row['configuration'] for row in rows)} |",
+            f"|---|{'---|' * len(rows)}",
+        ]
+        for own, whose in ((True, "ours"), (False, "torch")):
+            found = [(key, share) for key, share in shares.items() if key[1] == own]
+            for (name, _), share in sorted(found, key=lambda entry: -max(entry[1].values())):
+                cells = [
+                    f"{share[c]:.1%}" if c in share else "" for c in (row["configuration"] for row in rows)
+                ]
+                label = name if name == PYTHON else f"{whose}: {name}"
+                lines.append(f"| {label} | {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or NO_PROFILE
+
+
 def _size_table(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     columns = (
         "entities",
@@ -241,6 +277,7 @@ if __name__ == "__main__":
     for document, name, text in (
         ("README.md", "results", render(results)),
         ("README.md", "accuracy", render_accuracy(results)),
+        ("docs/training.md", "profile", render_profile(results)),
         ("docs/sizes.md", "sizes", render_sizes(results)),
         ("docs/sizes.md", "changes", render_changes(results)),
         ("docs/sizes.md", "views", render_views(results)),

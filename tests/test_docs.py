@@ -61,12 +61,20 @@ def test_every_dependency_has_its_reason_in_the_architecture() -> None:
 
 
 def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
-    from render_results import render, render_accuracy, render_changes, render_sizes, render_views
+    from render_results import (
+        render,
+        render_accuracy,
+        render_changes,
+        render_profile,
+        render_sizes,
+        render_views,
+    )
 
     results = ROOT / "bench" / "results"
     for document, rendered in (
         ("README.md", render(results)),
         ("README.md", render_accuracy(results)),
+        ("docs/training.md", render_profile(results)),
         ("docs/sizes.md", render_sizes(results)),
         ("docs/sizes.md", render_changes(results)),
         ("docs/sizes.md", render_views(results)),
