@@ -69,9 +69,8 @@ def name_of(event: str) -> tuple[str, bool]:
         return (own[1] or own[2]).removesuffix("_backward"), True
     if event.startswith("Optimizer."):
         return f"optimiser, {event.rpartition('.')[0].rpartition('#')[2] or event}", False
-    if backward := re.fullmatch(r"(\w+)Backward\d+", event):
-        return re.sub(r"(?<=[a-z\d])(?=[A-Z])", "_", backward[1]).lower(), False
-    return event.removeprefix("aten::"), False
+    name = re.sub(r"Backward\d*$", "", event.removeprefix("aten::")).lstrip("_")
+    return re.sub(r"(?<=[a-z\d])(?=[A-Z])", "_", name).lower(), False
 
 
 def operators(events: Iterable[Any], steps: int) -> list[dict[str, Any]]:

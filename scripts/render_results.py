@@ -162,9 +162,14 @@ def render_profile(results: Path) -> str:
             f"| operator | {' | '.join(row['configuration'] for row in rows)} |",
             f"|---|{'---|' * len(rows)}",
         ]
+        # What is summed up comes after what has a name, Python last of all.
         for own, whose in ((True, "ours"), (False, "torch")):
             found = [(key, share) for key, share in shares.items() if key[1] == own]
-            for (name, _), share in sorted(found, key=lambda entry: -max(entry[1].values())):
+            last = ["others", PYTHON]
+            found.sort(
+                key=lambda entry: (entry[0][0] in last, entry[0][0] == PYTHON, -max(entry[1].values()))
+            )
+            for (name, _), share in found:
                 cells = [
                     f"{share[c]:.1%}" if c in share else "" for c in (row["configuration"] for row in rows)
                 ]
