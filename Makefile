@@ -16,7 +16,7 @@ help:
 $(VENV)/.package: pyproject.toml constraints-dev.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing loginmea-fast into $(VENV) ..."
-	@$(PIP) --editable .
+	@$(PIP) --editable '.[report]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.package

@@ -70,7 +70,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"data", "nn", "ops", "graph"},
     "training": {"evaluation", "propagation", "data", "nn", "ops", "graph"},
     "runs": {"training", "evaluation", "propagation", "data", "nn", "ops", "graph"},
-    "cli": {"runs", "training", "evaluation", "data", "nn", "ops", "graph", "native"},
+    "report": {"runs"},
+    "cli": {"report", "runs", "training", "evaluation", "data", "nn", "ops", "graph", "native"},
     "__main__": {"cli"},
     "__init__": {
         "data",

@@ -55,6 +55,13 @@ def run(
     seeds: Annotated[
         str | None, Parameter(metavar="FILE", help="known pairs of entities of LEFT and RIGHT")
     ] = None,
+    decisions: Annotated[
+        str | None,
+        Parameter(
+            metavar="FILE",
+            help="pairs accepted or rejected on the page of report: learned from, or never matched again",
+        ),
+    ] = None,
     pivots: Annotated[
         bool | None,
         Parameter(
@@ -116,7 +123,7 @@ def run(
 ) -> int:
     """Match entities, write the matches, print what they are worth."""
     from loginmea_fast.runs import align, check_configuration, load_pair, prepare_kernels
-    from loginmea_fast.runs.aligning import check_directory, check_format, check_options
+    from loginmea_fast.runs.aligning import check_directory, check_format, check_options, read_decisions
 
     given = keys_given(keys)
     check_options(method, precision, decoder, direction, candidates, folds)
@@ -131,9 +138,10 @@ def run(
         "k": candidates,
     }
     if right is None and (Path(left) / "config.toml").is_file():
-        if config is not None or folds is not None or pivots is not None or method != "model":
+        if any(given is not None for given in (config, folds, pivots, decisions)) or method != "model":
             raise ConfigError(
-                "a run has its configuration and its links; leave --config, --folds, --pivots and --method out"
+                "a run has its configuration and its links; leave --config, --decisions, --folds, --pivots and "
+                "--method out"
             )
         found = align(left, **shared, **given)
     else:
@@ -158,6 +166,7 @@ def run(
             pair,
             method=method,
             config=configuration,
+            decisions=None if decisions is None else read_decisions(decisions, pair),
             pivots=pivots,
             folds=folds,
             progress=None if not quiet else False,
@@ -225,9 +234,12 @@ def describe(report: dict[str, Any], out: str) -> str:
             ["  calibration error", _share(figures["calibration_error"])],
         ]
     rows.append(["time", duration(report["seconds"])])
+    if any(report["decisions"].values()):
+        taken = report["decisions"]
+        rows.insert(5, ["decisions: accepted, rejected", f"{taken['accepted']:,}, {taken['rejected']:,}"])
     lines = [table([f"{report['method']}, {report['decoder']}", ""], rows)]
     lines += [f"note: {note}" for note in report["notes"]]
-    lines.append(f"written to {shlex.quote(out)}")
+    lines.append(f"written to {shlex.quote(out)}; look at it: loginmea-fast report {shlex.quote(out)}")
     return "\n".join(lines)
 
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "demo": "Align two real sources that ship inside the package, and show what comes out.",
     "train": "Train on a data set and measure the test links.",
     "align": "Match the entities of two graphs, with a confidence, and write the matches.",
+    "report": "Write a page of an alignment or a run, to look at and decide on.",
     "evaluate": "Measure a trained run on its test links, or matches in a file by links that are known.",
     "convert": "Write two graphs and their links in another format.",
     "generate": "Make a synthetic data set of any size, to see how time and memory grow.",
@@ -42,6 +43,7 @@ Entity alignment of two multi-modal knowledge graphs (LoginMEA), exact, from fus
   loginmea-fast demo                                 align two real sources in a minute or two
   loginmea-fast train DIR --out RUN                  train on your data
   loginmea-fast align DIR --out DIR                  match your entities, and say how sure each match is
+  loginmea-fast report DIR                           a page to look at the matches and decide on them
   loginmea-fast evaluate RUN                         measure the trained model
   loginmea-fast convert LEFT RIGHT --to csv --out DIR  read and write graphs in other formats
   loginmea-fast generate DIR --entities 100000       make a synthetic data set of any size

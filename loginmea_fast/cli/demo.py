@@ -78,14 +78,24 @@ def run(
         csls_k=config.csls_k,
         backend=config.backend,
     )
+    page = _page(results["with-names"], out / "alignment")
     seconds = time.perf_counter() - started
     right = _sample([d for d in decoded if d.correct], _RIGHT, config.seed)
     wrong = _sample([d for d in decoded if not d.correct], _WRONG, config.seed)
     if as_json:
-        print(json.dumps(_answer(results, right, wrong, problem.pair.names, out, seconds), indent=2))
+        print(json.dumps(_answer(results, right, wrong, problem.pair.names, out, page, seconds), indent=2))
     else:
-        print(_describe(results, right, wrong, problem.pair.names, out, seconds))
+        print(_describe(results, right, wrong, problem.pair.names, out, page, seconds))
     return 0
+
+
+def _page(result: FitResult, directory: Path) -> Path | None:
+    """Matches of the second run and a page of them; None where plotly is missing."""
+    from loginmea_fast.report import can_write, write_report
+    from loginmea_fast.runs import align
+
+    align(result, progress=False).save(directory)
+    return write_report(directory) if can_write() else None
 
 
 def _sample(decoded: Sequence[Decoded], count: int, seed: int) -> list[Decoded]:
@@ -103,6 +113,7 @@ def _answer(
     wrong: Sequence[Decoded],
     names: Sequence[str],
     out: Path,
+    page: Path | None,
     seconds: float,
 ) -> dict[str, Any]:
     return {
@@ -110,6 +121,7 @@ def _answer(
         "metrics": {name: result.metrics for name, result in results.items()},
         "right": [{"left": d.name, "right": d.matches[0].name} for d in right],
         "wrong": [{"left": d.name, "right": d.matches[0].name, "truth": names[d.partners[0]]} for d in wrong],
+        "page": None if page is None else str(page),
         "seconds": round(seconds, 1),
     }
 
@@ -120,6 +132,7 @@ def _describe(
     wrong: Sequence[Decoded],
     names: Sequence[str],
     out: Path,
+    page: Path | None,
     seconds: float,
 ) -> str:
     metrics = results["without-names"].metrics
@@ -138,6 +151,12 @@ def _describe(
         f"\n{len(wrong)} that are wrong",
         *(f"  {d.name:{width}}  is not  {d.matches[0].name}, but  {names[d.partners[0]]}" for d in wrong),
         f"\n{seconds:.0f} s in all; run directories: {', '.join(str(out / name) for name in results)}",
+        "look at all matches and decide on them: "
+        + (
+            "pip install 'loginmea-fast[report]' for the page"
+            if page is None
+            else f"open {page} in a browser"
+        ),
         f"look closer: loginmea-fast evaluate {shlex.quote(str(out / 'without-names'))}",
         "your own data: loginmea-fast train --help",
     ]

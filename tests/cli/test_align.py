@@ -97,6 +97,7 @@ def test_several_formats_at_once(call, data_dir: Path, tmp_path: Path) -> None:
         "rejected.tsv",
         "candidates.tsv",
         "unmatched.tsv",
+        "entities.parquet",
         "report.json",
     }
 

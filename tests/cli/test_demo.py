@@ -29,6 +29,7 @@ def test_the_demo_shows_real_figures_and_real_names(call, tmp_path: Path) -> Non
     assert all((example["left"], example["right"]) in links for example in answer["right"])
     for example in answer["wrong"]:
         assert (example["left"], example["truth"]) in links
+    assert Path(answer["page"]).read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 @pytest.mark.slow
@@ -40,6 +41,7 @@ def test_the_demo_for_people(call, tmp_path: Path) -> None:
     assert sum("  =  " in line for line in lines) == 10
     assert sum("  is not  " in line and ", but  " in line for line in lines) == 5
     assert str(tmp_path / "demo" / "without-names") in done.out
+    assert str(tmp_path / "demo" / "alignment" / "report.html") in done.out
 
 
 @pytest.mark.parametrize("name", ["without-names", "with-names"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from loginmea_fast.data import AlignmentPair, Feature
@@ -49,3 +51,10 @@ def synthetic_pair(count: int = 40, degree: int = 4, relations: int = 6, seed: i
             "image": Feature(images, present, "noise around a picture"),
         },
     )
+
+
+def thinned(pair: AlignmentPair, share: float, seed: int = 0) -> AlignmentPair:
+    """The pair with a share of its triples, drawn apart for each graph: what is told of an entity differs."""
+    kept = torch.rand(len(pair.triples), generator=torch.Generator().manual_seed(seed)) < share
+    own = int(kept[: pair.num_left_triples].sum())
+    return replace(pair, triples=pair.triples[kept], num_left_triples=own)

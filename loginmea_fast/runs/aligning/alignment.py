@@ -13,6 +13,7 @@ from torch import Tensor
 
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.evaluation.calibration import Reliability
+from loginmea_fast.runs.aligning.portraits import portraits
 from loginmea_fast.runs.aligning.writing import write_directory, write_matches
 
 __all__ = ["Alignment", "BestCandidates"]
@@ -48,8 +49,8 @@ class Alignment:
             runner-up; negative where another is better and taken.
         mutual: bool [P], whether each is the other's best.
         confidence: float64 [P], the probability that the match is right.
-        source: what each match is from, "matched" or, of pairs that were learned from without being known, what gave
-            the pivot; None without pivots.
+        source: what each match is from, "matched", "accepted" by somebody or, of pairs that were learned from without
+            being known, what gave the pivot; None where all are matched.
         evidence: name -> float64 [P]: `neighbors`, how alike the neighbourhoods are with entities that match taken for
             one, and the cosine in each modality.
         shares: part of the embedding -> float64 [P], the share of the two entities' similarity that comes from it:
@@ -67,6 +68,7 @@ class Alignment:
         counterparts: estimated shares of the entities without a known link that have a counterpart, left and right.
         known: int64 [K, 2], links that were known, held-out ones included: their entities are not matched again.
         pivots: what gave pairs to learn from that are not known -> how many.
+        decided: how many pairs somebody has accepted and rejected.
         withheld: int64 [W, 2], links of the pair that nothing was learned from.
         measured: precision, recall and F1 of the accepted matches on the withheld links, and the error of their
             confidences; None without any.
@@ -100,6 +102,7 @@ class Alignment:
     counterparts: tuple[float, float]
     known: Tensor
     pivots: dict[str, int]
+    decided: tuple[int, int]
     withheld: Tensor
     measured: dict[str, float] | None
     method: str
@@ -179,7 +182,8 @@ class Alignment:
     ) -> None:
         """Write a directory: the matches, those that are not sure enough, candidates, who has no counterpart, a report.
 
-        Files are `alignment.*`, `rejected.tsv`, `candidates.tsv`, `unmatched.tsv` and `report.json`.
+        Files are `alignment.*`, `rejected.tsv`, `candidates.tsv`, `unmatched.tsv`, `report.json`, and with what a page
+        shows of each entity `entities.parquet`.
 
         Args:
             directory: where; made if need be.
@@ -196,7 +200,11 @@ class Alignment:
             "unmatched": self._unmatched_columns(),
         }
         formats = (format,) if isinstance(format, str) else tuple(format)
-        write_directory(self.columns(), tables, self.report(), directory, formats, overwrite)
+        shown = torch.cat(
+            [self.left, self.right, self.candidates.entity, self.candidates.match[self.candidates.match >= 0]]
+        )
+        about = portraits(self.pair, shown)
+        write_directory(self.columns(), tables, self.report(), about, directory, formats, overwrite)
 
     def report(self) -> dict[str, Any]:
         """Counts and figures, JSON-ready."""
@@ -210,6 +218,7 @@ class Alignment:
             "expected_recall": _number(self.expected_recall),
             "known_links": len(self.known),
             "pivots": self.pivots,
+            "decisions": dict(zip(("accepted", "rejected"), self.decided, strict=True)),
             "held_out_links": self.held_out,
             "reliability": self.reliability.as_dict(),
             "without_counterpart": {

@@ -45,6 +45,13 @@ class Pool:
         stays = ~np.isin(self.left, left)[c.left] & ~np.isin(self.right, right)[c.right]
         return self._only(stays)
 
+    def excluding(self, pairs: np.ndarray) -> Pool:
+        """The pool without these pairs of entities, int64 [R, 2], as candidates; see `without` for who goes as well."""
+        c = self.candidates
+        size = int(max(self.left.max(initial=0), self.right.max(initial=0), pairs.max(initial=0))) + 1
+        keys = self.left[c.left] * size + self.right[c.right]
+        return self._only(~np.isin(keys, pairs[:, 0] * size + pairs[:, 1]))
+
     def flipped(self) -> Pool:
         """The same from right to left."""
         c = self.candidates

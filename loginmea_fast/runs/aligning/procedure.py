@@ -32,6 +32,7 @@ from loginmea_fast.runs.aligning.confidence import (
     judge_run,
     together,
 )
+from loginmea_fast.runs.aligning.decisions import Decisions
 from loginmea_fast.runs.aligning.evidence import Evidence
 from loginmea_fast.runs.aligning.keeping import Kept
 from loginmea_fast.runs.aligning.matching import FEATURES, Matched, Pool, find_pool
@@ -72,6 +73,7 @@ class _Settings:
     csls_k: int
     backend: str
     direction: str
+    rejected: Tensor  # int64 [R, 2], pairs that are never candidates
 
     def pool(self, embedding: Embedding, learned: Tensor) -> Pool:
         """Entities of both graphs that no link has which was learned from; the side that is matched from is left."""
@@ -88,6 +90,7 @@ class _Settings:
         pool = find_pool(
             embedding, left, right, learned, self.evidence, self.decoder_k, neighbours, self.backend
         )
+        pool = pool.excluding(self.rejected.numpy())
         return pool if self.forward else pool.flipped()
 
     @property
@@ -109,6 +112,7 @@ class _Learned:
         judged: links that were held out.
         known: links that were known, int64 [K, 2].
         withheld: links of the pair that nothing was learned from.
+        accepted: those of the known links that somebody has decided on, int64 [A, 2]: they are matches, too.
         pivots: pairs that were learned from without being known, and how probable it is that each is right.
         notes: for the reader of the figures.
     """
@@ -117,6 +121,7 @@ class _Learned:
     judged: Judged
     known: Tensor
     withheld: Tensor
+    accepted: Tensor
     pivots: Pivots | None = None
     pivot_confidence: np.ndarray = field(default_factory=lambda: np.empty(0))
     notes: list[str] = field(default_factory=list)
@@ -128,6 +133,7 @@ def align(
     method: Method = "model",
     config: Config | None = None,
     seeds: Links | None = None,
+    decisions: Decisions | None = None,
     pivots: bool | None = None,
     folds: int | None = None,
     precision: float = 0.95,
@@ -152,6 +158,8 @@ def align(
         config: of training, of propagation and of the search; `Config()` by default.
         seeds: int64 [S, 2], links of (left, right) entities to take for the known ones instead of `source.links`; what
             other links the pair has is then measured against, and nothing is learned from it.
+        decisions: pairs that somebody has accepted, which are learned from like known links and are matches of the
+            confidence 1, or rejected, which are never matched; see `read_decisions`. A run has learned already.
         pivots: whether pairs that equal names and identifiers give are learned from as well; by default where fewer
             than 30 links are known. Where names give some, modalities of names are left out: they would find these
             pairs again and say nothing of the others.
@@ -184,18 +192,18 @@ def align(
         pair = source
         kept = None if keep is None or method != "model" else Kept(keep, overwrite)
         settings, learned = _from_pair(
-            pair, config, method, seeds, pivots, folds, progress, decoder, direction, kept
+            pair, config, method, seeds, decisions, pivots, folds, progress, decoder, direction, kept
         )
     else:
-        if any(given is not None for given in (seeds, pivots, folds, config, keep)):
+        if any(given is not None for given in (seeds, decisions, pivots, folds, config, keep)):
             raise ConfigError(
-                "a run has its links and its configuration; leave seeds, pivots, folds, config and keep out"
+                "a run has its links and its configuration; leave seeds, decisions, pivots, folds, config and keep out"
             )
         run = source if isinstance(source, (LoadedRun, FitResult)) else load_run(source, **overrides)
         if overrides and run is source:
             raise ConfigError("a run that is loaded has its configuration; leave overrides out")
         pair, method = run.problem.pair, "model"
-        settings = _settings(pair, run.config, decoder, direction)
+        settings = _settings(pair, run.config, decoder, direction, None)
         learned = _from_run(run, settings)
     earlier = 0.0 if kept is None else kept.seconds
     found = _alignment(settings, learned, method, precision, k)
@@ -222,9 +230,12 @@ def check_options(
     get_decoder(decoder)
 
 
-def _settings(pair: AlignmentPair, config: Config, decoder: str, direction: str) -> _Settings:
+def _settings(
+    pair: AlignmentPair, config: Config, decoder: str, direction: str, decisions: Decisions | None
+) -> _Settings:
     k = config.decoder_k if "decoder_k" in config.model_fields_set else _CANDIDATES
-    return _Settings(pair, Evidence(pair), decoder, k, config.csls_k, config.backend, direction)
+    rejected = pair.links[:0] if decisions is None else decisions.rejected
+    return _Settings(pair, Evidence(pair), decoder, k, config.csls_k, config.backend, direction, rejected)
 
 
 def _from_run(run: LoadedRun | FitResult, settings: _Settings) -> _Learned:
@@ -243,6 +254,7 @@ def _from_run(run: LoadedRun | FitResult, settings: _Settings) -> _Learned:
         judge_run(pool, settings.turned(held), settings.decoder),
         torch.cat([split.train, split.valid]),
         split.test,
+        split.train[:0],
         notes=[f"confidence rests on the {len(held):,} {chose}, of the run"],
     )
 
@@ -252,6 +264,7 @@ def _from_pair(
     config: Config,
     method: Method,
     seeds: Links | None,
+    decisions: Decisions | None,
     asked: bool | None,
     folds: int | None,
     progress: bool | None,
@@ -261,14 +274,21 @@ def _from_pair(
 ) -> tuple[_Settings, _Learned]:
     """Learn from known links and pivots: once for each part that is held out, and for the matches."""
     known, withheld = _known(pair, config, seeds)
+    accepted = known[:0]
+    if decisions is not None:
+        accepted = decisions.beside(pair, known)
+        known = torch.cat([known, accepted])
+        withheld = _apart(withheld, accepted)
     pivots, notes = _pivots(pair, known, asked)
+    if pivots is not None and decisions is not None:
+        pivots = pivots.only(~decisions.rejects(pair, pivots.links))
     if pivots is not None and pivots.found_by:
         pair = pair.with_features({n: f for n, f in pair.features.items() if n not in pivots.found_by})
         if config.modalities is not None:
             others = tuple(name for name in config.modalities if name not in pivots.found_by)
             config = config.override(modalities=others or None)
     links = known if pivots is None else torch.cat([known, pivots.links])
-    settings = _settings(pair, config, decoder, direction)
+    settings = _settings(pair, config, decoder, direction, decisions)
     if kept is not None:
         kept.open(pair, links, config, folds)
     embed = embed_by(method, config, progress, kept)
@@ -297,7 +317,7 @@ def _from_pair(
         pool = settings.pool(embed(pair, links), links)
     taken = settings.turned(links)
     found = _Learned(
-        pool.without(taken[:, 0], taken[:, 1]), judged, known, withheld, pivots, confidence, notes
+        pool.without(taken[:, 0], taken[:, 1]), judged, known, withheld, accepted, pivots, confidence, notes
     )
     return settings, found
 
@@ -329,7 +349,9 @@ def _judged_alone(settings: _Settings, embed: Embed, one: Round) -> Judged:
     right_gone, left_gone = one.gone
     gone = torch.cat([one.held[right_gone, 1], one.held[left_gone, 0]])
     pair, number = without_entities(settings.pair, gone)
-    reduced = replace(settings, pair=pair, evidence=Evidence(pair))
+    rejected = number[settings.rejected]
+    rejected = rejected[(rejected >= 0).all(1)]
+    reduced = replace(settings, pair=pair, evidence=Evidence(pair), rejected=rejected)
     learned = number[one.learned]
     found = reduced.pool(embed(pair, learned), learned).decoded(settings.decoder)
     alone = [(number[one.held[right_gone, 0]], one.number[right_gone])]
@@ -353,9 +375,12 @@ def _known(pair: AlignmentPair, config: Config, seeds: Links | None) -> tuple[Te
     size = pair.num_entities
     mine = known[:, 0] * size + known[:, 1]
     other = pair.links[~torch.isin(pair.links[:, 0] * size + pair.links[:, 1], mine)]
-    # An entity that a seed has is not matched again, so that its other links can be neither right nor wrong.
-    apart = ~(torch.isin(other[:, 0], known[:, 0]) | torch.isin(other[:, 1], known[:, 1]))
-    return known, other[apart]
+    return known, _apart(other, known)
+
+
+def _apart(links: Tensor, known: Tensor) -> Tensor:
+    """Links whose entities are not matched already: of those that are, another link is neither right nor wrong."""
+    return links[~(torch.isin(links[:, 0], known[:, 0]) | torch.isin(links[:, 1], known[:, 1]))]
 
 
 def _pivots(pair: AlignmentPair, known: Tensor, asked: bool | None) -> tuple[Pivots | None, list[str]]:
@@ -426,8 +451,13 @@ def _alignment(settings: _Settings, learned: _Learned, method: str, precision: f
         notes.append(f"{settings.decoder} did not converge; its last iterate was taken")
     left, right, features, sure = found.left, found.right, found.features, confidence.right(found.features)
     source = ["matched"] * len(left)
+    given, given_source = learned.accepted, ["accepted"] * len(learned.accepted)
+    given_confidence = np.ones(len(given))
     if pivots is not None:
-        links = settings.turned(pivots.links)
+        given, given_source = torch.cat([given, pivots.links]), given_source + pivots.source
+        given_confidence = np.concatenate([given_confidence, learned.pivot_confidence])
+    if len(given):
+        links = settings.turned(given)
         all_links = np.concatenate([settings.turned(learned.known), links, np.stack([left, right], 1)])
         own = links if settings.forward else links[:, ::-1]
         measures = settings.evidence(
@@ -436,8 +466,8 @@ def _alignment(settings: _Settings, learned: _Learned, method: str, precision: f
         unknown = np.full((len(links), len(FEATURES)), np.nan)
         features = np.concatenate([features, np.concatenate([unknown, measures], 1)])
         left, right = np.concatenate([left, links[:, 0]]), np.concatenate([right, links[:, 1]])
-        sure = np.concatenate([sure, learned.pivot_confidence])
-        source += pivots.source
+        sure = np.concatenate([sure, given_confidence])
+        source += given_source
     threshold = max(lowest_threshold(sure, precision, confidence.known, confidence.weights), _PROBABLE)
     accepted = sure >= threshold
     unmatched, probability = _unmatched(found, confidence, left[accepted], right[accepted])
@@ -458,7 +488,7 @@ def _alignment(settings: _Settings, learned: _Learned, method: str, precision: f
         margin=column(features[:, 1]),
         mutual=column(features[:, 3] > 0),
         confidence=column(sure),
-        source=None if pivots is None else [source[place] for place in order],
+        source=[source[place] for place in order] if len(given) else None,
         evidence={
             name: column(features[:, len(FEATURES) + number])
             for number, name in enumerate(settings.evidence.names)
@@ -478,6 +508,7 @@ def _alignment(settings: _Settings, learned: _Learned, method: str, precision: f
         counterparts=(counterparts[0], counterparts[1]),
         known=learned.known,
         pivots={} if pivots is None else pivots.counts,
+        decided=(len(learned.accepted), len(settings.rejected)),
         withheld=learned.withheld,
         measured=_measure(left, right, sure, accepted, learned.withheld) if len(learned.withheld) else None,
         method=method,

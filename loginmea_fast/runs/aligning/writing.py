@@ -13,6 +13,8 @@ from typing import Any
 from loginmea_fast.errors import ConfigError, DataError
 from loginmea_fast.runs.aligning.formats import FORMATS, Columns, check_format
 
+_ENTITIES = "entities.parquet"
+
 __all__ = ["check_directory", "write_directory", "write_matches"]
 
 
@@ -51,17 +53,19 @@ def write_directory(
     columns: Columns,
     tables: Mapping[str, Columns],
     report: Mapping[str, Any],
+    entities: Columns,
     directory: str | os.PathLike[str],
     formats: Sequence[str] = ("tsv",),
     overwrite: bool = False,
 ) -> None:
-    """Write matches, further tables by their names, and a report; see `Alignment.save`."""
+    """Write matches, further tables by their names, a report, and what is told of entities; see `Alignment.save`."""
     for format in formats:
         check_format(format)
     target = Path(directory)
     check_directory(target, overwrite)
     files = {f"alignment{FORMATS[format][0]}": FORMATS[format][1](columns, report) for format in formats}
     files |= {f"{name}.tsv": FORMATS["tsv"][1](table, report) for name, table in tables.items()}
+    files[_ENTITIES] = FORMATS["parquet"][1](entities, report)
     files["report.json"] = (json.dumps(report, indent=2, allow_nan=False) + "\n").encode()
     scratch: Path | None = None
     try:
@@ -104,5 +108,5 @@ def check_directory(directory: str | os.PathLike[str], overwrite: bool = False) 
 
 def _files_of_alignment(directory: Path) -> list[Path]:
     names = {f"alignment{suffix}" for suffix, _ in FORMATS.values()}
-    names |= {"rejected.tsv", "candidates.tsv", "unmatched.tsv", "report.json"}
+    names |= {"rejected.tsv", "candidates.tsv", "unmatched.tsv", "report.json", _ENTITIES}
     return sorted(path for path in directory.iterdir() if path.name in names)

@@ -1,0 +1,295 @@
+"""What the page shows of an alignment, from the directory that `align` wrote."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loginmea_fast.errors import ConfigError, DataError
+from loginmea_fast.report.figures import bars, curve, histogram, reliability
+from loginmea_fast.runs.aligning.formats import plain_text, safe_text
+
+__all__ = ["MOST", "alignment_contents"]
+
+MOST = 20_000
+"""Matches on a page; of more the least and the most certain are shown, and the page says so."""
+
+_TABLES = ("alignment.parquet", "alignment.tsv", "alignment.csv")
+_NUMBERS = ("score", "margin", "confidence")
+
+
+def alignment_contents(directory: Path, before: Path | None = None, most: int = MOST) -> dict[str, Any]:
+    """Title, summary, figures and matches, JSON-ready.
+
+    Args:
+        directory: what `align` wrote.
+        before: an earlier alignment of the same graphs: each match says whether it is new, and those gone are shown.
+        most: matches on the page.
+
+    Raises:
+        ConfigError: no alignment is there, or it is of other graphs than `before`.
+        DataError: a file is missing or malformed.
+    """
+    place = directory.resolve()
+    report = _report(directory)
+    rows = _matches(directory)
+    if before is not None:
+        rows = _compared(rows, _matches(before), before)
+    total = len(rows)
+    rows.sort(key=lambda row: row["confidence"])
+    if total > most:
+        rows = rows[: most - most // 4] + rows[total - most // 4 :]
+    entities = _Entities(directory)
+    candidates = _candidates(directory, {row["left"] for row in rows} | {row["right"] for row in rows})
+    columns = {
+        "left": [entities.number(row["left"], "left") for row in rows],
+        "right": [entities.number(row["right"], "right") for row in rows],
+        **{name: [_rounded(row[name]) for row in rows] for name in _NUMBERS},
+        "mutual": [row["mutual"] for row in rows],
+        "accepted": [row["accepted"] for row in rows],
+        "source": [row["source"] for row in rows],
+        "change": [row["change"] for row in rows],
+    }
+    names = list(dict.fromkeys(name for row in rows for name in row["evidence"]))
+    evidence = {name: [_rounded(row["evidence"].get(name, math.nan)) for row in rows] for name in names}
+    side = "left" if any(row["left"] in candidates for row in rows) else "right"
+    found = {
+        entities.number(entity, side): [
+            [entities.number(other, "right" if side == "left" else "left"), _rounded(score)]
+            for other, score in others
+        ]
+        for entity, others in candidates.items()
+    }
+    return {
+        "kind": "alignment",
+        "title": f"Alignment: {place.parent.name}/{place.name}",
+        "key": f"{place} {total} {report['seconds']}",
+        "summary": _summary(report, total, rows, before),
+        "notes": list(report["notes"]),
+        "figures": list(_figures(report, rows, names)),
+        "matches": columns,
+        "evidence": evidence,
+        "threshold": report["threshold"],
+        "total": total,
+        "candidates": {"side": side, "of": found},
+        "entities": entities.told(),
+    }
+
+
+def _report(directory: Path) -> dict[str, Any]:
+    file = directory / "report.json"
+    if not file.is_file():
+        raise ConfigError(
+            f"{directory} holds neither an alignment nor a run; name a directory that align or train wrote"
+        )
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found["threshold"], found["reliability"]["bins"], found["notes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is damaged ({error}); align again") from None
+    return found
+
+
+def _matches(directory: Path) -> list[dict[str, Any]]:
+    """All matches, those that are not sure enough included."""
+    table = next((directory / name for name in _TABLES if (directory / name).is_file()), None)
+    if table is None:
+        raise ConfigError(
+            f"{directory} has its matches in no format that a page can be made of; align with --format tsv beside the "
+            "others"
+        )
+    accepted = _parquet(table) if table.suffix == ".parquet" else _table(table)
+    rejected = _table(directory / "rejected.tsv")
+    found = []
+    for rows, sure in ((accepted, True), (rejected, False)):
+        for row in rows:
+            evidence = {
+                name.removeprefix("evidence_"): float(value)
+                for name, value in row.items()
+                if name.startswith("evidence_") and value not in ("", None)
+            }
+            found.append(
+                {
+                    "left": row["left"],
+                    "right": row["right"],
+                    **{name: float(row[name] or "nan") for name in _NUMBERS},
+                    "mutual": str(row["mutual"]).lower() == "true",
+                    "accepted": sure,
+                    "source": row.get("source", "") or "",
+                    "change": "",
+                    "evidence": evidence,
+                }
+            )
+    return found
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        raise DataError(f"{path} is missing; align again")
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t")
+        rows = []
+        for row in reader:
+            if None in row or None in row.values():
+                raise DataError(f"{path}, line {reader.line_num}: another number of columns; align again")
+            rows.append({name: plain_text(cell) for name, cell in row.items()})
+    return rows
+
+
+def _parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is damaged ({str(error).splitlines()[0]}); align again") from None
+    return rows
+
+
+class _Entities:
+    """Entities of the page, numbered as they come, and what is told of each."""
+
+    def __init__(self, directory: Path) -> None:
+        file = directory / "entities.parquet"
+        if not file.is_file():
+            raise DataError(
+                f"{file} is missing: it holds what the page shows of an entity; align again with this version"
+            )
+        self._portraits = {(row["side"], row["entity"]): row for row in _parquet(file)}
+        self._numbers: dict[tuple[str, str], int] = {}
+
+    def number(self, identifier: str, side: str) -> int:
+        """Of an entity, a new one where it has none."""
+        return self._numbers.setdefault((side, identifier), len(self._numbers))
+
+    def told(self) -> list[dict[str, Any]]:
+        """Of all that were numbered: identifier, the same as a table writes it, side, name, degree, neighbours, ..."""
+        found = []
+        for side, identifier in self._numbers:
+            row = self._portraits.get((side, identifier), {})
+            neighbors = [
+                [n["direction"], n["relation"], self._name(side, n["entity"]), n["entity"]]
+                for n in row.get("neighbors") or ()
+            ]
+            found.append(
+                {
+                    "id": identifier,
+                    "cell": safe_text(identifier),
+                    "side": side,
+                    "name": row.get("name", identifier),
+                    "degree": row.get("degree"),
+                    "neighbors": neighbors,
+                    "attributes": [[a["attribute"], a["value"]] for a in row.get("attributes") or ()],
+                }
+            )
+        return found
+
+    def _name(self, side: str, identifier: str) -> str:
+        row = self._portraits.get((side, identifier))
+        return str(row["name"]) if row else identifier
+
+
+def _candidates(directory: Path, wanted: set[str]) -> dict[str, list[tuple[str, float]]]:
+    found: dict[str, list[tuple[str, float]]] = {}
+    for row in _table(directory / "candidates.tsv"):
+        if row["entity"] in wanted:
+            found.setdefault(row["entity"], []).append((row["candidate"], float(row["score"] or "nan")))
+    return found
+
+
+def _compared(
+    rows: list[dict[str, Any]], earlier: Sequence[Mapping[str, Any]], before: Path
+) -> list[dict[str, Any]]:
+    """Rows with what has changed since `earlier`, and the accepted matches that are gone."""
+    pairs = {(row["left"], row["right"]) for row in rows if row["accepted"]}
+    old = {(row["left"], row["right"]): row for row in earlier if row["accepted"]}
+    lefts = {row["left"] for row in rows}
+    if rows and earlier and not any(row["left"] in lefts for row in earlier):
+        raise ConfigError(f"{before} is an alignment of other graphs: none of its entities is matched here")
+    present = {(row["left"], row["right"]) for row in rows}
+    for row in rows:
+        key = (row["left"], row["right"])
+        row["change"] = "new" if row["accepted"] and key not in old else ""
+        if not row["accepted"] and key in old:
+            row["change"] = "gone"
+    gone = [row for key, row in old.items() if key not in pairs and key not in present]
+    return rows + [{**row, "accepted": False, "change": "gone"} for row in gone]
+
+
+def _summary(
+    report: Mapping[str, Any], total: int, rows: Sequence[Mapping[str, Any]], before: Path | None
+) -> list[list[str]]:
+    alone = report["without_counterpart"]
+    told = [
+        ["matches", f"{report['matches']:,}"],
+        ["not sure enough", f"{report['matched_by_decoder'] - report['matches']:,}"],
+        ["threshold of confidence", f"{report['threshold']:.3f}"],
+        ["expected precision", _share(report["expected_precision"])],
+        ["counterparts found, expected", _share(report["expected_recall"])],
+        ["without counterpart", f"{alone['left']:,} left, {alone['right']:,} right"],
+        ["known links, pivots", f"{report['known_links']:,}, {sum(report['pivots'].values()):,}"],
+        ["confidences rest on", f"{report['held_out_links']:,} held-out links"],
+        ["method", f"{report['method']}, {report['decoder']}"],
+        ["seconds", f"{report['seconds']:,.0f}"],
+    ]
+    if report["measured"]:
+        measured = report["measured"]
+        told.append(
+            [
+                f"measured on {report['withheld_links']:,} withheld links",
+                f"precision {measured['precision']:.3f}, recall {measured['recall']:.3f}",
+            ]
+        )
+    taken = report.get("decisions", {})
+    if any(taken.values()):
+        told.append(
+            ["decisions taken back", f"{taken['accepted']:,} accepted, {taken['rejected']:,} rejected"]
+        )
+    if before is not None:
+        changes = [row["change"] for row in rows]
+        told.append([f"since {before.name}", f"{changes.count('new'):,} new, {changes.count('gone'):,} gone"])
+    if total > len(rows):
+        told.append(["on this page", f"{len(rows):,} of {total:,}: the least and the most certain"])
+    return told
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None
+
+
+def _figures(
+    report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], evidence: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    bins = report["reliability"]["bins"]
+    if bins:
+        yield reliability(bins, report["reliability"]["error"])
+    confidences = sorted((row["confidence"] for row in rows if row["change"] != "gone"), reverse=True)
+    if confidences:
+        yield curve(confidences, report["threshold"])
+        yield histogram(confidences, report["threshold"])
+    groups = {True: "accepted", False: "not sure enough"}
+    heights: dict[str, list[float]] = {}
+    for sure, label in groups.items():
+        chosen = [row for row in rows if row["accepted"] == sure]
+        if chosen:
+            heights[label] = [
+                sum(row["evidence"].get(name, 0.0) for row in chosen) / len(chosen) for name in evidence
+            ]
+    if heights and evidence:
+        yield bars(
+            "Evidence",
+            "How alike matched entities are in each modality and in their neighbourhoods, on average: where accepted "
+            "matches are hardly more alike than the others, it tells little.",
+            list(evidence),
+            heights,
+            "mean likeness",
+        )

@@ -1,0 +1,134 @@
+"""What people have decided about matches: a table of left, right, decision, as the page of `report` gives it."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from loginmea_fast.data import AlignmentPair
+from loginmea_fast.data.textfile import read_bytes, shorten
+from loginmea_fast.errors import DataError
+from loginmea_fast.runs.aligning.formats import plain_text
+
+__all__ = ["Decisions", "read_decisions"]
+
+_WORDS = {"accepted": True, "accept": True, "rejected": False, "reject": False}
+_FORM = "left TAB right TAB accepted or rejected"
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Pairs of entities that somebody has decided on.
+
+    Attributes:
+        accepted: int64 [A, 2], pairs that are the same thing.
+        rejected: int64 [R, 2], pairs that are not.
+    """
+
+    accepted: Tensor
+    rejected: Tensor
+
+    def beside(self, pair: AlignmentPair, known: Tensor) -> Tensor:
+        """The accepted pairs that are no known links, int64 [A, 2].
+
+        Raises:
+            DataError: a known link is rejected, or an entity is accepted with another partner than the known one.
+        """
+        said = self.rejects(pair, known)
+        if said.any():
+            left, right = known[said.nonzero()[0, 0]].tolist()
+            raise DataError(
+                f"{shorten(pair.uris[left])} and {shorten(pair.uris[right])} are rejected, but they are a known link; "
+                "leave one of the two out"
+            )
+        size = pair.num_entities
+        fresh = self.accepted[~torch.isin(_keys(self.accepted, size), _keys(known, size))]
+        for side in (0, 1):
+            taken = torch.isin(fresh[:, side], known[:, side]).nonzero()[:, 0]
+            if len(taken):
+                left, right = fresh[taken[0]].tolist()
+                entity = int(fresh[taken[0], side])
+                other = int(known[(known[:, side] == entity).nonzero()[0, 0], 1 - side])
+                raise DataError(
+                    f"{shorten(pair.uris[left])} and {shorten(pair.uris[right])} are accepted, but "
+                    f"{shorten(pair.uris[entity])} has the known link to {shorten(pair.uris[other])}; leave one out"
+                )
+        return fresh
+
+    def rejects(self, pair: AlignmentPair, links: Tensor) -> Tensor:
+        """Bool [P], which of `links` [P, 2] are rejected."""
+        return torch.isin(_keys(links, pair.num_entities), _keys(self.rejected, pair.num_entities))
+
+
+def read_decisions(path: str | os.PathLike[str], pair: AlignmentPair) -> Decisions:
+    """Read a table of decisions.
+
+    Args:
+        path: a line a decision, tabs between left, right and `accepted` or `rejected`; with a header or without.
+        pair: whose entities they name.
+
+    Returns:
+        Each pair once.
+
+    Raises:
+        DataError: no such file, no decision in it, a line that is none, an entity that is not in its graph, a pair that
+            is accepted and rejected, or an entity that is accepted twice; names the lines.
+    """
+    path = Path(path)
+    text = read_bytes(path, _FORM).decode("utf-8", "replace").removeprefix("\ufeff")
+    ids = [
+        {pair.uris[entity]: entity for entity in entities.tolist()}
+        for entities in (pair.left_entities, pair.right_entities)
+    ]
+    seen: dict[tuple[int, int], tuple[bool, int]] = {}
+    taken: dict[tuple[int, int], int] = {}
+    for number, row in enumerate(csv.reader(text.splitlines(), delimiter="\t"), start=1):
+        if not any(cell.strip() for cell in row):
+            continue
+        if number == 1 and [cell.strip().lower() for cell in row[:3]] == ["left", "right", "decision"]:
+            continue
+        if len(row) < 3 or row[2].strip().lower() not in _WORDS:
+            raise DataError(f"{path}, line {number}: expected {_FORM}; got {shorten(' '.join(row))}")
+        ends = []
+        for side, cell in enumerate(row[:2]):
+            entity = ids[side].get(plain_text(cell))
+            if entity is None:
+                raise DataError(
+                    f"{path}, line {number}: graph {side + 1} has no entity {shorten(plain_text(cell))}; the decisions "
+                    "are of other data"
+                )
+            ends.append(entity)
+        decided = _WORDS[row[2].strip().lower()]
+        key = (ends[0], ends[1])
+        earlier = seen.get(key)
+        if earlier is not None and earlier[0] != decided:
+            raise DataError(
+                f"{path}, lines {earlier[1]} and {number}: {shorten(row[0])} and {shorten(row[1])} are both accepted "
+                "and rejected; leave one line"
+            )
+        if earlier is not None:
+            continue
+        seen[key] = (decided, number)
+        for side, entity in enumerate(ends if decided else []):
+            if (before := taken.setdefault((side, entity), number)) != number:
+                raise DataError(
+                    f"{path}, lines {before} and {number}: {shorten(row[side])} is accepted with two partners; leave "
+                    "one line"
+                )
+    if not seen:
+        raise DataError(f"{path} holds no decision; a line is {_FORM}")
+    chosen = {True: [], False: []}  # type: dict[bool, list[tuple[int, int]]]
+    for key, (decided, _) in seen.items():
+        chosen[decided].append(key)
+    return Decisions(
+        *(torch.tensor(chosen[kind], dtype=torch.int64).reshape(-1, 2) for kind in (True, False))
+    )
+
+
+def _keys(links: Tensor, size: int) -> Tensor:
+    return links[:, 0] * size + links[:, 1]

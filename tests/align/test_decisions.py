@@ -1,0 +1,123 @@
+"""Decisions: accepted pairs are matches and teach, rejected ones never come back, and a wrong table names its lines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import loginmea_fast as lf
+from loginmea_fast.data import AlignmentPair
+from loginmea_fast.errors import DataError
+from loginmea_fast.runs.aligning import Decisions, read_decisions
+from tests.training.synthetic import synthetic_pair, thinned
+
+SMALL = {"propagation_width": 64, "backend": "reference", "pivots": False, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def pair() -> AlignmentPair:
+    return thinned(replace(synthetic_pair(400, degree=5, relations=12), features={}), 0.5)
+
+
+@pytest.fixture(scope="module")
+def found(pair: AlignmentPair) -> lf.Alignment:
+    return lf.align(pair, method="propagate", seeds=pair.links[:60], **SMALL)
+
+
+def pairs(left: torch.Tensor, right: torch.Tensor) -> set[tuple[int, int]]:
+    return set(zip(left.tolist(), right.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("direction", ["left_to_right", "right_to_left"])
+def test_what_is_rejected_never_comes_back_and_what_is_accepted_is_a_match(pair, found, direction) -> None:
+    gold = set(map(tuple, pair.links.tolist()))
+    order = (found.confidence - found.threshold).abs().argsort(stable=True)[:100]
+    judged = torch.stack([found.left[order], found.right[order]], 1)
+    right = torch.tensor([tuple(row) in gold for row in judged.tolist()])
+    assert 10 < int(right.sum()) < 90
+    decisions = Decisions(judged[right], judged[~right])
+    again = lf.align(
+        pair,
+        method="propagate",
+        seeds=pair.links[:60],
+        decisions=decisions,
+        direction=direction,
+        **SMALL,
+    )
+    matched = pairs(again.left, again.right)
+    assert not matched & set(map(tuple, decisions.rejected.tolist()))
+    accepted = set(map(tuple, decisions.accepted.tolist()))
+    assert accepted <= pairs(again.left[again.accepted], again.right[again.accepted])
+    assert again.source is not None
+    assert again.source.count("accepted") == len(accepted)
+    assert again.report()["decisions"] == {"accepted": len(accepted), "rejected": int((~right).sum())}
+    assert not accepted & set(map(tuple, again.withheld.tolist()))
+
+    def right_ones(alignment: lf.Alignment) -> int:
+        return len(pairs(alignment.left[alignment.accepted], alignment.right[alignment.accepted]) & gold)
+
+    assert right_ones(again) > right_ones(found)
+
+
+def test_candidates_are_without_what_is_rejected(pair, found) -> None:
+    rejected = torch.stack([found.left, found.right], 1)[:50]
+    again = lf.align(
+        pair,
+        method="propagate",
+        seeds=pair.links[:60],
+        decisions=Decisions(rejected[:0], rejected),
+        **SMALL,
+    )
+    candidates = again.candidates
+    listed = {
+        (int(entity), other)
+        for entity, row in zip(candidates.entity, candidates.match.tolist(), strict=True)
+        for other in row
+    }
+    assert not listed & set(map(tuple, rejected.tolist()))
+
+
+def test_decisions_against_known_links_are_refused(pair) -> None:
+    known = pair.links[:60]
+    with pytest.raises(DataError, match="are rejected, but they are a known link"):
+        lf.align(pair, method="propagate", seeds=known, decisions=Decisions(known[:0], known[3:4]), **SMALL)
+    other = torch.tensor([[int(known[3, 0]), int(pair.links[200, 1])]])
+    with pytest.raises(DataError, match="has the known link to"):
+        lf.align(pair, method="propagate", seeds=known, decisions=Decisions(other, known[:0]), **SMALL)
+    again = lf.align(
+        pair, method="propagate", seeds=known, decisions=Decisions(known[:5], known[:0]), **SMALL
+    )
+    assert again.report()["decisions"]["accepted"] == 0, "they are known already"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "holds no decision"),
+        (["{0}\t{1}\tmaybe"], r"line 2: expected left TAB right TAB accepted or rejected"),
+        (["{0}\t{1}"], "line 2: expected left TAB right"),
+        (["{0}\tnobody\taccepted"], "line 2: graph 2 has no entity 'nobody'.* other data"),
+        (["{0}\t{1}\taccepted", "{0}\t{1}\trejected"], "lines 2 and 3: .* both accepted and rejected"),
+        (["{0}\t{1}\taccepted", "{0}\t{3}\taccepted"], "lines 2 and 3: .* accepted with two partners"),
+    ],
+)
+def test_a_wrong_table_names_its_lines(pair, tmp_path: Path, lines: list[str], message: str) -> None:
+    names = [pair.uris[entity] for link in pair.links[:2].tolist() for entity in link]
+    file = tmp_path / "decisions.tsv"
+    file.write_text("\n".join(["left\tright\tdecision", *(line.format(*names) for line in lines)]) + "\n")
+    with pytest.raises(DataError, match=message):
+        read_decisions(file, pair)
+
+
+def test_a_table_is_read_with_a_header_or_without_each_pair_once(pair, tmp_path: Path) -> None:
+    (a, b), (c, d) = pair.links[:2].tolist()
+    uris = pair.uris
+    body = f"{uris[a]}\t{uris[b]}\taccepted\n\n{uris[c]}\t{uris[d]}\treject\n{uris[a]}\t{uris[b]}\tAccept\n"
+    for head in ("", "left\tright\tdecision\n"):
+        (tmp_path / "d.tsv").write_text(head + body)
+        found = read_decisions(tmp_path / "d.tsv", pair)
+        assert found.accepted.tolist() == [[a, b]]
+        assert found.rejected.tolist() == [[c, d]]

@@ -1,0 +1,133 @@
+"""The page: what is in it, that no text of it can run, and what it says where there is nothing to show."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import loginmea_fast as lf
+from loginmea_fast.errors import ConfigError, DataError
+from loginmea_fast.report import alignment as contents
+from loginmea_fast.report import write_report
+from tests.report.conftest import HOSTILE
+
+
+def read(page: Path) -> dict[str, Any]:
+    """What the page holds, as its script unpacks it."""
+    (packed,) = re.findall(r'<script id="data"[^>]*>([^<]*)</script>', page.read_text(encoding="utf-8"))
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+def test_an_alignment_is_all_there(found: lf.Alignment, directory: Path) -> None:
+    data = read(write_report(directory))
+    matches, entities = data["matches"], data["entities"]
+    assert len(matches["left"]) == len(found.left) == data["total"]
+    assert sum(matches["accepted"]) == len(found)
+    place = found.left.tolist().index(int(found.left[0]))
+    shown = [entities[number]["id"] for number in matches["left"]].index(
+        found.pair.uris[int(found.left[place])]
+    )
+    assert entities[matches["right"][shown]]["id"] == found.pair.uris[int(found.right[place])]
+    first = entities[matches["left"][shown]]
+    assert first["degree"] == int(found.pair.degrees()[found.left[place]])
+    assert len(first["neighbors"]) >= 1
+    assert {"Calibration", "Precision against threshold", "Confidence"} <= {
+        f["title"] for f in data["figures"]
+    }
+    side = data["candidates"]["side"]
+    assert side == "left"
+    assert len(data["candidates"]["of"]) > 0
+
+
+def test_text_of_the_data_is_never_html(directory: Path) -> None:
+    page = write_report(directory)
+    assert HOSTILE not in page.read_text(encoding="utf-8")
+    assert any(entity["name"] == HOSTILE for entity in read(page)["entities"])
+    assert "default-src 'none'" in page.read_text(encoding="utf-8")
+
+
+def test_identifiers_go_out_as_tables_write_them(directory: Path, tmp_path: Path) -> None:
+    cells = {entity["cell"] for entity in read(write_report(directory, tmp_path / "p.html"))["entities"]}
+    assert not any(cell.startswith(("=", "+", "@")) or "\t" in cell or "\n" in cell for cell in cells)
+
+
+def test_of_very_many_the_least_and_the_most_certain_are_shown(directory: Path) -> None:
+    data = contents.alignment_contents(directory, most=20)
+    confidences = data["matches"]["confidence"]
+    assert len(confidences) == 20
+    assert ["on this page", f"20 of {data['total']:,}: the least and the most certain"] in data["summary"]
+    every = sorted(contents.alignment_contents(directory)["matches"]["confidence"])
+    assert sorted(confidences) == every[:15] + every[-5:]
+
+
+def test_what_has_changed_since_an_earlier_alignment(
+    found: lf.Alignment, directory: Path, tmp_path: Path
+) -> None:
+    kept = found.accepted.clone()
+    kept[kept.nonzero()[:3, 0]] = False
+    rows = {name: getattr(found, name)[kept | ~found.accepted] for name in ("left", "right", "confidence")}
+    rows |= {name: getattr(found, name)[kept | ~found.accepted] for name in ("score", "margin", "mutual")}
+    evidence = {name: values[kept | ~found.accepted] for name, values in found.evidence.items()}
+    shares = {name: values[kept | ~found.accepted] for name, values in found.shares.items()}
+    later = replace(found, **rows, evidence=evidence, shares=shares)
+    later.save(tmp_path / "later")
+    data = read(write_report(tmp_path / "later", before=directory))
+    assert data["matches"]["change"].count("gone") == 3
+    assert ["since found", "0 new, 3 gone"] in data["summary"]
+    back = read(write_report(directory, tmp_path / "back.html", before=tmp_path / "later"))
+    assert back["matches"]["change"].count("new") == 3
+
+
+def test_a_run_shows_its_curves(run: Path) -> None:
+    data = read(write_report(run))
+    assert {"Loss", "Validation", "Links", "Seconds", "Memory", "Hits by degree"} <= {
+        figure["title"] for figure in data["figures"]
+    }
+    assert "matches" not in data
+    assert any(name == "Hits@1 by csls" for name, _ in data["summary"])
+
+
+def test_what_no_page_can_be_made_of(directory: Path, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds neither an alignment nor a run"):
+        write_report(tmp_path)
+    with pytest.raises(ConfigError, match="before compares alignments"):
+        write_report(run, before=directory)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in directory.iterdir():
+        if file.is_file():
+            (copy / file.name).write_bytes(file.read_bytes())
+    (copy / "entities.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"entities\.parquet is damaged"):
+        write_report(copy)
+    (copy / "entities.parquet").unlink()
+    with pytest.raises(DataError, match="align again with this version"):
+        write_report(copy)
+    (copy / "alignment.tsv").unlink()
+    with pytest.raises(ConfigError, match="--format tsv"):
+        write_report(copy)
+    (copy / "report.json").write_text("{}")
+    with pytest.raises(DataError, match=r"report\.json is damaged"):
+        write_report(copy)
+    with pytest.raises(DataError, match="cannot be written"):
+        write_report(directory, tmp_path / "no" / "page.html")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "config.toml").write_bytes((run / "config.toml").read_bytes())
+    with pytest.raises(ConfigError, match="has no epoch yet"):
+        write_report(empty)
+
+
+def test_without_plotly_it_says_what_to_install(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(ConfigError, match=r"pip install 'loginmea-fast\[report\]'"):
+        write_report(directory)
