@@ -156,15 +156,16 @@ def _edges_by_set(graph: Graph) -> _BySet:
     return _by_set.of(graph.dst_set, [graph.dst_ptr, graph.dst_source, graph.dst_set, graph.src_edge], sort)
 
 
-def check_rows(rows: Tensor, graph: Graph) -> None:
-    """Raise `InputError` unless `rows` are entities of the graph."""
+def check_rows(rows: Tensor, graph: Graph, name: str = "rows") -> None:
+    """Raise `InputError` unless `rows`, which the caller calls `name`, are entities of the graph."""
     if not isinstance(rows, Tensor) or rows.dtype not in (torch.int64, torch.int32) or rows.dim() != 1:
         came = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
-        raise InputError(f"rows must be an int64 tensor [rows] of entities; got {came}")
+        raise InputError(f"{name} must be an int64 tensor [{name}] of entities; got {came}")
     ids = rows.cpu().numpy()
     if len(wrong := np.flatnonzero((ids < 0) | (ids >= graph.num_entities))):
         raise InputError(
-            f"rows[{wrong[0]}] is entity {ids[wrong[0]]}, outside [0, {graph.num_entities}); take rows of this graph"
+            f"{name}[{wrong[0]}] is entity {ids[wrong[0]]}, outside [0, {graph.num_entities}); "
+            "take entities of this graph"
         )
 
 

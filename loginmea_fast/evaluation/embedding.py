@@ -35,6 +35,13 @@ class JointEmbedding:
     model: EntityModel
     features: Mapping[str, Tensor]
 
+    def __post_init__(self) -> None:
+        if not hasattr(self.model, "joint_rows") or not isinstance(self.features, Mapping):
+            raise InputError(
+                "JointEmbedding takes a model and its features, as in JointEmbedding(run.model, run.problem.features); "
+                f"got {type(self.model).__name__} and {type(self.features).__name__}"
+            )
+
     @property
     def parts(self) -> list[tuple[str, int]]:
         """Those of the model."""

@@ -221,7 +221,7 @@ class LoginMEA(nn.Module):
             `LoginMEAOutput`.
 
         Raises:
-            InputError: a modality is missing, has the wrong number of rows or columns, a mask that does not fit, an
+            InputError: a modality is missing, has the wrong number of rows or columns, a mask does not fit, an
                 entity out of range, or a view of another graph or depth.
         """
         projected: dict[str, Tensor] = {}
@@ -297,6 +297,8 @@ class LoginMEA(nn.Module):
     ) -> Iterator[Tensor]:
         """The parts of J [B, .], the graph encoder's first; `projected` gets the modalities [n_0, d_m]."""
         self._check(features)
+        if hidden is not None and not torch.compiler.is_compiling():
+            check_rows(hidden, self.graph, "hidden")
         if present is None:
             present = features.present if isinstance(features, Features) else {}
         has = presence_of(self.modalities, present, self.graph.num_entities, self.graph.device)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from loginmea_fast.errors import CheckpointError
 from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.ops._dispatch import check_graph
 from loginmea_fast.version import __version__
 
 __all__ = ["DESCRIPTION", "Pretrained", "describe_graph", "digest", "tensor_bytes"]
@@ -123,7 +124,12 @@ class Pretrained(NamedTuple):
         return cls(found["arguments"], found["graph"], parameters)
 
     def check_graph(self, graph: AlignmentGraph, directory: str | os.PathLike[str]) -> None:
-        """Raise `CheckpointError` naming what `graph` differs in from the one the model was trained on."""
+        """Raise `CheckpointError` naming what `graph` differs in from the one the model was trained on.
+
+        Raises:
+            InputError: it is none.
+        """
+        check_graph(graph)
         for key, value in describe_graph(graph).items():
             if self.graph.get(key) != value:
                 raise CheckpointError(

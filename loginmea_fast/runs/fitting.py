@@ -99,13 +99,11 @@ def fit(
         if out is None:
             raise ConfigError("resume needs the run directory; give it as out")
         run = RunDirectory.open(out)
-        config = _with_absolute_paths((config or run.config).override(**overrides))
+        config = _with_absolute_paths(Config.of(config or run.config, overrides))
         run.check_resumable(config)
         split = run.load_split(pair.num_entities) if run.split_file.is_file() else None
     else:
-        config = _with_absolute_paths(
-            Config.build(overrides) if config is None else config.override(**overrides)
-        )
+        config = _with_absolute_paths(Config.of(config, overrides))
         run, split = None, None
     check_configuration(config, out, resume)
     if config.tensorboard:

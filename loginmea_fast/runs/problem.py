@@ -57,6 +57,7 @@ def load_pair(config: Config) -> AlignmentPair:
         ConfigError: `path` is unset.
         DataError: a file is missing or malformed.
     """
+    config = Config.of(config)
     if config.path is None:
         raise ConfigError(
             "the configuration names no data set; set path to a directory, or pass the pair itself"

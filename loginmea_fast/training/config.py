@@ -336,6 +336,22 @@ class Config(BaseModel):
         return cls(**{**_flatten(values or {}), **_flatten(more)})
 
     @classmethod
+    def of(cls, config: object, overrides: Mapping[str, Any] = types.MappingProxyType({})) -> Config:
+        """The configuration that a caller gives, the defaults for None, with keywords applied.
+
+        Raises:
+            ConfigError: it is something else, or an override is wrong.
+        """
+        if config is None:
+            return cls.build(overrides)
+        if not isinstance(config, Config):
+            raise ConfigError(
+                f"config must be a Config, as Config.load(file) or Config.build(keys) gives it; "
+                f"got {type(config).__name__}"
+            )
+        return config.override(**overrides)
+
+    @classmethod
     def load(cls, path: str | os.PathLike[str], overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
         """Read a TOML file, then apply overrides: `key=value` strings, or keys and values.
 

@@ -140,6 +140,10 @@ def test_a_model_without_its_features_is_no_embedding(trained, call):
     problem = trained.problem
     with pytest.raises(InputError, match=r"got LoginMEA\. Give .*JointEmbedding\(model, features\)"):
         call(trained.model, problem.pair, problem.split.test)
+    with pytest.raises(
+        InputError, match=r"JointEmbedding takes a model and its features, .*; got Features and"
+    ):
+        JointEmbedding(problem.features, trained.model)
     joint = JointEmbedding(trained.model, problem.features)
     assert call(joint, problem.pair, problem.split.test) is not None
 

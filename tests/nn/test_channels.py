@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from loginmea_fast import LoginMEA
-from loginmea_fast.errors import ConfigError
+from loginmea_fast.errors import ConfigError, InputError
 from loginmea_fast.ops import relation_reflectors
 from loginmea_fast.reference import relation_reflection_attention as reference
 from tests.training.synthetic import synthetic_pair
@@ -59,6 +59,11 @@ def test_hidden_entities_have_no_embedding_of_their_own():
     with torch.no_grad():
         model.entity_embedding[hidden] = 0
     torch.testing.assert_close(got, model(FEATURES).joint)
+
+
+def test_hidden_entities_that_are_none_are_named():
+    with pytest.raises(InputError, match=r"hidden\[1\] is entity 80, outside \[0, 80\)"):
+        build()(FEATURES, hidden=torch.tensor([3, 80]))
 
 
 def test_an_absent_modality_is_nothing():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from loginmea_fast import AlignmentGraph, LoginMEA
-from loginmea_fast.errors import CheckpointError
+from loginmea_fast.errors import CheckpointError, InputError
 from tests.helpers.graphs import triples_of
 
 DIMS = {"image": 11, "attribute": 7}
@@ -98,3 +98,9 @@ def test_where_nothing_can_be_written(model: LoginMEA, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write the model to"):
         model.save_pretrained(tmp_path / "file")
+
+
+def test_what_is_no_graph_is_named(model: LoginMEA, tmp_path) -> None:
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match="graph must be an AlignmentGraph"):
+        LoginMEA.from_pretrained(tmp_path / "model", torch.zeros(2, 3))

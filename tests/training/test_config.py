@@ -200,7 +200,7 @@ def test_overrides_take_the_type_of_the_key():
         ({"seed_ratio": 1.5}, "above 0 and at most 1"),
         ({"seed_ratio": -0.5}, "above 0 and at most 1"),
         ({"seed_ratio": 1, "compat": "authors"}, "chooses the epoch by the test links"),
-        ({"decoder": "sinkhoorn"}, "decoder must be one of .*sinkhorn; got 'sinkhoorn'"),
+        ({"decoder": "sinkhoorn"}, "decoder must be one of .*sinkhorn, all; got 'sinkhoorn'"),
         ({"decoder_k": 0}, "of at least 1; got 0"),
         ({"lr": float("nan")}, "above 0"),
         ({"lr": "fast"}, "'lr' must be a number above 0; got 'fast'"),
@@ -313,3 +313,21 @@ def test_file_and_overrides_meet_before_the_preset(tmp_path):
     file.write_text("[training]\nlr = 0.25\n")
     config = Config.load(file, ["compat=authors"])
     assert (config.lr, config.epochs) == (0.25, 1000)
+
+
+def test_what_is_no_configuration_is_refused_by_whoever_takes_one():
+    import loginmea_fast as lf
+    from tests.training.synthetic import synthetic_pair
+
+    pair = synthetic_pair()
+    for call in (
+        lambda given: lf.fit(pair, given),
+        lambda given: lf.align(pair, config=given),
+        lf.runs.load_pair,
+    ):
+        with pytest.raises(
+            ConfigError, match=r"config must be a Config, as Config.load\(file\) .*; got dict"
+        ):
+            call({"epochs": 3})
+    assert Config.of(None, {"epochs": 3}) == Config(epochs=3)
+    assert Config.of(Config(lr=0.1), {"epochs": 3}) == Config(lr=0.1, epochs=3)

@@ -188,7 +188,7 @@ def align(
     started, kept = time.perf_counter(), None
     check_options(method, precision, decoder, direction, k, folds)
     if isinstance(source, AlignmentPair):
-        config = Config.build(overrides) if config is None else config.override(**overrides)
+        config = Config.of(config, overrides)
         pair = source
         kept = None if keep is None or method != "model" else Kept(keep, overwrite)
         settings, learned = _from_pair(
