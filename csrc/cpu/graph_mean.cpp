@@ -23,13 +23,14 @@ constexpr int64_t kAhead = 8;
 
 template <class T, class Index>
 void row_sums(int64_t rows, int64_t width, const int64_t* ptr, const Index* index, const int32_t* order,
-              const int64_t* chosen, const int32_t* places, const float* value, const accumulator_t<T>* out,
+              const int32_t* targets, const int32_t* places, const float* value, const accumulator_t<T>* out,
               const accumulator_t<T>* in, const accumulator_t<T>* self, const T* x, int64_t x_stride, T* y,
-              int num_threads) {
+              int64_t y_rows, int num_threads) {
   using A = accumulator_t<T>;
-  prefer_huge_pages(y, rows * width * static_cast<int64_t>(sizeof(T)));
+  prefer_huge_pages(y, y_rows * width * static_cast<int64_t>(sizeof(T)));
   const PerThread<A> sums(num_threads, width);
-  const auto row_at = [&](int64_t r) { return chosen != nullptr ? chosen[r] : order != nullptr ? order[r] : r; };
+  const auto row_at = [&](int64_t r) { return order != nullptr ? order[r] : r; };
+  const auto target_of = [&](int64_t i) -> int64_t { return targets != nullptr ? targets[i] : i; };
   const auto place_of = [&](int64_t j) -> int64_t { return places != nullptr ? places[j] : j; };
   const auto prefetch = [&](int64_t k) {
     const int64_t place = place_of(index[k]);
@@ -41,7 +42,8 @@ void row_sums(int64_t rows, int64_t width, const int64_t* ptr, const Index* inde
 #pragma omp for schedule(dynamic, 64)
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t i = row_at(r), end = ptr[i + 1];
-      T* target = y + (chosen != nullptr ? r : i) * width;
+      if (target_of(i) < 0) continue;
+      T* target = y + target_of(i) * width;
       prefetch_row<Use::write>(target, width);
       std::fill_n(sum, width, A(0));
       const T* row[kClump];
@@ -66,6 +68,7 @@ void row_sums(int64_t rows, int64_t width, const int64_t* ptr, const Index* inde
       // The rows that the next entity begins with.
       if (r + 1 < rows) {
         const int64_t next = row_at(r + 1);
+        if (target_of(next) < 0) continue;
         for (int64_t k = ptr[next]; k < std::min(ptr[next] + kAhead, ptr[next + 1]); ++k) prefetch(k);
       }
     }
@@ -126,15 +129,16 @@ void unit_reflectors_backward(int64_t relations, int64_t sets, int64_t width, co
 }  // namespace
 
 void row_sums(DType dtype, int64_t rows, int64_t width, const int64_t* ptr, const void* index, int index_bytes,
-              const int32_t* order, const int64_t* chosen, const int32_t* places, const float* value, const void* out,
-              const void* in, const void* self, const void* x, int64_t x_stride, void* y, int num_threads) {
+              const int32_t* order, const int32_t* targets, const int32_t* places, const float* value, const void* out,
+              const void* in, const void* self, const void* x, int64_t x_stride, void* y, int64_t y_rows,
+              int num_threads) {
   dispatch(dtype, "row_sums", [&](auto element) {
     using T = decltype(element);
     using A = accumulator_t<T>;
     const auto sums = [&](const auto* typed_index) {
-      row_sums<T>(rows, width, ptr, typed_index, order, chosen, places, value, static_cast<const A*>(out),
+      row_sums<T>(rows, width, ptr, typed_index, order, targets, places, value, static_cast<const A*>(out),
                   static_cast<const A*>(in), static_cast<const A*>(self), static_cast<const T*>(x), x_stride,
-                  static_cast<T*>(y), num_threads);
+                  static_cast<T*>(y), y_rows, num_threads);
     };
     if (index_bytes == 4) {
       sums(static_cast<const int32_t*>(index));

@@ -9,19 +9,18 @@ namespace loginmea {
 
 // y_i = out_i ( sum over the entries k of row i of value_k in_j x_j  +  self_i in_i x_i ),  j = index[k]
 //
-//   ptr        of the matrix's rows; index of 4 or 8 bytes an entry
+//   ptr        [rows + 1]; index of 4 or 8 bytes an entry
 //   order      [rows] int32, the order in which rows are visited; null for their own
-//   chosen     [rows] int64: y_r is of row chosen[r] of the matrix, visited in this order; null for all rows
-//   places     [columns] int32: where the rows of x lie, -1 for one that is not there and counts as zero; null where
-//   each
-//              lies in its own place
+//   targets    [rows] int32: the row of y that a row of the matrix gives, -1: nobody wants it; null for its own
+//   places     [columns] int32: the row of x that a column stands for, -1: there is none, it counts as zero; null for
+//              its own
 //   value      float32 an entry, null for ones
 //   out, in, self   of the accumulator's type, a row of y or of x each; null for ones, ones and zeros
 //   x, y       `dtype`, rows `x_stride` and `width` elements apart
 void row_sums(DType dtype, std::int64_t rows, std::int64_t width, const std::int64_t* ptr, const void* index,
-              int index_bytes, const std::int32_t* order, const std::int64_t* chosen, const std::int32_t* places,
+              int index_bytes, const std::int32_t* order, const std::int32_t* targets, const std::int32_t* places,
               const float* value, const void* out, const void* in, const void* self, const void* x,
-              std::int64_t x_stride, void* y, int num_threads);
+              std::int64_t x_stride, void* y, std::int64_t y_rows, int num_threads);
 
 // u_s = p_s / max(|p_s|, eps), p_s = sum of count_k r_j over the relations of set s; reciprocal[s] = 1 / max(|p_s|,
 // eps).

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from loginmea_fast.data.saving import new_directory
 from loginmea_fast.errors import InputError
@@ -192,6 +190,9 @@ def _write_triples(directory: Path, synthetic: Synthetic, ids: tuple[np.ndarray,
 
 def _write_attributes(directory: Path, synthetic: Synthetic, ids: tuple[np.ndarray, np.ndarray]) -> None:
     """Which attribute types an entity has, a line an entity that has any."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     frequency = _zipf(_ATTRIBUTES)
     right_types = _stream(synthetic, 3).permutation(_ATTRIBUTES)
     names = (
@@ -248,7 +249,10 @@ def _zipf(count: int) -> np.ndarray:
     return cumulated
 
 
-def _uris(ids: np.ndarray, side: str) -> pa.Array:
+def _uris(ids: np.ndarray, side: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     return pc.binary_join_element_wise(f"http://{side}.example/e", pa.array(ids).cast(pa.string()), "")
 
 
@@ -265,8 +269,11 @@ def _write(path: Path, *columns: np.ndarray) -> None:
         _append(file, *columns)
 
 
-def _append(file: BinaryIO, *columns: np.ndarray | pa.Array) -> None:
-    """Lines of columns, tabs between them."""
+def _append(file: BinaryIO, *columns: Any) -> None:
+    """Lines of columns, arrays of NumPy or Arrow, tabs between them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     if not len(columns[0]):
         return
     texts = [pa.array(column).cast(pa.string()) for column in columns]

@@ -157,23 +157,28 @@ def _row_sums(
     own: Tensor | None = None,
     order: Tensor | None = None,
     chosen: Tensor | None = None,
+    targets: Tensor | None = None,
     places: Tensor | None = None,
 ) -> Tensor:
-    """Sums of rows of x, see csrc/cpu/graph_mean.h; scales and `own` in the dtype of the sums."""
-    rows = ptr.numel() - 1 if chosen is None else len(chosen)
+    """Sums of rows of x, see csrc/cpu/graph_mean.h; scales and `own` in the dtype of the sums.
+
+    Of the rows `chosen` alone where they are given; `targets` then says where each row goes, or -1.
+    """
+    rows = ptr.numel() - 1
     library = _native("row_sums", x)
     if library is not None and (value is None or value.dtype == torch.float32):
         from loginmea_fast import native
 
         x = x if x.stride(1) == 1 and x.stride(0) >= x.shape[1] else x.contiguous()
-        y = x.new_empty(rows, x.shape[1])
+        y = x.new_empty(rows if chosen is None else len(chosen), x.shape[1])
         index, value = index.contiguous(), None if value is None else value.contiguous()
         library.row_sums(
             native.dtype_code(x.dtype),
             rows, x.shape[1],
-            ptr.data_ptr(), index.data_ptr(), index.element_size(), _address(order), _address(chosen), _address(places),
+            ptr.data_ptr(), index.data_ptr(), index.element_size(),
+            _address(order), _address(targets), _address(places),
             _address(value), _address(out_scale), _address(in_scale), _address(own),
-            x.data_ptr(), x.stride(0), y.data_ptr(),
+            x.data_ptr(), x.stride(0), y.data_ptr(), len(y),
             torch.get_num_threads(),
         )  # fmt: skip
         return y
@@ -184,9 +189,7 @@ def _row_sums(
     if in_scale is not None:
         wide = wide * in_scale[:, None]
     value = wide.new_ones(index.numel()) if value is None else value.to(wide.dtype)
-    matrix = torch.sparse_csr_tensor(
-        ptr, index.long(), value, size=(ptr.numel() - 1, len(wide)), check_invariants=False
-    )
+    matrix = torch.sparse_csr_tensor(ptr, index.long(), value, size=(rows, len(wide)), check_invariants=False)
     with own_dtypes(x):
         total = matrix @ wide.contiguous()
     if own is not None:
@@ -216,7 +219,7 @@ def sparse_product(
 
     Only the rows `chosen` where these are given, and then `places` says for each row where it stands among them, or -1.
     """
-    return _row_sums(ptr, index, x, value, chosen=chosen)
+    return _row_sums(ptr, index, x, value, chosen=chosen, targets=places)
 
 
 @sparse_product.register_fake
@@ -264,7 +267,14 @@ def _neighborhood_mean(
     """Sum over neighbours, plus `own` times one's own row, over `size`; of the rows `chosen`, see `sparse_product`."""
     dtype = _sum_dtype(x)
     return _row_sums(
-        ptr, index, x, out_scale=1 / size.to(dtype), own=own.to(dtype), order=order, chosen=chosen
+        ptr,
+        index,
+        x,
+        out_scale=1 / size.to(dtype),
+        own=own.to(dtype),
+        order=order,
+        chosen=chosen,
+        targets=places,
     )
 
 

@@ -124,7 +124,7 @@ members = graph.set_rel_ptr, graph.set_relation, graph.set_count
 transposed = graph.rel_ptr, graph.rel_set, graph.rel_count
 def sums():
     cpu.row_sums(code, n, d, graph.dst_ptr.data_ptr(), graph.dst_source.data_ptr(), 4, *[0] * 7, y.data_ptr(), d,
-                 out.data_ptr(), threads)
+                 out.data_ptr(), n, threads)
 def reflect():
     cpu.unit_reflectors(code, u, d, *pointers(members), relations.data_ptr(), reflectors.data_ptr(),
                         reciprocal.data_ptr(), 1e-12, threads)
