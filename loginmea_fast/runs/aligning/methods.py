@@ -29,6 +29,7 @@ Embed = Callable[[AlignmentPair, Tensor], Embedding]
 
 HELD_OUT = 0.2  # of the known links, for calibration
 MOST_HELD_OUT = 1000  # which calibrate as well as more would
+ENOUGH_HELD_OUT = 300  # for which propagation is done in further rounds
 FOLDS = 5  # in which each link is held out once
 ROUNDS = 2  # of bootstrapping by propagation
 _RIVALS = 4000  # entities of each graph among which a weight is judged: CSLS needs all pairs
@@ -91,9 +92,8 @@ def divide_links(links: Tensor, method: Method, folds: int | None, seed: int) ->
     part = min(max(int(count * HELD_OUT), 1), MOST_HELD_OUT)
     again = method == "propagate" if folds is None else folds > 1 or method == "propagate"
     if folds is None and method == "propagate":
-        # As many rounds as give links enough: more of them would only take time.
-        folds = min(FOLDS, -(-MOST_HELD_OUT // part))
-        parts = torch.arange(count).split(-(-count // FOLDS) if folds == FOLDS else part)[:folds]
+        parts = torch.arange(count).chunk(min(FOLDS, count))[: -(-ENOUGH_HELD_OUT // part)]
+        parts = tuple(places[:MOST_HELD_OUT] for places in parts)
     elif folds is None or folds == 1:
         parts = (torch.arange(part),)
     else:
