@@ -381,11 +381,33 @@ def _number_sets(
     for k in np.unique(size):
         edges = np.flatnonzero(size == k)
         rows = relation[first[edges, None] + np.arange(k)]
-        _, representative, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-        set_of[edges] = numbered + inverse.reshape(-1)
+        representative, inverse = _distinct(rows, int(relation.max()) + 1)
+        set_of[edges] = numbered + inverse
         representatives.append(edges[representative])
         numbered += len(representative)
     return set_of, np.concatenate([np.empty(0, np.int64), *representatives])
+
+
+def _distinct(rows: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first of each kind of equal rows, kinds in order, and the kind of every row; numbers are below `limit`.
+
+    Rows that fit 63 bits are compared as one number: NumPy takes many times as long to sort rows. Where these numbers
+    are few, as for sets of one relation, which most are, they are counted and not sorted.
+    """
+    width = rows.shape[1]
+    if limit**width >= 2**63:
+        _, first, kind = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        return first, kind.reshape(-1)
+    key = rows @ (limit ** np.arange(width - 1, -1, -1, dtype=np.int64))
+    if limit**width > 4 * len(rows):
+        _, first, kind = np.unique(key, return_index=True, return_inverse=True)
+        return first, kind
+    place = np.full(limit**width, -1)
+    place[key[::-1]] = np.arange(len(key))[
+        ::-1
+    ]  # of places assigned twice the last stays, the first of the rows
+    there = place >= 0
+    return place[there], (there.cumsum() - 1)[key]
 
 
 def _set_contents(

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loginmea_fast import graph as graph_module
 from loginmea_fast.errors import CheckpointError, InputError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.ops import neighbor_mean, relation_reflectors
@@ -224,3 +225,17 @@ def test_no_edges_at_all() -> None:
     assert (graph.num_edges, graph.num_relation_sets) == (0, 0)
     x = torch.randn(3, 4)
     assert torch.equal(neighbor_mean(x, graph), x)
+
+
+@pytest.mark.parametrize(
+    ("limit", "width", "count"),
+    [(3, 1, 50), (3, 2, 50), (1000, 3, 50), (5, 1, 1), (10**7, 3, 60), (2, 5, 400)],
+)
+def test_equal_relation_sets_are_found_however_they_are_compared(limit: int, width: int, count: int) -> None:
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.integers(0, limit, (count, width)), axis=1)
+    rows[count // 2 :] = rows[: count - count // 2]
+    _, first, kind = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    got_first, got_kind = graph_module._distinct(rows, limit)
+    assert np.array_equal(got_first, first)
+    assert np.array_equal(got_kind, kind.reshape(-1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from loginmea_fast.ops.graph_mean import csr_product
 
 __all__ = ["FeatureProjection"]
 
-# Half-precision features are widened this many rows at a time: 8 MB at 2,048 columns.
+# Rows of features are taken and widened this many at a time: 8 MB at 2,048 columns.
 _ROWS = 1024
 
 
@@ -45,12 +46,17 @@ class FeatureProjection(nn.Linear):
             )
         if features.layout == torch.sparse_csr:
             return self._project_sparse(features, view)
-        if view is not None:
-            features = view.take(features)
+        if view is not None and view.entities is not None:
+            if 2 * view.num_entities > features.shape[0]:
+                # To copy most of the features would cost more than to project the others with them.
+                return view.take(self(features))
+            return _project_narrow(features, self.weight, self._bias(), view.entities)
         if features.dtype == self.weight.dtype:
             return F.linear(features, self.weight, self.bias)
-        bias = self.weight.new_zeros(self.out_features) if self.bias is None else self.bias
-        return _project_narrow(features, self.weight, bias)
+        return _project_narrow(features, self.weight, self._bias())
+
+    def _bias(self) -> Tensor:
+        return self.weight.new_zeros(self.out_features) if self.bias is None else self.bias
 
     # torch.compile cannot trace sparse tensors; the product is one call of the vendor's library with or without it.
     @torch.compiler.disable
@@ -60,39 +66,46 @@ class FeatureProjection(nn.Linear):
 
 
 @torch.library.custom_op("loginmea_fast::narrow_projection", mutates_args=())
-def _project_narrow(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Features of another dtype times weight^T plus bias, widened block of rows by block of rows."""
-    result = weight.new_empty(features.shape[0], weight.shape[0])
-    for start in range(0, features.shape[0], _ROWS):
-        block = features[start : start + _ROWS].to(weight.dtype)
+def _project_narrow(features: Tensor, weight: Tensor, bias: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Features of any dtype, or some rows of them, times weight^T plus bias: taken and widened block by block."""
+    result = weight.new_empty(len(features if rows is None else rows), weight.shape[0])
+    for start, block in _blocks(features, rows, weight.dtype):
         torch.addmm(bias, block, weight.t(), out=result[start : start + _ROWS])
     return result
 
 
+def _blocks(features: Tensor, rows: Tensor | None, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+    """The first row of each block, and the block."""
+    for start in range(0, len(features if rows is None else rows), _ROWS):
+        place = slice(start, start + _ROWS)
+        yield start, (features[place] if rows is None else features[rows[place]]).to(dtype)
+
+
 @_project_narrow.register_fake
-def _(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return weight.new_empty(features.shape[0], weight.shape[0])
+def _(features: Tensor, weight: Tensor, bias: Tensor, rows: Tensor | None = None) -> Tensor:
+    return weight.new_empty((features if rows is None else rows).shape[0], weight.shape[0])
 
 
 @torch.library.custom_op("loginmea_fast::narrow_projection_backward", mutates_args=())
-def _project_narrow_backward(features: Tensor, grad: Tensor) -> Tensor:
+def _project_narrow_backward(features: Tensor, grad: Tensor, rows: Tensor | None = None) -> Tensor:
     total = grad.new_zeros(grad.shape[1], features.shape[1])
-    for start in range(0, features.shape[0], _ROWS):
-        total.addmm_(grad[start : start + _ROWS].t(), features[start : start + _ROWS].to(grad.dtype))
+    for start, block in _blocks(features, rows, grad.dtype):
+        total.addmm_(grad[start : start + _ROWS].t(), block)
     return total
 
 
 @_project_narrow_backward.register_fake
-def _(features: Tensor, grad: Tensor) -> Tensor:
+def _(features: Tensor, grad: Tensor, rows: Tensor | None = None) -> Tensor:
     return grad.new_empty(grad.shape[1], features.shape[1])
 
 
 def _save_features(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[0])
+    ctx.save_for_backward(inputs[0], inputs[3])
 
 
 def _narrow_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return None, _project_narrow_backward(ctx.saved_tensors[0], grad), grad.sum(0)
+    features, rows = ctx.saved_tensors
+    return None, _project_narrow_backward(features, grad, rows), grad.sum(0), None
 
 
 _project_narrow.register_autograd(_narrow_gradient, setup_context=_save_features)

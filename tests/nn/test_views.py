@@ -13,7 +13,7 @@ from torch import Tensor
 from loginmea_fast import AlignmentGraph, LoginMEA, data
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import View
-from loginmea_fast.nn import Features
+from loginmea_fast.nn import FeatureProjection, Features, projection
 
 DIMS = {"image": 11, "relation": 7, "attribute": 5}
 ZH_EN = Path(os.environ.get("LOGINMEA_DATA") or "../shared/data") / "dbp15k" / "zh_en"
@@ -137,3 +137,29 @@ def test_a_batch_of_real_data() -> None:
     rows = rows[torch.randperm(len(rows))]
     wanted = outcome(model, features, View(graph, rows))
     assert_same(outcome(model, features, rows), wanted, 2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_dense_features_are_taken_row_by_row_or_projected_all(
+    graph: AlignmentGraph, dtype: torch.dtype, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "_ROWS", 4)
+    features = torch.randn(graph.num_entities, 9).to(dtype)
+    layer = FeatureProjection(9, 5, bias=bias)
+    for rows, most in ((torch.tensor([7]), False), (torch.arange(0, 100, 2), True)):
+        view = graph.view(rows)
+        assert (2 * view.num_entities > graph.num_entities) == most
+        results = []
+        for out in (layer(features, view), layer(features)[view.entities]):
+            gradients = torch.autograd.grad((out * torch.arange(5.0)).sin().sum(), layer.parameters())
+            results.append([out.detach(), *gradients])
+        for got, wanted in zip(*results, strict=True):
+            torch.testing.assert_close(got, wanted)
+
+
+def test_a_projection_of_some_rows_checks(graph: AlignmentGraph) -> None:
+    weight, bias = torch.randn(5, 9, requires_grad=True), torch.randn(5, requires_grad=True)
+    features = torch.randn(graph.num_entities, 9).half()
+    arguments = (features, weight, bias, torch.tensor([3, 1, 50]))
+    torch.library.opcheck(torch.ops.loginmea_fast.narrow_projection.default, arguments)
