@@ -1,4 +1,4 @@
-"""Writes the README's tables of accuracy and operators, and those of docs/sizes.md, from the records of bench/results.
+"""Writes tables of the README and of pages under docs from the records of bench/results.
 
 A line a case, main cases only: sweeps over sizes keep records of their own and stay in docs/ops.
 """
@@ -28,6 +28,7 @@ NO_ACCURACY = "Nothing is recorded yet: `make accuracy` measures it."
 NO_VIEWS = "Nothing is recorded yet: `python bench/views.py --record` measures it."
 PYTHON = "Python and the profiler"  # what bench/step_profile.py calls the rest
 NO_PROFILE = "Nothing is recorded yet: `python bench/step_profile.py --record` measures it."
+NO_ALIGN = "Nothing is recorded yet: `python -m bench.align --record` measures it."
 NO_SIZES = "Nothing is recorded yet: `python bench/sizes.py --record` measures it."
 
 
@@ -69,6 +70,32 @@ def render_accuracy(results: Path) -> str:
             lines.append(f"| {what} | `{preset}` | {len(rows)} | {' | '.join(cells)} | {took:.0f} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) or NO_ACCURACY
+
+
+def render_align(results: Path) -> str:
+    """A table a machine of bench.align, a line a task and method."""
+    parts = []
+    for path in sorted(results.glob("*/align.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        machine = record["machine"]
+        days = " to ".join(dict.fromkeys(f(row["date"] for row in record["rows"]) for f in (min, max)))
+        lines = [
+            f"{record['note'].capitalize()}. {machine['device']}, {machine['cores']} cores, {machine['capability']}, "
+            f"{days}:",
+            "",
+            "| two graphs | method | matches | precision | recall | calibration error "
+            "| without counterpart: precision, recall | seconds |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for row in sorted(record["rows"], key=lambda row: (row["title"], row["method"])):
+            alone = (
+                f"{row['dangling_precision']:.3f}, {row['dangling_recall']:.3f}" if "dangling" in row else ""
+            )
+            cells = [row["title"], f"`{row['method']}`", f"{row['matches']:,}"]
+            cells += [f"{row[name]:.3f}" for name in ("precision", "recall", "calibration_error")]
+            lines.append(f"| {' | '.join([*cells, alone, str(round(row['seconds']))])} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or NO_ALIGN
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -282,6 +309,7 @@ if __name__ == "__main__":
     for document, name, text in (
         ("README.md", "results", render(results)),
         ("README.md", "accuracy", render_accuracy(results)),
+        ("docs/align.md", "align", render_align(results)),
         ("docs/training.md", "profile", render_profile(results)),
         ("docs/sizes.md", "sizes", render_sizes(results)),
         ("docs/sizes.md", "changes", render_changes(results)),

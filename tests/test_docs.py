@@ -64,6 +64,7 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
     from render_results import (
         render,
         render_accuracy,
+        render_align,
         render_changes,
         render_profile,
         render_sizes,
@@ -74,6 +75,7 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
     for document, rendered in (
         ("README.md", render(results)),
         ("README.md", render_accuracy(results)),
+        ("docs/align.md", render_align(results)),
         ("docs/training.md", render_profile(results)),
         ("docs/sizes.md", render_sizes(results)),
         ("docs/sizes.md", render_changes(results)),
@@ -98,6 +100,22 @@ def test_accuracy_is_the_mean_over_seeds(scripts: None, tmp_path: Path) -> None:
     assert render_accuracy(tmp_path).splitlines()[-1] == (
         "| a: relation | `fast` | 3 | 0.600 ± 0.100 | 0.600 ± 0.100 | 0.600 ± 0.100 | 0.600 ± 0.100 | 2 |"
     )
+
+
+def test_an_alignment_is_a_line(scripts: None, tmp_path: Path) -> None:
+    from render_results import NO_ALIGN, render_align
+
+    assert render_align(tmp_path) == NO_ALIGN
+    row = {"title": "two graphs", "method": "model", "matches": 1234, "precision": 0.95, "recall": 0.8}
+    row |= {"calibration_error": 0.01, "seconds": 61.2, "date": "2026-01-02"}
+    alone = row | {"title": "others", "dangling": 9, "dangling_precision": 0.5, "dangling_recall": 0.25}
+    (tmp_path / "m").mkdir()
+    record = {"rows": [row, alone], "machine": MACHINE, "note": "so"}
+    (tmp_path / "m" / "align.json").write_text(json.dumps(record))
+    assert render_align(tmp_path).splitlines()[-2:] == [
+        "| others | `model` | 1,234 | 0.950 | 0.800 | 0.010 | 0.500, 0.250 | 61 |",
+        "| two graphs | `model` | 1,234 | 0.950 | 0.800 | 0.010 |  | 61 |",
+    ]
 
 
 MACHINE = {"device": "CPU", "cores": 2, "capability": "AVX2", "torch": "2.9", "date": "2026-01-02"}

@@ -42,7 +42,7 @@ def main() -> None:
             rows.append(measure(name, method, args.work, args.again, more))
             print(line(rows[-1]), flush=True)
     if args.record:
-        note = "recall and precision by links that were neither known nor held out"
+        note = "precision and recall at the default threshold, by links of which nothing was learned"
         record(
             "align",
             [{**row, "key": f"{row['task']} {row['method']}"} for row in rows],
@@ -56,7 +56,7 @@ def measure(name: str, method: str, work: Path, again: bool, more: list[str]) ->
     task, folder = TASKS[name], work / name
     kept = folder / f"{'-'.join([method, *more])}.json".replace("/", "_")
     if kept.is_file() and not again:
-        return json.loads(kept.read_text())
+        return {**json.loads(kept.read_text()), "title": task.title}
     if not (folder / "gold.tsv").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         task.export(folder)
@@ -75,6 +75,7 @@ def measure(name: str, method: str, work: Path, again: bool, more: list[str]) ->
     error = match_metrics([*accepted.pairs, *rejected.pairs], gold, sure)["calibration"]["error"]
     row = {
         "task": name,
+        "title": task.title,
         "method": method,
         "flags": more,
         "seconds": round(seconds, 1),

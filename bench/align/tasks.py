@@ -24,12 +24,14 @@ class Task:
     """What is exported, and the flags of the command.
 
     Attributes:
+        title: what is aligned, for people.
         export: writes left, right, seeds.tsv (where pairs are known) and gold.tsv into a folder, and dangling.tsv where
             it is known which entities of the left graph have no counterpart.
         suffix: of the two graphs.
         flags: beside the files.
     """
 
+    title: str
     export: Callable[[Path], None]
     suffix: str
     flags: tuple[str, ...] = ()
@@ -140,9 +142,11 @@ def _csv(path: Path, header: list[str], rows: Iterable[list[str]]) -> None:
 
 
 TASKS = {
-    "fr_en": Task(_dbp15k, ".nt"),
-    "fr_en-without-names": Task(_dbp15k, ".nt", ("--modalities", "relation,attribute")),
-    "fb15k_db15k": Task(_mmkb, ""),
-    "embedded-no-seeds": Task(_embedded, ".nt"),
-    "fr_en-twice": Task(_twice, ".nt"),
+    "fr_en": Task("DBP15K fr_en, N-Triples, 500 known pairs", _dbp15k, ".nt"),
+    "fr_en-without-names": Task(
+        "DBP15K fr_en, the same without names", _dbp15k, ".nt", ("--modalities", "relation,attribute")
+    ),
+    "fb15k_db15k": Task("FB15K-DB15K with values, CSV, 2,500 known pairs", _mmkb, ""),
+    "embedded-no-seeds": Task("embedded pair, N-Triples, no pair known", _embedded, ".nt"),
+    "fr_en-twice": Task("DBP15K fr_en, the same, half of the left graph without counterpart", _twice, ".nt"),
 }

@@ -12,7 +12,7 @@ import re
 import shlex
 import unicodedata
 
-__all__ = ["not_utf8", "unmarked_encodings"]
+__all__ = ["likely_encoding", "not_utf8", "unmarked_encodings"]
 
 _WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
 _SPACES = "\t\n\r"
@@ -72,6 +72,12 @@ def not_utf8(text: bytes, line: bytes, name: str) -> str:
     told = ", as ".join(f"{encoding} {_excerpt(reading)!r}" for encoding, reading in reads.items())
     command = f"iconv -f {next(iter(reads))} -t UTF-8 {shlex.quote(name)} > {shlex.quote(name + '.utf8')}"
     return f"it would read as {told}; convert it from what reads right, such as by {command}"
+
+
+def likely_encoding(text: bytes) -> str:
+    """The name of an encoding as which a text that is not UTF-8 reads, the likeliest; "" where none is known."""
+    found = _multibyte(text)
+    return found[0] if found else _LATIN if _decodes(text, "cp1252") else ""
 
 
 def _excerpt(reading: str) -> str:

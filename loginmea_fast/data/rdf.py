@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loginmea_fast.data.badlines import BadLines
-from loginmea_fast.data.encodings import not_utf8
+from loginmea_fast.data.encodings import likely_encoding, not_utf8
 from loginmea_fast.data.labeled import GraphBuilder
 from loginmea_fast.data.rdf_terms import RDF_TYPE, label_of, literal_form
 from loginmea_fast.data.textfile import Utf8Stream, line_of, opened, shorten
@@ -276,8 +276,10 @@ def _line_by_line(
             yield quad
         except SyntaxError as error:
             message = _MESSAGE.sub("", _MESSAGE.sub("", str(error.msg)))
-            told = "not valid UTF-8" if "UTF-8" in message else message
-            bad.add(path, number, _plain_kind(told), raw[:4000].decode("utf-8", "replace"))
+            if "UTF-8" in message:
+                encoding = likely_encoding(raw)
+                message = "not valid UTF-8" + (f", it would read as {encoding}" if encoding else "")
+            bad.add(path, number, _plain_kind(message), raw[:4000].decode("utf-8", "replace"))
         except ValueError:
             bad.add(path, number, "not one statement", raw[:4000].decode("utf-8", "replace"))
 

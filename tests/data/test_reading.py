@@ -253,7 +253,7 @@ BOMB = (
         (
             "g.nt",
             '<http://a> <http://b> "caf\xe9" .\n'.encode("latin1"),
-            r"not valid UTF-8.*line 1",
+            r"not valid UTF-8, it would read as WINDOWS-1252 \(first: g.nt, line 1",
         ),
         (
             "g.ttl",

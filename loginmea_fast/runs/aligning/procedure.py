@@ -470,6 +470,11 @@ def _alignment(settings: _Settings, learned: _Learned, method: str, precision: f
         source += given_source
     threshold = max(lowest_threshold(sure, precision, confidence.known, confidence.weights), _PROBABLE)
     accepted = sure >= threshold
+    if not accepted.any():
+        notes.append(
+            f"no match is sure enough for a precision of {precision:g}; rejected.tsv has them, the surest first. Give "
+            "more known links, or ask for less by --precision (precision=...)"
+        )
     unmatched, probability = _unmatched(found, confidence, left[accepted], right[accepted])
     counterparts = confidence.shares
     if not settings.forward:
