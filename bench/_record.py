@@ -80,7 +80,7 @@ def record(
         rows: one mapping a line of the printed table: provider, case, seconds, ratios, errors, bytes; JSON values.
         note: what a reader of the figures must know.
         merge: key of the rows by which a long benchmark is measured piece by piece: older rows stay whose value is none
-            of the new ones, and every row says on what commit and day it was measured.
+            of the new ones, and every row says on what commit and day it was measured, these unless it has its own.
         more: JSON-ready facts shared by all rows, for example the measured ceilings.
 
     Returns:
@@ -91,7 +91,7 @@ def record(
     host = machine()
     kept = [dict(row) for row in rows]
     if merge is not None:
-        kept = [{**row, "commit": host["commit"], "date": host["date"]} for row in kept]
+        kept = [{"commit": host["commit"], "date": host["date"], **row} for row in kept]
         new = {row[merge] for row in kept}
         older = json.loads(path.read_text())["rows"] if path.is_file() else []
         kept = [row for row in older if row[merge] not in new] + kept

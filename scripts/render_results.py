@@ -6,8 +6,7 @@ A line a case, main cases only: sweeps over sizes keep records of their own and 
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ CASES = {
     "alignment_search": "`alignment_ranks` by CSLS, {case}",
 }
 NOTHING = "No benchmark of the operators is recorded yet: `make bench` measures them."
-NO_ACCURACY = "Nothing is recorded yet: `make accuracy` measures it."
 NO_VIEWS = "Nothing is recorded yet: `python bench/views.py --record` measures it."
 PYTHON = "Python and the profiler"  # what bench/step_profile.py calls the rest
 NO_PROFILE = "Nothing is recorded yet: `python bench/step_profile.py --record` measures it."
@@ -41,35 +39,6 @@ def render(results: Path) -> str:
         if found:
             parts.append("\n".join([_machine(found), "", *_table(found)]))
     return "\n\n".join(parts) or NOTHING
-
-
-def render_accuracy(results: Path) -> str:
-    """A table a machine of bench.accuracy, a line a task and preset, the mean over seeds and their deviation."""
-    parts = []
-    for path in sorted(results.glob("*/accuracy.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        machine = record["machine"]
-        groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-        for row in record["rows"]:
-            groups.setdefault((row["task"], row["preset"]), []).append(row)
-        lines = [
-            f"{record['note'].capitalize()}. {machine['device']}, {machine['cores']} cores, {machine['capability']}, "
-            f"{machine['date']}:",
-            "",
-            "| data and what is seen | preset | seeds | Hits@1, CSLS | Hits@10 | MRR | Hits@1, Sinkhorn | seconds |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for (task, preset), rows in sorted(groups.items(), key=lambda group: group[0]):
-            csls, sinkhorn = (
-                [row[scores]["left_to_right"] for row in rows] for scores in ("csls", "sinkhorn")
-            )
-            cells = [_mean([found["hits@1"] for found in csls]), _mean([found["hits@10"] for found in csls])]
-            cells += [_mean([found["mrr"] for found in csls]), _mean([found["hits@1"] for found in sinkhorn])]
-            took = statistics.median(row["seconds"] for row in rows)
-            what = f"{task}: {', '.join(rows[0]['modalities'])}"
-            lines.append(f"| {what} | `{preset}` | {len(rows)} | {' | '.join(cells)} | {took:.0f} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) or NO_ACCURACY
 
 
 def render_align(results: Path) -> str:
@@ -96,11 +65,6 @@ def render_align(results: Path) -> str:
             lines.append(f"| {' | '.join([*cells, alone, str(round(row['seconds']))])} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) or NO_ALIGN
-
-
-def _mean(values: Sequence[float]) -> str:
-    mean = f"{statistics.fmean(values):.3f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.3f}"
 
 
 def render_sizes(results: Path) -> str:
@@ -308,7 +272,6 @@ if __name__ == "__main__":
     results = ROOT / "bench" / "results"
     for document, name, text in (
         ("README.md", "results", render(results)),
-        ("README.md", "accuracy", render_accuracy(results)),
         ("docs/align.md", "align", render_align(results)),
         ("docs/training.md", "profile", render_profile(results)),
         ("docs/sizes.md", "sizes", render_sizes(results)),

@@ -61,9 +61,9 @@ def test_every_dependency_has_its_reason_in_the_architecture() -> None:
 
 
 def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
+    from render_accuracy import render_study, render_tasks
     from render_results import (
         render,
-        render_accuracy,
         render_align,
         render_changes,
         render_profile,
@@ -71,35 +71,58 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         render_views,
     )
 
+    from bench.accuracy.studies import STUDIES
+
     results = ROOT / "bench" / "results"
     for document, rendered in (
         ("README.md", render(results)),
-        ("README.md", render_accuracy(results)),
+        ("README.md", render_tasks(results)),
         ("docs/align.md", render_align(results)),
         ("docs/training.md", render_profile(results)),
         ("docs/sizes.md", render_sizes(results)),
         ("docs/sizes.md", render_changes(results)),
         ("docs/sizes.md", render_views(results)),
+        *(("docs/accuracy.md", render_study(results, study)) for study in STUDIES.values()),
     ):
-        assert rendered in (ROOT / document).read_text(encoding="utf-8"), "run scripts/render_results.py"
+        text = (ROOT / document).read_text(encoding="utf-8")
+        assert rendered.strip() in text, "run scripts/render_results.py and scripts/render_accuracy.py"
 
 
 def test_accuracy_is_the_mean_over_seeds(scripts: None, tmp_path: Path) -> None:
-    from render_results import render_accuracy
+    from render_accuracy import render_tasks
 
     def row(seed: int, hits: float) -> dict:
         scores = {"left_to_right": {"hits@1": hits, "hits@10": hits, "mrr": hits}}
-        return {"task": "a", "preset": "fast", "seed": seed, "seconds": seed, "modalities": ["relation"]} | {
-            "csls": scores,
-            "sinkhorn": scores,
-        }
+        told = {"task": "a", "preset": "fast", "seed": seed, "modalities": ["relation"], "date": "2026-01-02"}
+        cost = {"seconds": seed, "cpu_seconds": 2 * seed, "changes": [], "removed": 0.0}
+        return {**told, **cost, "csls": scores, "sinkhorn": scores}
 
     (tmp_path / "m").mkdir()
     record = {"rows": [row(1, 0.5), row(2, 0.6), row(6, 0.7)], "machine": MACHINE, "note": "so"}
     (tmp_path / "m" / "accuracy.json").write_text(json.dumps(record))
-    assert render_accuracy(tmp_path).splitlines()[-1] == (
-        "| a: relation | `fast` | 3 | 0.600 ± 0.100 | 0.600 ± 0.100 | 0.600 ± 0.100 | 0.600 ± 0.100 | 2 |"
+    assert render_tasks(tmp_path).splitlines()[-1] == (
+        "| a: relation | `fast` | 3 | 0.600 ± 0.100 | 0.600 ± 0.100 | 0.600 ± 0.100 | 0.600 ± 0.100 | 2 | 4 |"
     )
+
+
+def test_pictures_of_accuracy_are_drawn_from_records_the_same_again(scripts: None, tmp_path: Path) -> None:
+    from plot_accuracy import draw
+
+    from bench.accuracy.case import Case
+    from bench.accuracy.studies import STUDIES
+
+    cases = [case for study in STUDIES.values() for _, case in study.cases()]
+    cases += [Case(task, preset) for task in ("zh_en", "FB15K_DB15K 20 %") for preset in ("default", "best")]
+    scores = {"left_to_right": {"hits@1": 0.5}}
+    rows = [
+        {**vars(case), "key": case.key, "cpu_seconds": 60.0, "csls": scores, "sinkhorn": scores}
+        for case in cases
+    ]
+    for file in draw(tmp_path, {"rows": rows[: len(rows) // 4]}):
+        assert file.read_text().startswith("<?xml"), "drawn while little is measured, too"
+    again = [{file.name: file.read_bytes() for file in draw(tmp_path, {"rows": rows})} for _ in range(2)]
+    assert again[0] == again[1]
+    assert b">default<" in again[0]["accuracy-seconds.svg"]
 
 
 def test_an_alignment_is_a_line(scripts: None, tmp_path: Path) -> None:

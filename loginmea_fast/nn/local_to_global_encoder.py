@@ -56,6 +56,8 @@ class LocalToGlobalEncoder(nn.Module):
         use_adaptive_weights: False gives every modality the weight 1 / M.
         use_low_rank: False sums the weighted modalities in place of the low-rank interaction.
         use_global_aggregation: False leaves the layers out: the output is [z_0 | tanh(y)].
+        z_0: whether z_0 is part of the output. Beside channels it is left out: they have one of their own, which this
+            one, of unit rows, would drown out.
         backend: of the operators.
 
     Raises:
@@ -73,12 +75,13 @@ class LocalToGlobalEncoder(nn.Module):
         use_adaptive_weights: bool = True,
         use_low_rank: bool = True,
         use_global_aggregation: bool = True,
+        z_0: bool = True,
         backend: str = "auto",
     ) -> None:
         super().__init__()
         if not modality_dims:
             raise ConfigError("the local-to-global encoder needs at least one modality; got none")
-        self.modality_logits = nn.Parameter(torch.ones(len(modality_dims)))
+        self.modality_logits = nn.Parameter(torch.ones(len(modality_dims))) if z_0 else None
         self.fusion: nn.Module
         if use_local_fusion and use_low_rank:
             self.fusion = LowRankFusion(
@@ -97,7 +100,7 @@ class LocalToGlobalEncoder(nn.Module):
     def output_width(self, modality_dims: Sequence[int]) -> int:
         """Columns of the output for modalities of these widths."""
         depth = 1 if self.layers is None else len(self.layers.relation_vectors)
-        return sum(modality_dims) + depth * self.width
+        return (0 if self.modality_logits is None else sum(modality_dims)) + depth * self.width
 
     def forward(
         self,
@@ -118,21 +121,27 @@ class LocalToGlobalEncoder(nn.Module):
         Returns:
             The parts of the output side by side, z_0 [B, sum of d_m] first, for the caller to concatenate once.
         """
-        dtype = modalities[0].dtype
         view = check_view(graph)
-        weights: Sequence[Tensor | float]
         some = None if present is None else view.first(present)
-        if some is None:
-            weights = self.modality_logits.softmax(0).to(dtype).unbind(0)
-        else:
-            weights = _columns(masked_softmax(self.modality_logits.expand(some.shape), some).to(dtype))
-        early = [w * unit_rows(view.first(x)) for w, x in zip(weights, modalities, strict=True)]
-        z_0 = torch.tanh(torch.cat(early, 1))
+        early = []
+        if self.modality_logits is not None:
+            early.append(_z_0([view.first(x) for x in modalities], self.modality_logits, some))
         if self.layers is None:
-            return [z_0, torch.tanh(self.fusion([view.first(x) for x in modalities], some))]
+            return [*early, torch.tanh(self.fusion([view.first(x) for x in modalities], some))]
         assert reflectors is not None
         layers = self.layers(self.fusion(modalities, present), reflectors, view)
-        return [z_0, layers[:, self.width :]]
+        return [*early, layers[:, self.width :]]
+
+
+def _z_0(modalities: Sequence[Tensor], logits: Tensor, present: Tensor | None) -> Tensor:
+    """Tanh of M unit modalities [B, d_m] side by side, by the softmax of `logits` [M] over those `present` [B, M]."""
+    dtype = modalities[0].dtype
+    weights: Sequence[Tensor | float]
+    if present is None:
+        weights = logits.softmax(0).to(dtype).unbind(0)
+    else:
+        weights = _columns(masked_softmax(logits.expand(present.shape), present).to(dtype))
+    return torch.tanh(torch.cat([w * unit_rows(x) for w, x in zip(weights, modalities, strict=True)], 1))
 
 
 def _columns(weights: Tensor) -> list[Tensor | float]:

@@ -62,7 +62,8 @@ class LoginMEA(nn.Module):
         attention: `"relation"` (the authors' code) or `"triple"`.
         modality_dims: modality -> d_m where it is not `hidden_dim`; for "fused" alone.
         aggregation: how modalities meet the graph: `"fused"`, by the local-to-global encoder, as the paper has it;
-            `"channels"`, each through layers of its own (`ModalityChannels`); `"both"`, side by side.
+            `"channels"`, each through layers of its own (`ModalityChannels`); `"both"`, side by side, where z_0 is that
+            of the channels.
         dropout: share of the elements of the joint embedding that a forward pass in training drops.
         use_graph_encoder: False for the paper's ablation without it; the others likewise.
         use_local_fusion: see `LocalToGlobalEncoder`.
@@ -158,6 +159,7 @@ class LoginMEA(nn.Module):
                 use_adaptive_weights=use_adaptive_weights,
                 use_low_rank=use_low_rank,
                 use_global_aggregation=use_global_aggregation,
+                z_0=aggregation == "fused",
                 backend=backend,
             )
             if feature_dims and aggregation != "channels"

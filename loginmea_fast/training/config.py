@@ -156,7 +156,7 @@ class Config(BaseModel):
         "what keys are that nobody gives: a trade of seconds for accuracy, or the paper's model, trained as here or as "
         "by its authors",
     )
-    epochs: int = _key("training", 10, "epochs of a round; each sees all training links once", ge=1)
+    epochs: int = _key("training", 12, "epochs of a round; each sees all training links once", ge=1)
     updates: int = _key(
         "training", 5, "one update a batch, of which an epoch has at least so many; 0: one an epoch", ge=0
     )
@@ -217,7 +217,13 @@ class Config(BaseModel):
     propagation_width: int = _key("training", 1024, "columns of a propagated label", ge=1)
 
     # Choosing the epoch.
-    eval_every: int = _key("training", 5, "epochs between validations, each with a checkpoint", ge=1)
+    eval_every: int = _key(
+        "training",
+        0,
+        "epochs between validations, each with a checkpoint; 0: at the end of a round alone, when the learning rate "
+        "has come down",
+        ge=0,
+    )
     patience: int = _key(
         "training", 0, "validations without progress in a round before it ends; 0: never", ge=0
     )

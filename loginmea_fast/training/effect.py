@@ -77,7 +77,7 @@ def without_effect(config: Config, modalities: int, train: int, valid: int) -> I
         yield from idle(changed("propagation_width"), "propagation is none; set it to 'late'")
     if config.patience and not valid and config.compat != "authors":
         yield from idle(["patience"], "there are no validation links; raise valid_ratio")
-    elif config.patience * config.eval_every >= config.epochs:
+    elif config.patience * (config.eval_every or config.epochs) >= config.epochs:
         yield from idle(["patience"], f"{ends} before as many validations; lower it or eval_every")
     if config.warmup_epochs > config.epochs:
         yield from idle(changed("warmup_epochs"), f"beyond the {config.epochs} epochs; lower it")

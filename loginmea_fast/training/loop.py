@@ -408,7 +408,8 @@ class Trainer:
         of_round = (epoch - 1) % self.config.epochs
         bootstraps = self.bootstrapping.due(of_round)
         ends_round = epoch % self.config.epochs == 0 or epoch == self.config.total_epochs
-        validates = epoch % self.config.eval_every == 0 or ends_round
+        every = self.config.eval_every
+        validates = ends_round or (every > 0 and epoch % every == 0)
         if bootstraps or validates or time.monotonic() - self.saved_at > _UNSAVED_SECONDS:
             self._save()
             if self.run is not None:

@@ -20,6 +20,7 @@ _LOGINMEA: Mapping[str, Any] = {
     "optimizer": "adamw",
     "weight_decay": 0.01,
     "warmup_epochs": 5,
+    "eval_every": 5,
     "grad_clip": 1.0,
     "dropout": 0.0,
     "share_seeds": False,
@@ -29,9 +30,9 @@ _LOGINMEA: Mapping[str, Any] = {
 }
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "fast": {"rounds": 0, "epochs": 8},
+    "fast": {"rounds": 0},
     "default": {},
-    "best": {"rounds": 3, "epochs": 12, "hidden_dim": 96, "hard_samples": 3000, "propagation_width": 2048},
+    "best": {"members": 2, "epochs": 16, "rounds": 3},
     "loginmea": _LOGINMEA,
     # The values in the authors' `run_mmkb.sh` and their procedure.
     "authors": {

@@ -1,4 +1,4 @@
-"""bench.accuracy: a measured run is not measured again, and a smoke run below its line fails."""
+"""bench.accuracy: what is measured is not measured again, a smoke run below its line fails, studies are settings."""
 
 from __future__ import annotations
 
@@ -6,31 +6,65 @@ from pathlib import Path
 
 import pytest
 
-from bench.accuracy import __main__ as accuracy
+from bench.accuracy import __main__ as command
+from bench.accuracy import case as measuring
+from bench.accuracy.case import Case, measure
+from bench.accuracy.studies import STUDIES
 from bench.accuracy.tasks import SMOKE, TASKS, Task
+from bench.accuracy.thinning import without_attributes
 from loginmea_fast import data
+from loginmea_fast.training.config import Config, parse_overrides
 from tests.training.synthetic import synthetic_pair
 
 
 def test_a_run_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data.save(synthetic_pair(), tmp_path / "pair", "dbp15k")
     monkeypatch.setitem(TASKS, "small", Task("pair", ("relation",), 0.4))
-    monkeypatch.setattr(accuracy, "DATA", tmp_path)
-    row = accuracy.measure("small", "fast", 3, tmp_path / "work")
+    monkeypatch.setattr(measuring, "DATA", tmp_path)
+    case = Case("small", "fast", 3, ("epochs=2",))
+    row = measure(case, tmp_path / "work")
     assert row["pairs"] == 24
+    assert row["key"] == "small fast 3 epochs=2"
     assert 0 <= row["sinkhorn"]["right_to_left"]["mrr"] <= 1
     assert not any((tmp_path / "work" / "runs").iterdir()), "what is measured is kept, the run is not"
-    monkeypatch.setattr(accuracy.subprocess, "run", None)
-    assert accuracy.measure("small", "fast", 3, tmp_path / "work")["csls"] == row["csls"]
+    monkeypatch.setattr(measuring.subprocess, "run", None)
+    assert measure(case, tmp_path / "work")["csls"] == row["csls"]
 
 
 def test_a_smoke_run_must_reach_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for beyond, status in ((0.01, 0), (-0.01, 1)):
 
-        def measured(name: str, preset: str, *_: object, beyond: float = beyond, **__: object) -> dict:
-            hits = {"left_to_right": {"hits@1": SMOKE[name, preset] + beyond}}
-            row = {"task": name, "preset": preset, "seed": 0, "seconds": 1.0}
+        def measured(case: Case, *_: object, beyond: float = beyond, **__: object) -> dict:
+            hits = {"left_to_right": {"hits@1": SMOKE[case.task, case.preset] + beyond}}
+            row = {"key": case.key, "seconds": 1.0, "cpu_seconds": 1.0}
             return row | dict.fromkeys(("cosine", "csls", "sinkhorn"), hits)
 
-        monkeypatch.setattr(accuracy, "measure", measured)
-        assert accuracy._smoke(tmp_path) == status
+        monkeypatch.setattr(command, "measure", measured)
+        assert command._smoke(tmp_path) == status
+
+
+def test_every_case_of_a_study_is_a_configuration_of_its_own() -> None:
+    for study in STUDIES.values():
+        cases = [case for _, case in study.cases()]
+        assert len({case.key for case in cases}) == len(cases)
+        for case in cases:
+            assert case.task in TASKS
+            Config.build({"preset": case.preset, **parse_overrides(case.changes)})
+
+
+def test_attributes_are_taken_from_a_share_of_the_entities(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    for side in "12":
+        (whole / f"ent_ids_{side}").write_text("".join(f"{i}\te{side}/{i}\n" for i in range(10)))
+        (whole / f"training_attrs_{side}").write_text("".join(f"e{side}/{i}\ta\tb\n" for i in range(10)))
+        (whole / f"triples_{side}").write_text("0\t0\t1\n")
+    left = {}
+    for share in (0.2, 0.6):
+        thinned = without_attributes(whole, share, tmp_path / "thinned")
+        assert (thinned / "triples_1").read_text() == (whole / "triples_1").read_text()
+        for side in "12":
+            lines = (thinned / f"training_attrs_{side}").read_text().splitlines()
+            assert len(lines) == round(10 * (1 - share))
+            left[share, side] = set(lines)
+    assert left[0.6, "1"] < left[0.2, "1"]

@@ -40,8 +40,10 @@ def test_a_channel_is_tanh_of_the_projection_and_its_layers():
 
 def test_both_stand_side_by_side():
     both, channels, fused = build("both"), build(), build("fused")
-    assert both.embedding_dim == channels.embedding_dim + fused.embedding_dim - 24
+    # Without what the fused model has beside its two layers: the graph encoder's 24 columns and z_0 of two modalities.
+    assert both.embedding_dim == channels.embedding_dim + fused.embedding_dim - 24 - 2 * 8
     assert both(FEATURES).joint.shape == (80, both.embedding_dim)
+    assert not any("modality_logits" in name for name, _ in both.named_parameters())
 
 
 def test_every_parameter_of_a_channel_has_a_gradient():

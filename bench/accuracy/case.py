@@ -1,0 +1,124 @@
+"""One training and what the test links say at its end, kept in a file so that it is not measured twice."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench._record import machine
+from bench.accuracy.tasks import DATA, TASKS
+from bench.accuracy.thinning import without_attributes
+
+__all__ = ["Case", "describe", "measure"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained.
+
+    Attributes:
+        task: of `TASKS`.
+        preset: of the configuration.
+        seed: of the split and of the training.
+        changes: `key=value` beside the preset and the task.
+        removed: share of the entities whose attributes and values are taken away.
+    """
+
+    task: str
+    preset: str
+    seed: int = 0
+    changes: tuple[str, ...] = ()
+    removed: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """What tells it from every other case."""
+        removed = [f"removed={self.removed}"] if self.removed else []
+        return " ".join([self.task, self.preset, str(self.seed), *self.changes, *removed])
+
+
+def measure(case: Case, work: Path, again: bool = False) -> dict[str, Any]:
+    """The figures of one training, from its file where it is there; one that was stopped goes on."""
+    task = TASKS[case.task]
+    stem = "".join(letter if letter.isalnum() or letter in ".=-_" else "-" for letter in case.key)
+    kept, run = work / f"{stem}.json", work / "runs" / stem
+    if kept.is_file() and not again:
+        return json.loads(kept.read_text())
+    work.mkdir(parents=True, exist_ok=True)
+    if (run / "last.safetensors").is_file() and not again:
+        what = ["--resume", str(run)]
+    else:
+        shutil.rmtree(run, ignore_errors=True)
+        directory = DATA / task.directory
+        if case.removed:
+            directory = without_attributes(directory, case.removed, work / "data")
+        values = {
+            "modalities": ",".join(task.modalities),
+            "preset": case.preset,
+            "seed": case.seed,
+            "decoder": "sinkhorn",
+            "candidates": task.candidates,
+        }
+        if task.seed_ratio is not None:
+            values["seed_ratio"] = task.seed_ratio
+        values |= dict(change.split("=", 1) for change in case.changes)
+        settings = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+        what = [str(directory), *settings, "--out", str(run)]
+    command = [sys.executable, "-m", "loginmea_fast", "train", *what, "--quiet", "--json"]
+    started, before = time.perf_counter(), _children()
+    answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    seconds, busy = time.perf_counter() - started, _children() - before
+    metrics, here = answer["metrics"], machine()
+    row = {
+        "key": case.key,
+        "task": case.task,
+        "preset": case.preset,
+        "seed": case.seed,
+        "changes": case.changes,
+        "removed": case.removed,
+        "modalities": task.modalities,
+        "seed_ratio": task.seed_ratio,
+        "candidates": task.candidates,
+        "pairs": metrics["pairs"],
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(busy, 1),
+        "peak_memory": answer["peak_memory"],
+        "cosine": _scores(metrics["cosine"]),
+        "csls": _scores(metrics["csls"]),
+        "sinkhorn": _scores(metrics["decoders"]["sinkhorn"]),
+        "date": here["date"],
+        "commit": here["commit"],
+    }
+    kept.write_text(json.dumps(row, indent=1) + "\n")
+    shutil.rmtree(run)
+    return row
+
+
+def _children() -> float:
+    """CPU seconds of the processes that have ended: they say what a run costs beside other work, too."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """One row, as a person reads it."""
+    scores = ", ".join(
+        f"{name} {row[name]['left_to_right']['hits@1']:.3f}" for name in ("cosine", "csls", "sinkhorn")
+    )
+    return f"{row['key']}: Hits@1 {scores}; {row['seconds']:.0f} s, {row['cpu_seconds']:.0f} CPU s"
+
+
+def _scores(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    wanted = ("hits@1", "hits@10", "mrr")
+    return {
+        way: {key: round(metrics[way][key], 5) for key in wanted}
+        for way in ("left_to_right", "right_to_left")
+    }

@@ -1,0 +1,118 @@
+"""Series of trainings that differ in one thing: what each ingredient is worth, and where the recipe bends.
+
+All are of one preset and seed 0 unless a command says otherwise; they explain the recipe, they did not choose it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.accuracy.case import Case
+
+__all__ = ["STUDIES", "Row", "Study"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table, or point of a curve.
+
+    Attributes:
+        label: of the line.
+        changes: see `Case`.
+        removed: see `Case`.
+        at: the place on a curve's axis.
+    """
+
+    label: str
+    changes: tuple[str, ...] = ()
+    removed: float = 0.0
+    at: float | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows that are compared, on each of some tasks.
+
+    Attributes:
+        title: of the table.
+        rows: task -> its rows, the one that the others are held against first.
+        axis: what `Row.at` counts, where the study is a curve.
+        preset: of every row.
+    """
+
+    title: str
+    rows: dict[str, tuple[Row, ...]]
+    axis: str = ""
+    preset: str = "fast"
+
+    def cases(self, seed: int = 0) -> Iterator[tuple[Row, Case]]:
+        """Every training."""
+        for task, rows in self.rows.items():
+            for row in rows:
+                yield row, Case(task, self.preset, seed, row.changes, row.removed)
+
+
+_MAIN = ("zh_en", "FB15K_DB15K 20 %")
+
+_INGREDIENTS = (
+    Row("as it is"),
+    Row("without propagated labels beside the model", ("propagation=none",)),
+    Row("without embeddings that linked entities share", ("share_seeds=false",)),
+    Row("without further negatives", ("hard_samples=0",)),
+    Row("InfoNCE in the batch in place of the hard-sample loss", ("objectives=contrastive",)),
+    Row("without dropout", ("dropout=0",)),
+    Row("AdamW in place of RMSprop", ("optimizer=adamw",)),
+    Row("bags of counts of the 1,000 most frequent", ("bags=counts", "bag_size=1000")),
+    Row("rows of bags not scaled", ("scale_features=false",)),
+    Row("low-rank fusion in place of channels", ("aggregation=fused",)),
+    Row("low-rank fusion beside the channels", ("aggregation=both",)),
+    Row("two models side by side", ("members=2",)),
+    Row("four models side by side", ("members=4",)),
+    Row("one round of bootstrapping", ("rounds=1",)),
+    Row("two rounds of bootstrapping", ("rounds=2",)),
+)
+
+_FUSED = "aggregation=fused"
+_PAPER = (
+    Row("fused as in the paper", (_FUSED,)),
+    Row("without local fusion", (_FUSED, "use_local_fusion=false")),
+    Row("without adaptive weights", (_FUSED, "use_adaptive_weights=false")),
+    Row("without low-rank interaction", (_FUSED, "use_low_rank=false")),
+    Row("without global aggregation", (_FUSED, "use_global_aggregation=false")),
+    Row("without the graph encoder", (_FUSED, "use_graph_encoder=false")),
+)
+
+
+def _modalities(*subsets: str) -> tuple[Row, ...]:
+    return tuple(Row(subset.replace(",", ", "), (f"modalities={subset}",)) for subset in subsets)
+
+
+_SEEDS = tuple(
+    Row(f"{100 * share:.0f} %", (f"seed_ratio={share}",), at=100 * share)
+    for share in (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
+)
+_MISSING = tuple(
+    Row(f"{100 * share:.0f} %", removed=share, at=100 * share) for share in (0.0, 0.2, 0.4, 0.6, 0.8)
+)
+
+STUDIES = {
+    "ingredients": Study("What each ingredient is worth", dict.fromkeys(_MAIN, _INGREDIENTS)),
+    "paper": Study("The paper's ablations, under this recipe", dict.fromkeys(_MAIN, _PAPER)),
+    "modalities": Study(
+        "What the model sees",
+        {
+            "zh_en": _modalities("relation,attribute", "relation", "attribute"),
+            "FB15K_DB15K 20 %": _modalities(
+                "relation,attribute,value", "relation,attribute", "relation,value", "relation", "value"
+            ),
+        },
+    ),
+    "seeds": Study("How many links are known", dict.fromkeys(_MAIN, _SEEDS), "links that are known, %"),
+    "missing": Study(
+        "What is missing",
+        dict.fromkeys(_MAIN, _MISSING),
+        "entities without attributes and values, %",
+    ),
+}
+"""By the name that the command takes."""

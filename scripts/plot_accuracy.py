@@ -1,0 +1,103 @@
+"""Draws docs/images/accuracy-*.svg from the records of bench.accuracy; matplotlib comes with the extra `bench`."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from render_accuracy import ROOT, read
+
+from bench.accuracy.published import PUBLISHED
+from bench.accuracy.studies import STUDIES, Study
+
+matplotlib.use("svg")
+# The same file again from the same record; text stays text.
+matplotlib.rcParams |= {"svg.hashsalt": "accuracy", "svg.fonttype": "none", "font.size": 9}
+
+from matplotlib import pyplot  # noqa: E402
+
+_PRESETS = ("fast", "default", "best")
+_COLORS = {"csls": "#3366aa", "sinkhorn": "#cc7733"}
+
+
+def hits(row: Mapping[str, Any], decoder: str) -> float:
+    """Hits@1, left to right."""
+    found: float = row[decoder]["left_to_right"]["hits@1"]
+    return found
+
+
+def against_seconds(rows: Sequence[Mapping[str, Any]], task: str, axes: Any) -> None:
+    """Hits@1 of each preset against its CPU seconds, and what others have published as lines."""
+    for decoder, color in _COLORS.items():
+        points = []
+        for preset in _PRESETS:
+            same = [
+                row
+                for row in rows
+                if (row["task"], row["preset"]) == (task, preset)
+                and not row["changes"]
+                and not row["removed"]
+            ]
+            if same:
+                seconds = statistics.median(row["cpu_seconds"] for row in same)
+                points.append((seconds, statistics.fmean(hits(row, decoder) for row in same), preset))
+        axes.plot([p[0] for p in points], [p[1] for p in points], "o-", color=color, label=f"ours, {decoder}")
+        for seconds, height, preset in points:
+            if decoder == "csls":
+                axes.annotate(preset, (seconds, height), (4, -11), textcoords="offset points")
+    for found in PUBLISHED[task]:
+        axes.axhline(found.hits, color="#777777", linewidth=0.8, linestyle=":")
+        axes.annotate(
+            f"{found.name} {found.hits:.3f} ({found.sees})",
+            (0.99, found.hits),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=7,
+            color="#555555",
+        )
+    axes.set(title=task, xlabel="CPU seconds, of two cores together", ylabel="Hits@1", xscale="log")
+    axes.legend(loc="lower right", fontsize=7)
+
+
+def curve(rows: Sequence[Mapping[str, Any]], study: Study, axes: Any) -> None:
+    """Hits@1 along the study's axis, a line a task and decoder."""
+    measured = {row["key"]: row for row in rows}
+    for task, style in zip(study.rows, ("-", "--"), strict=False):
+        for decoder, color in _COLORS.items():
+            points = [
+                (row.at, hits(measured[case.key], decoder))
+                for row, case in study.cases()
+                if case.task == task and case.key in measured
+            ]
+            places, heights = [point[0] for point in points], [point[1] for point in points]
+            axes.plot(places, heights, style, marker="o", color=color, label=f"{task}, {decoder}")
+    axes.set(title=study.title, xlabel=study.axis, ylabel="Hits@1", ylim=(0, 1))
+    axes.legend(loc="lower right", fontsize=7)
+
+
+def draw(images: Path, record: Mapping[str, Any]) -> list[Path]:
+    """Both pictures of one machine's record."""
+    files = []
+    curves = [study for study in STUDIES.values() if study.axis]
+    for name, panels in (
+        ("seconds", [(against_seconds, task) for task in PUBLISHED]),
+        ("curves", [(curve, study) for study in curves]),
+    ):
+        figure, all_axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 4), layout="constrained")
+        for (plot, what), axes in zip(panels, all_axes, strict=True):
+            plot(record["rows"], what, axes)
+            axes.grid(alpha=0.25)
+        files.append(images / f"accuracy-{name}.svg")
+        figure.savefig(files[-1], metadata={"Date": None})
+        pyplot.close(figure)
+    return files
+
+
+if __name__ == "__main__":
+    for record in read(ROOT / "bench" / "results"):
+        for file in draw(ROOT / "docs" / "images", record):
+            print(file.relative_to(ROOT), "written")

@@ -1,0 +1,106 @@
+"""Writes the tables of accuracy in README.md and docs/accuracy.md, from the records of bench.accuracy."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markers import render_into
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench.accuracy.studies import STUDIES, Study  # noqa: E402
+
+NOTHING = "Nothing is recorded yet: `make accuracy` measures it."
+
+
+def read(results: Path) -> list[Mapping[str, Any]]:
+    """The records of all machines."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*/accuracy.json"))]
+
+
+def render_tasks(results: Path) -> str:
+    """A table a machine, a line a task and preset, the mean over seeds and their deviation."""
+    parts = []
+    for record in read(results):
+        groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        for row in record["rows"]:
+            if not row["changes"] and not row["removed"]:
+                groups.setdefault((row["task"], row["preset"]), []).append(row)
+        lines = [
+            f"{record['note'].capitalize()}. {_machine(record)}:",
+            "",
+            "| data and what is seen | preset | seeds | Hits@1, CSLS | Hits@10 | MRR | Hits@1, Sinkhorn | seconds "
+            "| CPU seconds |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for (task, preset), rows in sorted(groups.items(), key=lambda group: group[0]):
+            what = f"{task}: {', '.join(rows[0]['modalities'])}"
+            cells = [what, f"`{preset}`", str(len(rows)), *_scores(rows), *_seconds(rows)]
+            lines.append(f"| {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or NOTHING
+
+
+def render_study(results: Path, study: Study) -> str:
+    """A table a machine and task, a line a row of the study, each beside the first one."""
+    parts = []
+    for record in read(results):
+        measured: dict[str, Mapping[str, Any]] = {row["key"]: row for row in record["rows"]}
+        tables: dict[str, list[str]] = {}
+        first: dict[str, Mapping[str, Any]] = {}
+        for row, case in study.cases():
+            if (found := measured.get(case.key)) is None:
+                continue
+            gain = _hits(found) - _hits(first.setdefault(case.task, found))
+            changes = ", ".join(f"`{change}`" for change in row.changes)
+            cells = [row.label, changes, *_scores([found]), f"{gain:+.3f}", _seconds([found])[1]]
+            tables.setdefault(case.task, []).append(f"| {' | '.join(cells)} |")
+        for task, lines in tables.items():
+            parts += [
+                f"{task}, preset `{study.preset}`, seed 0; {_machine(record)}:\n",
+                "| | changed | Hits@1, CSLS | Hits@10 | MRR | Hits@1, Sinkhorn | CSLS beside the first | CPU seconds |",
+                "|---|---|---|---|---|---|---|---|",
+                "\n".join(lines) + "\n",
+            ]
+    return "\n".join(parts) or NOTHING
+
+
+def _machine(record: Mapping[str, Any]) -> str:
+    machine = record["machine"]
+    dates = sorted({row["date"] for row in record["rows"]})
+    days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    return f"{machine['device']}, {machine['cores']} cores, {machine['capability']}, {days}"
+
+
+def _hits(row: Mapping[str, Any]) -> float:
+    found: float = row["csls"]["left_to_right"]["hits@1"]
+    return found
+
+
+def _scores(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Hits@1, Hits@10 and MRR by CSLS, Hits@1 by Sinkhorn."""
+    for decoder, metric in (("csls", "hits@1"), ("csls", "hits@10"), ("csls", "mrr"), ("sinkhorn", "hits@1")):
+        yield _mean([row[decoder]["left_to_right"][metric] for row in rows])
+
+
+def _seconds(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [f"{statistics.median(row[key] for row in rows):.0f}" for key in ("seconds", "cpu_seconds")]
+
+
+def _mean(values: Sequence[float]) -> str:
+    mean = f"{statistics.fmean(values):.3f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.3f}"
+
+
+if __name__ == "__main__":
+    results = ROOT / "bench" / "results"
+    changed = [render_into(ROOT / "README.md", "accuracy", render_tasks(results))]
+    for name, study in STUDIES.items():
+        changed.append(render_into(ROOT / "docs" / "accuracy.md", name, render_study(results, study)))
+    print("README.md and docs/accuracy.md", "written" if any(changed) else "are up to date")
