@@ -60,6 +60,15 @@ def test_every_dependency_has_its_reason_in_the_architecture() -> None:
     assert [name for d in named if (name := re.split(r"[<>=; \[]", d)[0]) not in text] == []
 
 
+def test_every_environment_variable_stands_in_the_table() -> None:
+    sources = [*(ROOT / "loginmea_fast").rglob("*.py"), ROOT / "tests" / "conftest.py"]
+    read = r"environ(?:\.get\(|\[)\s*\"([A-Z_]+)\""
+    used = {name for path in sources for name in re.findall(read, path.read_text(encoding="utf-8"))}
+    table = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert {"LOGINMEA_CACHE", "CXX"} <= used
+    assert [name for name in sorted(used) if f"`{name}`" not in table and name != "XDG_CACHE_HOME"] == []
+
+
 def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
     from render_accuracy import render_study, render_tasks
     from render_results import (

@@ -1,0 +1,93 @@
+"""What decisions are worth: the most doubtful matches are decided by links known to be right, then aligned again.
+
+python -m bench.align.oracle                    # 200 decisions on fr_en without names, by propagation
+python -m bench.align.oracle fr_en --count 500 --record
+
+The oracle stands in for the person at the page of `report`, who sees the same matches first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench._record import ROOT, record
+from bench.align.tasks import TASKS
+from loginmea_fast.evaluation.matches import match_metrics
+from loginmea_fast.runs.aligning import read_matches
+from loginmea_fast.runs.aligning.formats import safe_text
+
+Pair = tuple[str, str]
+
+
+def main() -> None:
+    """Align, decide, align again, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("task", nargs="?", choices=list(TASKS), default="fr_en-without-names")
+    parser.add_argument("--method", choices=("propagate", "model"), default="propagate")
+    parser.add_argument("--count", type=int, default=200, help="decisions")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench-align")
+    parser.add_argument("--record", action="store_true")
+    args = parser.parse_args()
+    row = measure(args.task, args.method, args.count, args.work)
+    for name in ("before", "after"):
+        found = row[name]
+        print(f"{name:7} precision {found['precision']:.3f} recall {found['recall']:.3f}")
+    if args.record:
+        note = (
+            "precision and recall of the matches at the default threshold, by all links that were not known"
+        )
+        record("align-decisions", [row], note=note, merge="key")
+
+
+def measure(name: str, method: str, count: int, work: Path) -> dict[str, Any]:
+    """Precision and recall before the decisions and after them."""
+    task, folder = TASKS[name], work / name
+    if not (folder / "gold.tsv").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        task.export(folder)
+    gold = read_matches(folder / "gold.tsv").pairs
+    command = [sys.executable, "-m", "loginmea_fast", "align", f"left{task.suffix}", f"right{task.suffix}"]
+    command += ["--seeds", "seeds.tsv", *task.flags, "--method", method, "--overwrite", "--json"]
+
+    def align(out: str, *more: str) -> tuple[dict[str, float], list[Pair]]:
+        done = subprocess.run([*command, "--out", out, *more], cwd=folder, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise SystemExit(f"align ended with {done.returncode}")
+        threshold = json.loads(done.stdout)["threshold"]
+        parts = [read_matches(folder / out / f"{part}.tsv") for part in ("alignment", "rejected")]
+        found = match_metrics(parts[0].pairs, gold)
+        every = [pair for part in parts for pair in part.pairs]
+        sure = [confidence for part in parts for confidence in part.confidence or []]
+        order = sorted(range(len(every)), key=lambda place: abs(sure[place] - threshold))
+        return {key: found[key] for key in ("precision", "recall", "f1")}, [every[place] for place in order]
+
+    before, doubtful = align("before-decisions")
+    right, judged = set(gold), {entity for pair in gold for entity in pair}
+    decided = [pair for pair in doubtful if pair[0] in judged or pair[1] in judged][:count]
+    lines = [
+        f"{safe_text(left)}\t{safe_text(other)}\t{'accepted' if (left, other) in right else 'rejected'}"
+        for left, other in decided
+    ]
+    (folder / "decisions.tsv").write_text(
+        "\n".join(["left\tright\tdecision", *lines]) + "\n", encoding="utf-8"
+    )
+    after, _ = align("after-decisions", "--decisions", "decisions.tsv")
+    return {
+        "key": f"{name} {method} {count}",
+        "task": name,
+        "title": task.title,
+        "method": method,
+        "decisions": len(decided),
+        "accepted": sum(pair in right for pair in decided),
+        "before": before,
+        "after": after,
+    }
+
+
+if __name__ == "__main__":
+    main()
