@@ -110,6 +110,12 @@ def test_kept_while_the_links_stay() -> None:
     )
 
 
+def test_whoever_asks_for_the_formula_has_nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGINMEA_BACKEND", "reference")
+    monkeypatch.setattr(native, "load", lambda device: pytest.fail("a library was asked for"))
+    assert_exact(make_graph("random"), torch.tensor([3, 1]), 2)
+
+
 def test_everything() -> None:
     graph = make_graph("random")
     whole, table = graph.view(), torch.arange(graph.num_entities)
