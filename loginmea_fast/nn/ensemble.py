@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from loginmea_fast.errors import CheckpointError, ConfigError
-from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.graph import AlignmentGraph, View
 from loginmea_fast.nn.loginmea import LoginMEA, LoginMEAOutput
 from loginmea_fast.nn.pretrained import Pretrained, describe_graph
 
@@ -69,7 +69,7 @@ class Ensemble(nn.Module):
     def forward(
         self,
         features: Mapping[str, Tensor],
-        rows: Tensor | None = None,
+        rows: Tensor | View | None = None,
         present: Mapping[str, Tensor] | None = None,
         hidden: Tensor | None = None,
     ) -> LoginMEAOutput:
@@ -77,7 +77,7 @@ class Ensemble(nn.Module):
 
         Args:
             features: as `LoginMEA.forward`; so are the others.
-            rows: int64 [B].
+            rows: int64 [B], or a view of the graph.
             present: modality -> bool [N].
             hidden: int64.
 
@@ -98,7 +98,7 @@ class Ensemble(nn.Module):
     def joint_rows(
         self,
         features: Mapping[str, Tensor],
-        rows: Tensor | None = None,
+        rows: Tensor | View | None = None,
         present: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """The joint embedding alone, [B, D], without a gradient; as `LoginMEA.joint_rows`, one member at a time."""

@@ -100,7 +100,11 @@ class LocalToGlobalEncoder(nn.Module):
     def output_width(self, modality_dims: Sequence[int]) -> int:
         """Columns of the output for modalities of these widths."""
         depth = 1 if self.layers is None else len(self.layers.relation_vectors)
-        return (0 if self.modality_logits is None else sum(modality_dims)) + depth * self.width
+        return self.z_0_width(modality_dims) + depth * self.width
+
+    def z_0_width(self, modality_dims: Sequence[int]) -> int:
+        """Columns of z_0, where it is part of the output."""
+        return 0 if self.modality_logits is None else sum(modality_dims)
 
     def forward(
         self,

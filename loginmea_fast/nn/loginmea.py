@@ -190,9 +190,9 @@ class LoginMEA(nn.Module):
             width = self.channels.output_width // len(self.modalities)
             found += [(name, width) for name in self.modalities]
         if self.local_to_global is not None:
-            own = list(zip(self.modalities, self.modality_dims, strict=True))
-            fused = self.local_to_global.output_width(self.modality_dims) - sum(self.modality_dims)
-            found += [*own, ("fusion", fused)]
+            first = self.local_to_global.z_0_width(self.modality_dims)
+            found += zip(self.modalities, self.modality_dims, strict=True) if first else ()
+            found.append(("fusion", self.local_to_global.output_width(self.modality_dims) - first))
         return found
 
     @property

@@ -44,6 +44,7 @@ def test_both_stand_side_by_side():
     assert both.embedding_dim == channels.embedding_dim + fused.embedding_dim - 24 - 2 * 8
     assert both(FEATURES).joint.shape == (80, both.embedding_dim)
     assert not any("modality_logits" in name for name, _ in both.named_parameters())
+    assert both.parts == [("graph", 24), ("relation", 24), ("image", 24), ("fusion", 16)]
 
 
 def test_every_parameter_of_a_channel_has_a_gradient():

@@ -37,6 +37,9 @@ def test_a_similarity_is_the_mean_of_the_members(graph):
     some = torch.tensor([7, 3, 3])
     torch.testing.assert_close(ensemble.joint_rows(FEATURES, some), output.joint[some])
     assert output.unnormalized.shape == output.joint.shape
+    assert ensemble.parts == 3 * [("graph", 24), ("relation", 24), ("image", 24)]
+    view = graph.view(some.unique())
+    torch.testing.assert_close(ensemble(FEATURES, view).joint, output.joint[some.unique()])
     assert output.graph.shape[1] == sum(member(FEATURES).graph.shape[1] for member in ensemble.members)
     assert {name: part.shape[1] for name, part in output.modalities.items()} == dict.fromkeys(DIMS, 24)
 
