@@ -20,7 +20,7 @@ examples:
   loginmea-fast align left.nt.gz right.ttl --seeds seeds.tsv --out found        two graphs and some known pairs
   loginmea-fast align left.csv right.csv --out found                            no pair known: names and identifiers
   loginmea-fast align data/my_pair --out found                  a data set: every known link teaches or calibrates
-  loginmea-fast align data/my_pair --method propagate --out found      without training, in seconds
+  loginmea-fast align data/my_pair --method propagate --out found      without training, sooner
   loginmea-fast align runs/zh_en --out found                    a trained run
   loginmea-fast align data/dbp15k/fr_en --seed-ratio 0.1 --out found   and measure on the other links
   loginmea-fast align data/my_pair --out found --precision 0.99 --format csv

@@ -240,3 +240,21 @@ def test_links_that_an_official_split_tests_by_are_not_learned_from(pair: Alignm
     found = lf.align(replace(pair, official_split=split), method="propagate", **SMALL)
     assert len(found.known) == 200
     assert len(found.withheld) == 400
+
+
+def test_tables_of_rows_are_aligned_by_what_the_rows_say() -> None:
+    """No triples and two known pairs: neither labels to propagate nor links to weigh modalities by."""
+    names = ["Café Central", "Hotel Sacher", "Naschmarkt", "Prater", "Schönbrunn", "Stephansdom"]
+    sides = [
+        [(f"{side}{i}", "name", f"{name}{more}") for i, name in enumerate(names)]
+        for side, more in (("m", ""), ("t", " Wien"))
+    ]
+    pair = AlignmentPair.from_labeled_triples(
+        None, None, [("m0", "t0"), ("m1", "t1")], attributes=tuple(sides)
+    )
+    found = lf.align(pair, method="propagate", progress=False, **SMALL)
+    columns = found.columns(every=True)
+    assert len(found.left) >= 4
+    assert all(a[1:] == b[1:] for a, b in zip(columns["left"], columns["right"], strict=True))
+    with pytest.raises(DataError, match="neither triples nor names nor values"):
+        lf.align(pair.with_features({}), method="propagate", pivots=False, progress=False, **SMALL)

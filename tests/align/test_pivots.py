@@ -125,11 +125,11 @@ def test_no_link_but_names(named: AlignmentPair) -> None:
     assert found.pivots["equal names"] < 200
     assert found.measured is not None
     assert found.measured["precision"] > 0.9
-    assert found.measured["recall"] > 0.6
+    assert found.measured["recall"] > 0.45
     assert found.source is not None
     columns = found.columns()
     assert columns["source"].count("equal names") <= 200
-    assert columns["source"].count("matched") > 150
+    assert columns["source"].count("matched") > 50
     said = " ".join(found.notes)
     assert "unsupervised" in said
     assert "rough guess" in said

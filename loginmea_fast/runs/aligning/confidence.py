@@ -17,7 +17,17 @@ import numpy as np
 from loginmea_fast.evaluation.calibration import Calibrator, Reliability, matchable_share, reliability
 from loginmea_fast.runs.aligning.matching import Matched, Pool
 
-__all__ = ["FEW", "Confidence", "Judged", "calibrate", "judge", "judge_alone", "judge_run", "together"]
+__all__ = [
+    "FEW",
+    "Confidence",
+    "Judged",
+    "apart_from_others",
+    "calibrate",
+    "judge",
+    "judge_alone",
+    "judge_run",
+    "together",
+]
 
 FEW = 30  # held-out links below which a confidence is a rough guess
 _FOLDS = 5
@@ -227,7 +237,7 @@ def share_of_counterparts(judged: Judged, side: int, nearest: np.ndarray) -> tup
     truth = np.arange(len(features)) < len(present)
     balance = np.where(truth, 1.0, len(present) / max(len(absent), 1))
     link = np.concatenate([judged.nearest_link[side], judged.alone_nearest_link[side]])
-    apart = _apart(features, truth, balance, link, plain=True)
+    apart = apart_from_others(features, truth, balance, link, plain=True)
     tells = Calibrator(features, truth, balance, plain=True)
     return tells, matchable_share(tells(nearest), apart[truth], apart[~truth])
 
@@ -250,7 +260,7 @@ def calibrate(judged: Judged, found: Matched) -> Confidence:
     )
     weights = np.concatenate([np.full(len(judged.features), present), np.full(len(judged.alone), absent)])
     weights *= len(judged.links)
-    apart = _apart(features, correct, weights, link)
+    apart = apart_from_others(features, correct, weights, link)
     first = len(judged.features)
     return Confidence(
         Calibrator(features, correct, weights),
@@ -264,7 +274,7 @@ def calibrate(judged: Judged, found: Matched) -> Confidence:
     )
 
 
-def _apart(
+def apart_from_others(
     features: np.ndarray,
     correct: np.ndarray,
     weights: np.ndarray,

@@ -21,7 +21,7 @@ from loginmea_fast.runs.fitting import fit
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.interrupt import TrainingInterrupted
 
-__all__ = ["METHODS", "Embed", "Method", "Plan", "Round", "divide_links", "embed_by"]
+__all__ = ["BESIDE_MODALITIES", "METHODS", "Embed", "Method", "Plan", "Round", "divide_links", "embed_by"]
 
 Method = Literal["model", "propagate"]
 METHODS: tuple[Method, ...] = ("model", "propagate")
@@ -32,9 +32,10 @@ MOST_HELD_OUT = 1000  # which calibrate as well as more would
 ENOUGH_HELD_OUT = 300  # for which propagation is done in further rounds
 FOLDS = 5  # in which each link is held out once
 ROUNDS = 2  # of bootstrapping by propagation
+_TO_WEIGH = 5  # links from which a weight is chosen
 _RIVALS = 4000  # entities of each graph among which a weight is judged: CSLS needs all pairs
 _SKETCH = 1024  # columns of a sparse modality beside propagated labels
-_BESIDE_MODALITIES = ("relation", "attribute")  # the graph itself, and what two graphs seldom name alike
+BESIDE_MODALITIES = ("relation", "attribute")  # the graph itself, and what two graphs seldom name alike
 
 
 @dataclass(frozen=True)
@@ -193,11 +194,8 @@ class _Propagation:
         held = min(max(int(len(links) * HELD_OUT), 1), MOST_HELD_OUT)
         known, chosen = links[held:], links[:held]
         chosen = chosen[_is_apart(chosen, known)]
-        if not len(known) or not len(chosen):
-            raise DataError(
-                f"{len(links)} known links are too few to weigh {len(sketches)} modalities beside propagated labels; "
-                "give more, or take no modality"
-            )
+        if len(chosen) < _TO_WEIGH:  # so few say no more than chance
+            return [1.0] * len(sketches)
         joined = self._labels(pair, graph, known)
         generator = torch.Generator().manual_seed(config.seed)
         sides = []
@@ -215,6 +213,13 @@ class _Propagation:
 
     def _labels(self, pair: AlignmentPair, graph: AlignmentGraph, links: Tensor) -> Tensor:
         config = self.config
+        if not len(pair.triples):  # tables of rows: modalities alone tell
+            if not _spoken(pair, config):
+                raise DataError(
+                    "the graphs have neither triples nor names nor values to be aligned by; give triples, or "
+                    "attributes that name the entities"
+                )
+            return torch.zeros(pair.num_entities, 1)
         one_sided(graph, links)
         return propagate_rounds(
             graph,
@@ -234,7 +239,7 @@ def _spoken(pair: AlignmentPair, config: Config) -> list[str]:
     if missing := [name for name in names if name not in pair.features]:
         has = ", ".join(pair.features) or "none"
         raise ConfigError(f"the data has no modality {missing[0]!r}; there are {has}", "modalities")
-    return [name for name in names if name not in _BESIDE_MODALITIES]
+    return [name for name in names if name not in BESIDE_MODALITIES]
 
 
 def _feature(pair: AlignmentPair, name: str, links: Tensor) -> Feature:

@@ -15,7 +15,7 @@ from torch import Tensor
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.data.subset import without_entities
 from loginmea_fast.errors import ConfigError, DataError
-from loginmea_fast.evaluation.calibration import Calibrator, lowest_threshold
+from loginmea_fast.evaluation.calibration import lowest_threshold
 from loginmea_fast.evaluation.decoders import get_decoder
 from loginmea_fast.evaluation.embedding import Embedding, shares_of
 from loginmea_fast.evaluation.matches import match_metrics
@@ -26,6 +26,7 @@ from loginmea_fast.runs.aligning.confidence import (
     FEW,
     Confidence,
     Judged,
+    apart_from_others,
     calibrate,
     judge,
     judge_alone,
@@ -37,6 +38,7 @@ from loginmea_fast.runs.aligning.evidence import Evidence
 from loginmea_fast.runs.aligning.keeping import Kept
 from loginmea_fast.runs.aligning.matching import FEATURES, Matched, Pool, find_pool
 from loginmea_fast.runs.aligning.methods import (
+    BESIDE_MODALITIES,
     FOLDS,
     METHODS,
     Embed,
@@ -154,7 +156,7 @@ def align(
         source: a pair, whose links are the known ones, those that an official split tests by left out; or a trained
             run (its directory, or what `fit` or `load_run` returned), whose validation links calibrate and whose test
             links are measured.
-        method: "model" trains LoginMEA by `fit`; "propagate" is not trained and takes seconds. A run has its own.
+        method: "model" trains LoginMEA by `fit`; "propagate" is not trained and sooner done. A run has its own.
         config: of training, of propagation and of the search; `Config()` by default.
         seeds: int64 [S, 2], links of (left, right) entities to take for the known ones instead of `source.links`; what
             other links the pair has is then measured against, and nothing is learned from it.
@@ -282,11 +284,14 @@ def _from_pair(
     pivots, notes = _pivots(pair, known, asked)
     if pivots is not None and decisions is not None:
         pivots = pivots.only(~decisions.rejects(pair, pivots.links))
-    if pivots is not None and pivots.found_by:
-        pair = pair.with_features({n: f for n, f in pair.features.items() if n not in pivots.found_by})
+    others = {} if pivots is None else {n: f for n, f in pair.features.items() if n not in pivots.found_by}
+    # Where neither triples nor another modality would tell anything, names and pictures stay.
+    tells = bool(len(pair.triples)) or any(name not in BESIDE_MODALITIES for name in others)
+    if pivots is not None and pivots.found_by and tells:
+        pair = pair.with_features(others)
         if config.modalities is not None:
-            others = tuple(name for name in config.modalities if name not in pivots.found_by)
-            config = config.override(modalities=others or None)
+            named = tuple(name for name in config.modalities if name in others)
+            config = config.override(modalities=named or None)
     links = known if pivots is None else torch.cat([known, pivots.links])
     settings = _settings(pair, config, decoder, direction, decisions)
     if kept is not None:
@@ -312,7 +317,11 @@ def _from_pair(
         )
         pivots, confidence = pivots.only(probable), confidence[probable.numpy()]
         links = torch.cat([known, pivots.links])
-    if plan.again:
+    free = [
+        ~torch.isin(entities, links[:, side])
+        for side, entities in enumerate((pair.left_entities, pair.right_entities))
+    ]
+    if plan.again and all(map(torch.any, free)):  # else every entity is known or a pivot
         say(f"{what} by all {len(links):,} links")
         pool = settings.pool(embed(pair, links), links)
     taken = settings.turned(links)
@@ -419,7 +428,9 @@ def _weighed(
     count = int(number.max()) + 1 if len(number) else 0
     agrees, sure = np.zeros(count, dtype=bool), np.zeros(count)
     agrees[judged.link] = judged.correct
-    sure[judged.link] = Calibrator(judged.features, judged.correct)(judged.features)
+    # By calibrations that did not see them: what learned that a pivot is wrong has no doubt to tell of.
+    everyone = np.ones(len(judged.correct))
+    sure[judged.link] = apart_from_others(judged.features, judged.correct, everyone, judged.link)
     source = np.array(pivots.source)
     confidence, trusts = np.empty(len(pivots)), {}
     for name in dict.fromkeys(pivots.source):
