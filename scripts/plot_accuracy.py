@@ -52,14 +52,16 @@ def against_seconds(rows: Sequence[Mapping[str, Any]], task: str, axes: Any) -> 
         axes.axhline(found.hits, color="#777777", linewidth=0.8, linestyle=":")
         axes.annotate(
             f"{found.name} {found.hits:.3f} ({found.sees})",
-            (0.99, found.hits),
+            (0.01, found.hits),
             xycoords=("axes fraction", "data"),
-            ha="right",
             va="bottom",
             fontsize=7,
             color="#555555",
         )
     axes.set(title=task, xlabel="CPU seconds, of two cores together", ylabel="Hits@1", xscale="log")
+    axes.margins(x=0.2, y=0.12)
+    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        ticks("{x:.0f}")
     axes.legend(loc="lower right", fontsize=7)
 
 
