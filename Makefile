@@ -92,9 +92,13 @@ bench-step: $(VENV)/.bench ## a whole training step
 bench-sizes: $(VENV)/.bench ## memory and seconds of a step, 10,000 to 300,000 entities
 	$(BIN)/python bench/sizes.py
 
-accuracy: $(VENV)/.bench ## accuracy on the field's data sets, five seeds; hours, and it goes on where it was stopped
+accuracy: $(VENV)/.bench ## accuracy on the field's data sets, tables and plots; hours, and it goes on where it was stopped
 	OMP_WAIT_POLICY=passive $(BIN)/python -m bench.accuracy
+	OMP_WAIT_POLICY=passive $(BIN)/python -m bench.accuracy --presets best --seeds 0
+	OMP_WAIT_POLICY=passive $(BIN)/python -m bench.accuracy --studies
 	$(BIN)/python -m bench.accuracy --record
+	$(BIN)/python scripts/render_accuracy.py
+	$(BIN)/python scripts/plot_accuracy.py
 
 accuracy-smoke: $(VENV)/.bench ## zh_en by default and FB15K_DB15K by fast, one seed; fails below their lines
 	OMP_WAIT_POLICY=passive $(BIN)/python -m bench.accuracy --smoke

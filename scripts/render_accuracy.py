@@ -33,7 +33,7 @@ def render_tasks(results: Path) -> str:
             if not row["changes"] and not row["removed"]:
                 groups.setdefault((row["task"], row["preset"]), []).append(row)
         lines = [
-            f"{record['note'].capitalize()}. {_machine(record)}:",
+            f"{record['note'][:1].upper()}{record['note'][1:]}. {_machine(record)}:",
             "",
             "| data and what is seen | preset | seeds | Hits@1, CSLS | Hits@10 | MRR | Hits@1, Sinkhorn | seconds "
             "| CPU seconds |",
@@ -53,13 +53,14 @@ def render_study(results: Path, study: Study) -> str:
     for record in read(results):
         measured: dict[str, Mapping[str, Any]] = {row["key"]: row for row in record["rows"]}
         tables: dict[str, list[str]] = {}
-        first: dict[str, Mapping[str, Any]] = {}
+        first: dict[str, str] = {}
         for row, case in study.cases():
+            base = measured.get(first.setdefault(case.task, case.key))
             if (found := measured.get(case.key)) is None:
                 continue
-            gain = _hits(found) - _hits(first.setdefault(case.task, found))
+            gain = "-" if base is None else f"{_hits(found) - _hits(base):+.3f}"
             changes = ", ".join(f"`{change}`" for change in row.changes)
-            cells = [row.label, changes, *_scores([found]), f"{gain:+.3f}", _seconds([found])[1]]
+            cells = [row.label, changes, *_scores([found]), gain, _seconds([found])[1]]
             tables.setdefault(case.task, []).append(f"| {' | '.join(cells)} |")
         for task, lines in tables.items():
             parts += [

@@ -9,6 +9,7 @@ The oracle stands in for the person at the page of `report`, who sees the same m
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import subprocess
 import sys
@@ -38,9 +39,7 @@ def main() -> None:
         found = row[name]
         print(f"{name:7} precision {found['precision']:.3f} recall {found['recall']:.3f}")
     if args.record:
-        note = (
-            "precision and recall of the matches at the default threshold, by all links that were not known"
-        )
+        note = "precision and recall at the default threshold, by all links that were not known; decided ones count"
         record("align-decisions", [row], note=note, merge="key")
 
 
@@ -69,13 +68,11 @@ def measure(name: str, method: str, count: int, work: Path) -> dict[str, Any]:
     before, doubtful = align("before-decisions")
     right, judged = set(gold), {entity for pair in gold for entity in pair}
     decided = [pair for pair in doubtful if pair[0] in judged or pair[1] in judged][:count]
-    lines = [
-        f"{safe_text(left)}\t{safe_text(other)}\t{'accepted' if (left, other) in right else 'rejected'}"
-        for left, other in decided
-    ]
-    (folder / "decisions.tsv").write_text(
-        "\n".join(["left\tright\tdecision", *lines]) + "\n", encoding="utf-8"
-    )
+    with (folder / "decisions.tsv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(["left", "right", "decision"])
+        for pair in decided:
+            writer.writerow([*map(safe_text, pair), "accepted" if pair in right else "rejected"])
     after, _ = align("after-decisions", "--decisions", "decisions.tsv")
     return {
         "key": f"{name} {method} {count}",

@@ -151,7 +151,7 @@ def _describe(
         f"\n{len(wrong)} that are wrong",
         *(f"  {d.name:{width}}  is not  {d.matches[0].name}, but  {names[d.partners[0]]}" for d in wrong),
         f"\n{seconds:.0f} s in all; run directories: {', '.join(str(out / name) for name in results)}",
-        "look at all matches and decide on them: "
+        "look at all matches: "
         + (
             "pip install 'loginmea-fast[report]' for the page"
             if page is None

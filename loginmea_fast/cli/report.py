@@ -21,7 +21,8 @@ def run(
     /,
     *,
     out: Annotated[
-        str | None, Parameter(metavar="FILE", help="the page; default: report.html in DIR")
+        str | None,
+        Parameter(metavar="FILE", help="the page, or a directory for it; default: report.html in DIR"),
     ] = None,
     before: Annotated[
         str | None, Parameter(metavar="DIR", help="an earlier alignment, to show what has changed")

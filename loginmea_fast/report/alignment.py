@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +13,9 @@ from typing import Any
 from loginmea_fast.errors import ConfigError, DataError
 from loginmea_fast.report.figures import bars, curve, histogram, reliability
 from loginmea_fast.runs.aligning.formats import plain_text, safe_text
+from loginmea_fast.runs.aligning.portraits import MOST
 
-__all__ = ["MOST", "alignment_contents"]
-
-MOST = 20_000
-"""Matches on a page; of more the least and the most certain are shown, and the page says so."""
+__all__ = ["alignment_contents"]
 
 _TABLES = ("alignment.parquet", "alignment.tsv", "alignment.csv")
 _NUMBERS = ("score", "margin", "confidence")
@@ -28,7 +27,7 @@ def alignment_contents(directory: Path, before: Path | None = None, most: int = 
     Args:
         directory: what `align` wrote.
         before: an earlier alignment of the same graphs: each match says whether it is new, and those gone are shown.
-        most: matches on the page.
+        most: matches on the page, those nearest to the threshold.
 
     Raises:
         ConfigError: no alignment is there, or it is of other graphs than `before`.
@@ -36,15 +35,16 @@ def alignment_contents(directory: Path, before: Path | None = None, most: int = 
     """
     place = directory.resolve()
     report = _report(directory)
-    rows = _matches(directory)
+    every = _matches(directory)
     if before is not None:
-        rows = _compared(rows, _matches(before), before)
-    total = len(rows)
-    rows.sort(key=lambda row: row["confidence"])
-    if total > most:
-        rows = rows[: most - most // 4] + rows[total - most // 4 :]
+        every = _compared(every, _matches(before), before)
+    # A decision tells most where the threshold is.
+    every.sort(key=lambda row: abs(row["confidence"] - report["threshold"]))
+    rows = every[:most]
     entities = _Entities(directory)
-    candidates = _candidates(directory, {row["left"] for row in rows} | {row["right"] for row in rows})
+    side = report.get("matched_from", "left")
+    other_side = "right" if side == "left" else "left"
+    candidates = _candidates(directory, {row[side] for row in rows})
     columns = {
         "left": [entities.number(row["left"], "left") for row in rows],
         "right": [entities.number(row["right"], "right") for row in rows],
@@ -54,27 +54,25 @@ def alignment_contents(directory: Path, before: Path | None = None, most: int = 
         "source": [row["source"] for row in rows],
         "change": [row["change"] for row in rows],
     }
-    names = list(dict.fromkeys(name for row in rows for name in row["evidence"]))
-    evidence = {name: [_rounded(row["evidence"].get(name, math.nan)) for row in rows] for name in names}
-    side = "left" if any(row["left"] in candidates for row in rows) else "right"
+    names = list(dict.fromkeys(name for row in every for name in row["evidence"]))
     found = {
         entities.number(entity, side): [
-            [entities.number(other, "right" if side == "left" else "left"), _rounded(score)]
-            for other, score in others
+            [entities.number(other, other_side), _rounded(score)] for other, score in others
         ]
         for entity, others in candidates.items()
     }
+    written = f"{place} {report['matched_by_decoder']} {report['threshold']} {report['seconds']}"
     return {
         "kind": "alignment",
         "title": f"Alignment: {place.parent.name}/{place.name}",
-        "key": f"{place} {total} {report['seconds']}",
-        "summary": _summary(report, total, rows, before),
+        "key": hashlib.blake2b(written.encode(), digest_size=16).hexdigest(),
+        "summary": _summary(report, every, len(rows), before),
         "notes": list(report["notes"]),
-        "figures": list(_figures(report, rows, names)),
+        "figures": list(_figures(report, every, names)),
         "matches": columns,
-        "evidence": evidence,
+        "evidence": {name: [_rounded(row["evidence"].get(name, math.nan)) for row in rows] for name in names},
         "threshold": report["threshold"],
-        "total": total,
+        "total": len(every),
         "candidates": {"side": side, "of": found},
         "entities": entities.told(),
     }
@@ -116,7 +114,7 @@ def _matches(directory: Path) -> list[dict[str, Any]]:
                 {
                     "left": row["left"],
                     "right": row["right"],
-                    **{name: float(row[name] or "nan") for name in _NUMBERS},
+                    **{name: float("nan" if row[name] in ("", None) else row[name]) for name in _NUMBERS},
                     "mutual": str(row["mutual"]).lower() == "true",
                     "accepted": sure,
                     "source": row.get("source", "") or "",
@@ -133,10 +131,13 @@ def _table(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t")
         rows = []
-        for row in reader:
-            if None in row or None in row.values():
-                raise DataError(f"{path}, line {reader.line_num}: another number of columns; align again")
-            rows.append({name: plain_text(cell) for name, cell in row.items()})
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    raise DataError(f"{path}, line {reader.line_num}: another number of columns; align again")
+                rows.append({name: plain_text(cell) for name, cell in row.items()})
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num} cannot be read ({error}); align again") from None
     return rows
 
 
@@ -173,7 +174,7 @@ class _Entities:
         for side, identifier in self._numbers:
             row = self._portraits.get((side, identifier), {})
             neighbors = [
-                [n["direction"], n["relation"], self._name(side, n["entity"]), n["entity"]]
+                [n["direction"], n["relation"], n["name"], n["entity"], n["known"]]
                 for n in row.get("neighbors") or ()
             ]
             found.append(
@@ -188,10 +189,6 @@ class _Entities:
                 }
             )
         return found
-
-    def _name(self, side: str, identifier: str) -> str:
-        row = self._portraits.get((side, identifier))
-        return str(row["name"]) if row else identifier
 
 
 def _candidates(directory: Path, wanted: set[str]) -> dict[str, list[tuple[str, float]]]:
@@ -222,7 +219,7 @@ def _compared(
 
 
 def _summary(
-    report: Mapping[str, Any], total: int, rows: Sequence[Mapping[str, Any]], before: Path | None
+    report: Mapping[str, Any], every: Sequence[Mapping[str, Any]], shown: int, before: Path | None
 ) -> list[list[str]]:
     alone = report["without_counterpart"]
     told = [
@@ -251,10 +248,10 @@ def _summary(
             ["decisions taken back", f"{taken['accepted']:,} accepted, {taken['rejected']:,} rejected"]
         )
     if before is not None:
-        changes = [row["change"] for row in rows]
+        changes = [row["change"] for row in every]
         told.append([f"since {before.name}", f"{changes.count('new'):,} new, {changes.count('gone'):,} gone"])
-    if total > len(rows):
-        told.append(["on this page", f"{len(rows):,} of {total:,}: the least and the most certain"])
+    if len(every) > shown:
+        told.append(["on this page", f"{shown:,} of {len(every):,}: the most doubtful"])
     return told
 
 
@@ -279,7 +276,7 @@ def _figures(
     groups = {True: "accepted", False: "not sure enough"}
     heights: dict[str, list[float]] = {}
     for sure, label in groups.items():
-        chosen = [row for row in rows if row["accepted"] == sure]
+        chosen = [row for row in rows if row["accepted"] == sure and row["change"] != "gone"]
         if chosen:
             heights[label] = [
                 sum(row["evidence"].get(name, 0.0) for row in chosen) / len(chosen) for name in evidence

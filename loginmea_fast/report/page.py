@@ -31,7 +31,7 @@ def write_report(
 
     Args:
         directory: what `train` or `align` wrote.
-        out: the file; by default `report.html` in the directory.
+        out: the file, or a directory for it; by default `report.html` in the directory.
         before: an earlier alignment of the same graphs, to show what has changed.
 
     Returns:
@@ -42,13 +42,15 @@ def write_report(
         DataError: a file is missing or malformed, or the page cannot be written.
     """
     source = Path(directory)
-    if (source / "config.toml").is_file():
+    if (source / "config.toml").is_file() and not (source / "report.json").is_file():
         if before is not None:
             raise ConfigError("before compares alignments; a run has none, align it first")
         contents = run_contents(source)
     else:
         contents = alignment_contents(source, None if before is None else Path(before))
-    target = source / NAME if out is None else Path(out)
+    target = source if out is None else Path(out)
+    if target.is_dir():
+        target /= NAME
     beside = target.with_name(f".{target.name}.tmp")
     try:
         beside.write_text(_page(contents), encoding="utf-8")

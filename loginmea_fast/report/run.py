@@ -30,7 +30,6 @@ def run_contents(directory: Path) -> dict[str, Any]:
     return {
         "kind": "run",
         "title": f"Run: {place.parent.name}/{place.name}",
-        "key": str(place),
         "summary": _summary(run, history, epochs, final),
         "notes": [note for record in history if record["event"] == "start" for note in record["notes"]],
         "figures": list(_figures(history, epochs, final)),

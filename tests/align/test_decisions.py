@@ -97,6 +97,7 @@ def test_decisions_against_known_links_are_refused(pair) -> None:
     ("lines", "message"),
     [
         ([], "holds no decision"),
+        (["{0}\t" + 200_000 * "x" + "\taccepted"], "line 2 cannot be read"),
         (["{0}\t{1}\tmaybe"], r"line 2: expected left TAB right TAB accepted or rejected"),
         (["{0}\t{1}"], "line 2: expected left TAB right"),
         (["{0}\tnobody\taccepted"], "line 2: graph 2 has no entity 'nobody'.* other data"),
@@ -116,8 +117,9 @@ def test_a_table_is_read_with_a_header_or_without_each_pair_once(pair, tmp_path:
     (a, b), (c, d) = pair.links[:2].tolist()
     uris = pair.uris
     body = f"{uris[a]}\t{uris[b]}\taccepted\n\n{uris[c]}\t{uris[d]}\treject\n{uris[a]}\t{uris[b]}\tAccept\n"
-    for head in ("", "left\tright\tdecision\n"):
-        (tmp_path / "d.tsv").write_text(head + body)
+    head = "left\tright\tdecision\n"
+    for table in (body, head + body, f"\n{head}{body}{head}{body}"):
+        (tmp_path / "d.tsv").write_text(table)
         found = read_decisions(tmp_path / "d.tsv", pair)
         assert found.accepted.tolist() == [[a, b]]
         assert found.rejected.tolist() == [[c, d]]

@@ -21,6 +21,7 @@ def found() -> lf.Alignment:
     entity = int(pair.links[150, 0])
     names[entity] = HOSTILE
     uris[int(pair.links[151, 0])] = "=1+1\t@x"
+    uris[int(pair.links[152, 0])] = '"Weird Al" Yankovic'
     pair = replace(pair, names=names, uris=uris)
     return lf.align(
         pair,

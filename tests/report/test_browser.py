@@ -154,12 +154,30 @@ def test_another_candidate_is_accepted_in_place_of_the_match(browser: Any, direc
     show(browser, write_report(directory))
     browser.execute_script("localStorage.clear()")
     show(browser, write_report(directory))
-    press(browser, "1")
+    press(browser, "2")
+    press(browser, "1")  # an entity has one partner: the second takes the place of the first
     until(lambda: shown(browser)[0].endswith("rejected"))
     table = browser.execute_script("return matches.decisions.table()").splitlines()
     assert table[0] == "left\tright\tdecision"
     assert [line.split("\t")[2] for line in table[1:]] == ["rejected", "accepted"]
     assert table[1].split("\t")[0] == table[2].split("\t")[0]
+
+
+def test_identifiers_with_quotes_come_back(
+    browser: Any, directory: Path, found: lf.Alignment, tmp_path: Path
+) -> None:
+    show(browser, write_report(directory))
+    quoted = [uri for uri in found.pair.uris if '"' in uri]
+    place = [entity["id"] for entity in browser.execute_script("return matches.entities")].index(quoted[0])
+    script = "matches.shown = [matches.columns.left.indexOf(arguments[0])]; matches.choose(0)"
+    browser.execute_script("localStorage.clear(); matches.decisions.kept.clear()")
+    browser.execute_script(script, place)
+    browser.execute_script("matches.decide('accepted')")
+    (tmp_path / "d.tsv").write_text(
+        browser.execute_script("return matches.decisions.table()"), encoding="utf-8"
+    )
+    (accepted,) = read_decisions(tmp_path / "d.tsv", found.pair).accepted.tolist()
+    assert found.pair.uris[accepted[0]] == quoted[0]
 
 
 def test_a_browser_that_keeps_nothing_says_so(browser: Any, directory: Path) -> None:

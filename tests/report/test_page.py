@@ -58,13 +58,46 @@ def test_identifiers_go_out_as_tables_write_them(directory: Path, tmp_path: Path
     assert not any(cell.startswith(("=", "+", "@")) or "\t" in cell or "\n" in cell for cell in cells)
 
 
-def test_of_very_many_the_least_and_the_most_certain_are_shown(directory: Path) -> None:
+def test_of_very_many_the_most_doubtful_are_shown_and_figures_are_of_all(directory: Path) -> None:
     data = contents.alignment_contents(directory, most=20)
+    whole = contents.alignment_contents(directory)
     confidences = data["matches"]["confidence"]
+    assert ["on this page", f"20 of {data['total']:,}: the most doubtful"] in data["summary"]
+    distances = sorted(abs(sure - data["threshold"]) for sure in whole["matches"]["confidence"])
+    assert max(abs(sure - data["threshold"]) for sure in confidences) <= distances[20] + 1e-3
     assert len(confidences) == 20
-    assert ["on this page", f"20 of {data['total']:,}: the least and the most certain"] in data["summary"]
-    every = sorted(contents.alignment_contents(directory)["matches"]["confidence"])
-    assert sorted(confidences) == every[:15] + every[-5:]
+    assert data["figures"] == whole["figures"]
+    assert data["key"] == whole["key"]
+
+
+def test_candidates_are_of_the_side_that_was_matched_from(found: lf.Alignment, tmp_path: Path) -> None:
+    """An identifier may stand in both graphs, so that it does not tell the side."""
+    back = lf.align(
+        found.pair,
+        method="propagate",
+        seeds=found.known,
+        direction="right_to_left",
+        pivots=False,
+        propagation_width=64,
+        backend="reference",
+    )
+    back.save(tmp_path / "back")
+    data = contents.alignment_contents(tmp_path / "back")
+    assert data["candidates"]["side"] == "right"
+    for entity, others in data["candidates"]["of"].items():
+        assert data["entities"][entity]["side"] == "right"
+        assert {data["entities"][other]["side"] for other, _ in others} == {"left"}
+
+
+def test_known_neighbours_are_named_and_marked(found: lf.Alignment, directory: Path) -> None:
+    data = contents.alignment_contents(directory)
+    uris, names = found.pair.uris, dict(zip(found.pair.uris, found.pair.names, strict=True))
+    known = {(uris[left], uris[right]) for left, right in found.known.tolist()}
+    told = [(n, entity["side"]) for entity in data["entities"] for n in entity["neighbors"]]
+    assert all(names[identifier] == name for (_, _, name, identifier, _), _ in told)
+    marked = {(n[3], n[4]) if side == "left" else (n[4], n[3]) for n, side in told if n[4]}
+    assert marked
+    assert marked <= known
 
 
 def test_what_has_changed_since_an_earlier_alignment(

@@ -70,16 +70,34 @@ class Decisions {
     this.kept = new Map();
     this.undone = [];
     try {
-      this.kept = new Map(JSON.parse(localStorage.getItem(this.key) || "[]"));
+      this.read(localStorage.getItem(this.key));
     } catch {
-      $("warning").textContent = "This browser keeps nothing for this page: download your decisions before you close it.";
-      $("warning").hidden = false;
+      this.warn();
     }
+  }
+
+  read(text) { this.kept = new Map(JSON.parse(text || "[]")); }
+
+  warn() {
+    $("warning").textContent = "This browser keeps nothing for this page: download your decisions before you close it.";
+    $("warning").hidden = false;
   }
 
   of(left, right) { return this.kept.get(`${left}\t${right}`); }
 
-  set(changes) {
+  // An entity has one partner: accepting a pair takes back what else was accepted of its two entities.
+  others(pair) {
+    const [left, right] = pair.split("\t");
+    return [...this.kept.keys()].filter((key) => {
+      const [a, b] = key.split("\t");
+      return key !== pair && this.kept.get(key) === "accepted" && (a === left || b === right);
+    });
+  }
+
+  set(asked) {
+    const named = new Set(asked.map(([key]) => key));
+    const gone = asked.filter(([, value]) => value === "accepted").flatMap(([key]) => this.others(key));
+    const changes = [...gone.filter((key) => !named.has(key)).map((key) => [key, undefined]), ...asked];
     this.undone.push(changes.map(([key]) => [key, this.kept.get(key)]));
     this.write(changes);
   }
@@ -97,11 +115,15 @@ class Decisions {
     }
     try {
       localStorage.setItem(this.key, JSON.stringify([...this.kept]));
-    } catch { /* said when the page opened */ }
+    } catch {
+      this.warn();
+    }
   }
 
   table() {
-    return ["left\tright\tdecision", ...[...this.kept].map(([key, value]) => `${key}\t${value}`)].join("\n") + "\n";
+    const quoted = (cell) => (cell.includes('"') ? `"${cell.replaceAll('"', '""')}"` : cell);
+    const rows = [...this.kept].map(([key, value]) => [...key.split("\t").map(quoted), value].join("\t"));
+    return ["left\tright\tdecision", ...rows].join("\n") + "\n";
   }
 }
 
@@ -131,6 +153,11 @@ class Matches {
     });
     $("list").addEventListener("scroll", () => requestAnimationFrame(() => this.rows()), { passive: true });
     addEventListener("resize", () => this.rows());
+    addEventListener("storage", (event) => { // another tab has decided
+      if (event.key !== this.decisions.key) return;
+      this.decisions.read(event.newValue);
+      this.choose(this.chosen);
+    });
     $("download").addEventListener("click", () => this.download());
     $("help").addEventListener("click", () => {
       $("keys").hidden = !$("keys").hidden;
@@ -270,9 +297,9 @@ class Matches {
     const undo = make("button", "Undo (u)", { type: "button" });
     undo.addEventListener("click", () => this.undo());
     act.append(undo);
-    const facts = [`confidence ${c.confidence[at].toFixed(3)}`, `score ${c.score[at]}`, `margin ${c.margin[at]}`,
-      c.mutual[at] ? "each is the other's best" : "another is better for one of them",
-      ...(c.source[at] ? [`from ${c.source[at]}`] : []), ...(c.change[at] ? [`${c.change[at]} since the earlier alignment`] : [])];
+    const ranked = c.score[at] === null ? [] : [`score ${c.score[at]}`, `margin ${c.margin[at] ?? "-"}`,
+      c.mutual[at] ? "each is the other's best" : "another is better for one of them"];
+    const facts = [`confidence ${c.confidence[at].toFixed(3)}`, ...ranked, ...(c.source[at] ? [`from ${c.source[at]}`] : []), ...(c.change[at] ? [`${c.change[at]} since the earlier alignment`] : [])];
     detail.append(act, make("p", facts.join("; "), { class: "id" }), this.evidence(at), this.sides(left, right));
     const others = this.others(at);
     if (others.length) {
@@ -308,15 +335,15 @@ class Matches {
       const shared = alike(entity, other, "attributes");
       this.table(column, "Attributes", entity.attributes.map((row) => [row[0], row[1], shared.includes(row)]));
       const total = entity.degree === null || entity.degree === undefined ? "" : `, ${entity.degree} in all`;
-      this.table(column, `Neighbours${total}`, entity.neighbors.map(([direction, relation, name, id]) =>
-        [`${direction === "out" ? "→" : "←"} ${relation}`, name, this.matched(entity, id, other)]));
+      this.table(column, `Neighbours${total}`, entity.neighbors.map(([direction, relation, name, id, known]) =>
+        [`${direction === "out" ? "→" : "←"} ${relation}`, name, this.matched(entity, id, known, other)]));
       box.append(column);
     }
     return box;
   }
 
-  matched(entity, neighbor, other) {
-    return other.neighbors.some(([, , , id]) => this.partner.has(entity.side === "left" ? `${neighbor}\t${id}` : `${id}\t${neighbor}`));
+  matched(entity, neighbor, known, other) {
+    return other.neighbors.some(([, , , id]) => id === known || this.partner.has(entity.side === "left" ? `${neighbor}\t${id}` : `${id}\t${neighbor}`));
   }
 
   table(column, title, rows) {
@@ -363,4 +390,6 @@ contents().then((data) => {
   showSummary(data);
   if (data.matches) window.matches = new Matches(data);
   showFigures(data.figures);
+}).catch((error) => {
+  $("title").textContent = `This page cannot be shown (${error.message}): open it in a newer browser, or write it again.`;
 });

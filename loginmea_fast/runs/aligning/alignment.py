@@ -13,7 +13,7 @@ from torch import Tensor
 
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.evaluation.calibration import Reliability
-from loginmea_fast.runs.aligning.portraits import portraits
+from loginmea_fast.runs.aligning.portraits import MOST, portraits
 from loginmea_fast.runs.aligning.writing import write_directory, write_matches
 
 __all__ = ["Alignment", "BestCandidates"]
@@ -200,10 +200,10 @@ class Alignment:
             "unmatched": self._unmatched_columns(),
         }
         formats = (format,) if isinstance(format, str) else tuple(format)
-        shown = torch.cat(
-            [self.left, self.right, self.candidates.entity, self.candidates.match[self.candidates.match >= 0]]
-        )
-        about = portraits(self.pair, shown)
+        doubtful = (self.confidence - self.threshold).abs().argsort(stable=True)[:MOST]
+        shown = torch.cat([self.left[doubtful], self.right[doubtful]])
+        matches = self.candidates.match[torch.isin(self.candidates.entity, shown)]
+        about = portraits(self.pair, torch.cat([shown, matches[matches >= 0]]), self.known)
         write_directory(self.columns(), tables, self.report(), about, directory, formats, overwrite)
 
     def report(self) -> dict[str, Any]:
@@ -211,6 +211,9 @@ class Alignment:
         return {
             "method": self.method,
             "decoder": self.decoder,
+            "matched_from": "left"
+            if bool(torch.isin(self.candidates.entity, self.pair.left_entities).all())
+            else "right",
             "matches": len(self),
             "matched_by_decoder": len(self.left),
             "threshold": self.threshold,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def read_decisions(path: str | os.PathLike[str], pair: AlignmentPair) -> Decisio
     """Read a table of decisions.
 
     Args:
-        path: a line a decision, tabs between left, right and `accepted` or `rejected`; with a header or without.
+        path: a line a decision, tabs between left, right and `accepted` or `rejected`; with a header or without, and
+            several tables may follow each other.
         pair: whose entities they name.
 
     Returns:
@@ -87,16 +89,16 @@ def read_decisions(path: str | os.PathLike[str], pair: AlignmentPair) -> Decisio
     ]
     seen: dict[tuple[int, int], tuple[bool, int]] = {}
     taken: dict[tuple[int, int], int] = {}
-    for number, row in enumerate(csv.reader(text.splitlines(), delimiter="\t"), start=1):
+    for number, row in _rows(path, text):
         if not any(cell.strip() for cell in row):
             continue
-        if number == 1 and [cell.strip().lower() for cell in row[:3]] == ["left", "right", "decision"]:
+        if [cell.strip().lower() for cell in row[:3]] == ["left", "right", "decision"]:
             continue
         if len(row) < 3 or row[2].strip().lower() not in _WORDS:
             raise DataError(f"{path}, line {number}: expected {_FORM}; got {shorten(' '.join(row))}")
         ends = []
         for side, cell in enumerate(row[:2]):
-            entity = ids[side].get(plain_text(cell))
+            entity = ids[side].get(plain_text(cell), ids[side].get(cell))
             if entity is None:
                 raise DataError(
                     f"{path}, line {number}: graph {side + 1} has no entity {shorten(plain_text(cell))}; the decisions "
@@ -128,6 +130,18 @@ def read_decisions(path: str | os.PathLike[str], pair: AlignmentPair) -> Decisio
     return Decisions(
         *(torch.tensor(chosen[kind], dtype=torch.int64).reshape(-1, 2) for kind in (True, False))
     )
+
+
+def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Each row with the number of its last line."""
+    reader = csv.reader(text.splitlines(keepends=True), delimiter="\t")
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line {reader.line_num} cannot be read ({error}); a line is {_FORM}"
+        ) from None
 
 
 def _keys(links: Tensor, size: int) -> Tensor:

@@ -11,28 +11,33 @@ from loginmea_fast.data import AlignmentPair
 from loginmea_fast.data.tables import AttributeTable
 from loginmea_fast.runs.aligning.formats import Columns
 
-__all__ = ["portraits"]
+__all__ = ["MOST", "portraits"]
+
+MOST = 20_000
+"""Matches that a page shows, those nearest to the threshold; it says so where there are more."""
 
 _NEIGHBOURS = 12  # of an entity; the total is told
 _ATTRIBUTES = 12
 _LONGEST = 200  # characters of a value
 
 
-def portraits(pair: AlignmentPair, entities: Tensor) -> Columns:
+def portraits(pair: AlignmentPair, entities: Tensor, known: Tensor) -> Columns:
     """Columns about entities, one row each.
 
     Args:
         pair: the graphs.
         entities: int64 [Q], of both graphs; each is told once.
+        known: int64 [K, 2], links that are known.
 
     Returns:
-        `entity` (identifier), `side`, `name`, `degree` (triples that it stands in), `neighbors` (direction, relation,
-        identifier of the other entity; those that stand in the fewest triples first, which tell most) and
-        `attributes` (attribute, value; types alone where the pair has no values).
+        `entity` (identifier), `side`, `name`, `degree` (distinct neighbours), `neighbors` (direction, relation,
+        identifier and name of the other entity, and the identifier that it is known to be the same as; those with the
+        fewest neighbours first, which tell most) and `attributes` (attribute, value; types alone where the pair has no
+        values).
     """
     chosen = entities.unique()
     degrees = pair.degrees()
-    neighbors = _neighbors(pair, chosen, degrees)
+    neighbors = _neighbors(pair, chosen, degrees, known)
     attributes = _attributes(pair, chosen)
     is_left = torch.isin(chosen, pair.left_entities).tolist()
     ids = chosen.tolist()
@@ -46,7 +51,10 @@ def portraits(pair: AlignmentPair, entities: Tensor) -> Columns:
     }
 
 
-def _neighbors(pair: AlignmentPair, chosen: Tensor, degrees: Tensor) -> dict[int, list[dict[str, str]]]:
+def _neighbors(
+    pair: AlignmentPair, chosen: Tensor, degrees: Tensor, known: Tensor
+) -> dict[int, list[dict[str, str]]]:
+    same = dict(known.tolist()) | dict(known.flip(1).tolist())
     found: dict[int, list[dict[str, str]]] = defaultdict(list)
     wanted = torch.zeros(pair.num_entities, dtype=torch.bool)
     wanted[chosen] = True
@@ -57,7 +65,16 @@ def _neighbors(pair: AlignmentPair, chosen: Tensor, degrees: Tensor) -> dict[int
             told = found[row[own]]
             if len(told) < _NEIGHBOURS * (1 if direction == "out" else 2):
                 relation = str(row[1]) if pair.relation_names is None else pair.relation_names[row[1]]
-                told.append({"direction": direction, "relation": relation, "entity": pair.uris[row[other]]})
+                entity, partner = row[other], same.get(row[other])
+                told.append(
+                    {
+                        "direction": direction,
+                        "relation": relation,
+                        "entity": pair.uris[entity],
+                        "name": pair.names[entity],
+                        "known": "" if partner is None else pair.uris[partner],
+                    }
+                )
     return found
 
 

@@ -284,6 +284,12 @@ def _from_pair(
     pivots, notes = _pivots(pair, known, asked)
     if pivots is not None and decisions is not None:
         pivots = pivots.only(~decisions.rejects(pair, pivots.links))
+        if not len(pivots):
+            if not len(known):
+                raise DataError(
+                    "every pivot is rejected and no link is known; give a few known pairs as seeds"
+                )
+            pivots, notes = None, []
     others = {} if pivots is None else {n: f for n, f in pair.features.items() if n not in pivots.found_by}
     # Where neither triples nor another modality would tell anything, names and pictures stay.
     tells = bool(len(pair.triples)) or any(name not in BESIDE_MODALITIES for name in others)
