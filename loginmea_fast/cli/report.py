@@ -11,7 +11,6 @@ from loginmea_fast.cli.options import Json
 EXAMPLES = """\
 examples:
   loginmea-fast report found                          found/report.html: look, decide, download decisions.tsv
-  loginmea-fast align left.nt right.nt --seeds seeds.tsv --decisions decisions.tsv --out again
   loginmea-fast report again --before found           what has changed
 """
 
