@@ -129,6 +129,7 @@ def test_a_directory_is_not_written_over(found: lf.Alignment, tmp_path: Path) ->
     with pytest.raises(ConfigError, match="holds another alignment"):
         found.save(out)
     (out / "notes.txt").write_text("mine")
+    (out / "report.html").write_text("the page of the former matches")
     found.save(out, "csv", overwrite=True)
     names = {path.name for path in out.iterdir()}
     assert names == {

@@ -109,4 +109,5 @@ def check_directory(directory: str | os.PathLike[str], overwrite: bool = False) 
 def _files_of_alignment(directory: Path) -> list[Path]:
     names = {f"alignment{suffix}" for suffix, _ in FORMATS.values()}
     names |= {"rejected.tsv", "candidates.tsv", "unmatched.tsv", "report.json", _ENTITIES}
+    names.add("report.html")  # the page of the alignment that was there, which would show former matches
     return sorted(path for path in directory.iterdir() if path.name in names)
