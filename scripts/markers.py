@@ -1,11 +1,18 @@
-"""Parts of a document that a script writes stand between `<!-- NAME: ... -->` and `<!-- /NAME -->`."""
+"""Records in, documents out: parts that a script writes stand between `<!-- NAME: ... -->` and `<!-- /NAME -->`."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
-__all__ = ["render_into"]
+__all__ = ["read_records", "render_into"]
+
+
+def read_records(results: Path, name: str) -> list[dict[str, Any]]:
+    """The records of a benchmark, one a machine that has measured it."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob(f"*/{name}.json"))]
 
 
 def render_into(document: Path, name: str, text: str) -> bool:

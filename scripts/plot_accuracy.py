@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from render_accuracy import ROOT, read
+from markers import read_records
+from render_accuracy import ROOT
 
 from bench.accuracy.published import PUBLISHED
 from bench.accuracy.studies import STUDIES, Study
@@ -100,6 +101,6 @@ def draw(images: Path, record: Mapping[str, Any]) -> list[Path]:
 
 
 if __name__ == "__main__":
-    for record in read(ROOT / "bench" / "results"):
+    for record in read_records(ROOT / "bench" / "results", "accuracy"):
         for file in draw(ROOT / "docs" / "images", record):
             print(file.relative_to(ROOT), "written")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markers import render_into
+from markers import read_records, render_into
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -19,15 +18,10 @@ from bench.accuracy.studies import STUDIES, Study  # noqa: E402
 NOTHING = "Nothing is recorded yet: `make accuracy` measures it."
 
 
-def read(results: Path) -> list[Mapping[str, Any]]:
-    """The records of all machines."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*/accuracy.json"))]
-
-
 def render_tasks(results: Path) -> str:
     """A table a machine, a line a task and preset, the mean over seeds and their deviation."""
     parts = []
-    for record in read(results):
+    for record in read_records(results, "accuracy"):
         groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
         for row in record["rows"]:
             if not row["changes"] and not row["removed"]:
@@ -50,7 +44,7 @@ def render_tasks(results: Path) -> str:
 def render_study(results: Path, study: Study) -> str:
     """A table a machine and task, a line a row of the study, each beside the first one."""
     parts = []
-    for record in read(results):
+    for record in read_records(results, "accuracy"):
         measured: dict[str, Mapping[str, Any]] = {row["key"]: row for row in record["rows"]}
         tables: dict[str, list[str]] = {}
         first: dict[str, str] = {}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from markers import render_into
+from markers import read_records, render_into
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,8 +44,7 @@ def render(results: Path) -> str:
 def render_align(results: Path) -> str:
     """A table a machine of bench.align, a line a task and method."""
     parts = []
-    for path in sorted(results.glob("*/align.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
+    for record in read_records(results, "align"):
         machine = record["machine"]
         days = " to ".join(dict.fromkeys(f(row["date"] for row in record["rows"]) for f in (min, max)))
         lines = [
@@ -70,8 +69,7 @@ def render_align(results: Path) -> str:
 def render_sizes(results: Path) -> str:
     """A table a machine and configuration of bench/sizes.py, as markdown."""
     parts = []
-    for path in sorted(results.glob("*/sizes.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
+    for record in read_records(results, "sizes"):
         machine = record["machine"]
         configurations: dict[str, list[Mapping[str, Any]]] = {}
         for row in sorted(record["rows"], key=lambda row: (row["entities"], row["width"])):
@@ -91,8 +89,7 @@ def render_sizes(results: Path) -> str:
 def render_changes(results: Path) -> str:
     """A table a machine of `bench/sizes.py --changes`: one key at a time, as multiples of the configuration without."""
     parts = []
-    for path in sorted(results.glob("*/sizes-changes.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
+    for record in read_records(results, "sizes-changes"):
         machine, (base, *changed) = record["machine"], record["rows"]
         lines = [
             f"**{record['configuration']}**, {base['entities']:,} entities, width {base['width']}: "
@@ -112,8 +109,7 @@ def render_changes(results: Path) -> str:
 def render_views(results: Path) -> str:
     """A table a machine of bench/views.py: a step over what its rows need beside one over the whole graph."""
     parts = []
-    for path in sorted(results.glob("*/views.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
+    for record in read_records(results, "views"):
         machine = record["machine"]
         lines = [
             f"{record['note']}; {machine['device']}, {machine['cores']} cores, {machine['date']}:",
@@ -134,8 +130,7 @@ def render_views(results: Path) -> str:
 def render_profile(results: Path) -> str:
     """A table a machine of bench/step_profile.py: what each operator takes of a step, configurations side by side."""
     parts = []
-    for path in sorted(results.glob("*/step_profile.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
+    for record in read_records(results, "step_profile"):
         machine, rows = record["machine"], record["rows"]
         told = [
             f"{row['configuration']} ({row['data']}, {row['seconds']:.2f} s a step, {row['date']})"

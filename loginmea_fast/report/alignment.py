@@ -63,7 +63,6 @@ def alignment_contents(directory: Path, before: Path | None = None, most: int = 
     }
     written = f"{place} {report['matched_by_decoder']} {report['threshold']} {report['seconds']}"
     return {
-        "kind": "alignment",
         "title": f"Alignment: {place.parent.name}/{place.name}",
         "key": hashlib.blake2b(written.encode(), digest_size=16).hexdigest(),
         "summary": _summary(report, every, len(rows), before),
@@ -72,7 +71,6 @@ def alignment_contents(directory: Path, before: Path | None = None, most: int = 
         "matches": columns,
         "evidence": {name: [_rounded(row["evidence"].get(name, math.nan)) for row in rows] for name in names},
         "threshold": report["threshold"],
-        "total": len(every),
         "candidates": {"side": side, "of": found},
         "entities": entities.told(),
     }
@@ -203,7 +201,6 @@ def _compared(
     rows: list[dict[str, Any]], earlier: Sequence[Mapping[str, Any]], before: Path
 ) -> list[dict[str, Any]]:
     """Rows with what has changed since `earlier`, and the accepted matches that are gone."""
-    pairs = {(row["left"], row["right"]) for row in rows if row["accepted"]}
     old = {(row["left"], row["right"]): row for row in earlier if row["accepted"]}
     lefts = {row["left"] for row in rows}
     if rows and earlier and not any(row["left"] in lefts for row in earlier):
@@ -214,7 +211,7 @@ def _compared(
         row["change"] = "new" if row["accepted"] and key not in old else ""
         if not row["accepted"] and key in old:
             row["change"] = "gone"
-    gone = [row for key, row in old.items() if key not in pairs and key not in present]
+    gone = [row for key, row in old.items() if key not in present]
     return rows + [{**row, "accepted": False, "change": "gone"} for row in gone]
 
 

@@ -28,7 +28,6 @@ def run_contents(directory: Path) -> dict[str, Any]:
         raise ConfigError(f"the run in {directory} has no epoch yet; let it train, then make the page")
     final = next((record for record in reversed(history) if record["event"] == "final"), None)
     return {
-        "kind": "run",
         "title": f"Run: {place.parent.name}/{place.name}",
         "summary": _summary(run, history, epochs, final),
         "notes": [note for record in history if record["event"] == "start" for note in record["notes"]],
