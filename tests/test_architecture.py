@@ -50,13 +50,14 @@ COLUMNS = (
     "docs/ops/{}.md",
 )
 
-# What each part may import of the package. `derived`, `errors`, `locks`, `log` and `version` are everybody's.
-FOUNDATION = {"derived", "errors", "locks", "log", "version"}
+# What each part may import of the package. `derived`, `errors`, `locks`, `log`, `mapped` and `version` are everybody's.
+FOUNDATION = {"derived", "errors", "locks", "log", "mapped", "version"}
 MAY_IMPORT: dict[str, set[str]] = {
     "derived": set(),
     "errors": set(),
     "locks": set(),
     "log": set(),
+    "mapped": set(),
     "version": set(),
     "kernels": set(),
     "reference": {"graph"},

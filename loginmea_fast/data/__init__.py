@@ -3,6 +3,7 @@
 ``load(directory)`` gives an :class:`AlignmentPair`; whatever is wrong with its files is one sentence, a DataError.
 """
 
+from loginmea_fast.data.feature_store import FeatureStore
 from loginmea_fast.data.formats import Format, ReadOptions, format_names, register_format
 from loginmea_fast.data.labeled import LabeledGraph, LabeledLinks
 from loginmea_fast.data.loading import load, load_embedded
@@ -18,6 +19,7 @@ __all__ = [
     "AlignmentPair",
     "AttributeTable",
     "Feature",
+    "FeatureStore",
     "Format",
     "LabeledGraph",
     "LabeledLinks",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.data.bags import csr_matrix
+from loginmea_fast.data.feature_store import FeatureStore
 from loginmea_fast.data.tables import Feature
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph
@@ -46,7 +47,10 @@ def stand_in(feature: Feature, graph: AlignmentGraph, missing: Missing) -> Featu
     if missing == "mask" or bool(feature.present.all()):
         return feature
     rows, columns, weights, present = _sources(feature.present, graph, missing == "neighbors")
-    if feature.is_sparse:
+    values: Tensor | FeatureStore
+    if isinstance(feature.values, FeatureStore):
+        values = _mixed_in_file(feature.values, feature.present, rows, columns, weights)
+    elif feature.is_sparse:
         values = _mixed(feature.values, rows, columns, weights)
     else:
         values = _mixed_dense(feature.values, rows, columns, weights)
@@ -97,6 +101,26 @@ def _mixed_dense(values: Tensor, rows: np.ndarray, sources: np.ndarray, weights:
     mixed = torch.zeros_like(values)
     own = torch.from_numpy(rows[rows == sources])
     mixed[own] = values[own]
+    made, sums = _mixed_rows(values, rows, sources, weights)
+    mixed[made] = sums.to(values.dtype)
+    return mixed
+
+
+def _mixed_in_file(
+    store: FeatureStore, present: Tensor, rows: np.ndarray, sources: np.ndarray, weights: np.ndarray
+) -> FeatureStore:
+    """The same of rows in a file: only those made of others are in memory."""
+    made, sums = _mixed_rows(store, rows, sources, weights)
+    absent = (~present).nonzero()[:, 0]
+    mixed = torch.zeros(len(absent), store.shape[1], dtype=store.dtype)
+    mixed[torch.searchsorted(absent, made)] = sums.to(store.dtype)
+    return store.replaced(absent, mixed)
+
+
+def _mixed_rows(
+    values: Tensor | FeatureStore, rows: np.ndarray, sources: np.ndarray, weights: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """Entities whose rows are made of others, ascending, and these rows, float32."""
     others = rows != sources
     at, of = torch.from_numpy(rows[others]), torch.from_numpy(sources[others])
     made, position = at.unique(return_inverse=True)
@@ -105,12 +129,13 @@ def _mixed_dense(values: Tensor, rows: np.ndarray, sources: np.ndarray, weights:
         part = slice(start, start + (1 << 14))
         share = torch.from_numpy(weights[others][part]).float()[:, None]
         sums.index_add_(0, position[part], values[of[part]].float() * share)
-    mixed[made] = sums.to(values.dtype)
-    return mixed
+    return made, sums
 
 
-def _with_column(values: Tensor, flags: Tensor) -> Tensor:
+def _with_column(values: Tensor | FeatureStore, flags: Tensor) -> Tensor | FeatureStore:
     """One more column, 1 where flagged."""
+    if isinstance(values, FeatureStore):
+        return values.with_column(flags)
     if values.layout != torch.sparse_csr:
         return torch.cat([values, flags[:, None].to(values.dtype)], 1)
     flagged = flags.nonzero()[:, 0].numpy()

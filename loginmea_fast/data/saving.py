@@ -111,6 +111,6 @@ def _write_feature(feature: Feature, order: torch.Tensor, path: Path, entities: 
             "shape": torch.tensor(own.values.shape),
         }
     else:
-        tensors = {"features": own.values, "present": own.present}
+        tensors = {"features": own.values.cpu(), "present": own.present}
     save_file(tensors, path, metadata={"description": feature.description, "entities": entities})
     path.chmod(0o644)  # safetensors leaves it to its owner alone

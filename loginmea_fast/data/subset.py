@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.data.bags import sparse_csr
+from loginmea_fast.data.feature_store import FeatureStore
 from loginmea_fast.data.pair import AlignmentPair
 from loginmea_fast.data.tables import AttributeTable, Feature, ValueTable
 
@@ -16,7 +17,10 @@ __all__ = ["feature_rows", "without_entities"]
 
 def feature_rows(feature: Feature, entities: Tensor) -> Feature:
     """A feature of `entities` alone, int64 [B], in their order; on the CPU."""
-    values, present = feature.values.cpu(), feature.present.cpu()[entities]
+    present = feature.present.cpu()[entities]
+    if isinstance(feature.values, FeatureStore):
+        return replace(feature, values=feature.values.taken(entities), present=present)
+    values = feature.values.cpu()
     if not feature.is_sparse:
         return replace(feature, values=values[entities].contiguous(), present=present)
     crow, columns, entries = values.crow_indices(), values.col_indices(), values.values()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from loginmea_fast.data.feature_store import FeatureStore
 from loginmea_fast.errors import DataError
 
 __all__ = ["AttributeTable", "Entities", "Feature", "ValueTable", "first_nonfinite_row"]
@@ -71,20 +72,20 @@ class Feature:
     """One modality: a row of numbers for every entity of both graphs.
 
     Attributes:
-        values: [N, width] floating point, dense (float32, float16, bfloat16 or float64) or sparse CSR. A sparse
-            feature is never made dense, a half-precision one never widened.
+        values: [N, width] floating point, dense (float32, float16, bfloat16 or float64), sparse CSR, or a store of rows
+            that stay in their file. A sparse feature is never made dense, a half-precision one never widened.
         present: [N] bool, True where the entity has this modality itself. Elsewhere the row of a dense feature was
             filled in (see ``description``), the row of a sparse one is empty.
         description: one line for summaries: what the numbers are and how gaps were filled.
     """
 
-    values: Tensor
+    values: Any  # a Tensor or a FeatureStore
     present: Tensor
     description: str = ""
 
     def __post_init__(self) -> None:
         values, present = self.values, self.present
-        if values.ndim != 2 or not values.is_floating_point():
+        if values.ndim != 2 or not values.dtype.is_floating_point:
             raise DataError(
                 f"a feature must be a floating-point matrix [entities, width], "
                 f"this one has shape {list(values.shape)} and dtype {values.dtype}; convert it first"
@@ -98,7 +99,8 @@ class Feature:
                 f"a presence mask must be bool [{values.shape[0]}], one flag for each row of its feature, "
                 f"this one is {present.dtype} {list(present.shape)}"
             )
-        row = first_nonfinite_row(values)
+        # Rows in a file were looked at when it was opened.
+        row = None if isinstance(values, FeatureStore) else first_nonfinite_row(values)
         if row is not None:
             raise DataError(
                 f"the feature row of entity {row} holds NaN or infinity; repair it or leave the entity out"
@@ -120,8 +122,9 @@ class Feature:
         return int(self.present.sum())
 
     def to(self, device: torch.device | str) -> Feature:
-        """The same feature on another device."""
-        return replace(self, values=self.values.to(device), present=self.present.to(device))
+        """The same feature on another device; rows in a file stay there."""
+        values = self.values if isinstance(self.values, FeatureStore) else self.values.to(device)
+        return replace(self, values=values, present=self.present.to(device))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ a program passes instead of a file is taken for what a file of it would hold.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tempfile
@@ -31,6 +32,7 @@ from loginmea_fast.data.restricted_pickle import (
 from loginmea_fast.data.textfile import shorten, some_of
 from loginmea_fast.data.vector_tables import parquet_arrays
 from loginmea_fast.errors import DataError
+from loginmea_fast.mapped import MappedMatrix
 
 __all__ = ["SUFFIXES", "TABLES", "StoredVectors", "as_rows", "check_vectors", "read_vectors", "take_vectors"]
 
@@ -65,6 +67,8 @@ _STRANGERS = (  # what begins so is no vectors for this package: what it is, and
 _LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _DEPTH = 3  # an entity's images may lie in lists of lists, no deeper
 _SHOWN = 5
+MAPPED = 1 << 28  # bytes from which rows stay in their file and are read when they are needed
+_MAPPABLE = {"F16": torch.float16, "F32": torch.float32, "BF16": torch.bfloat16}
 
 
 @dataclass
@@ -72,7 +76,8 @@ class StoredVectors:
     """What a file holds.
 
     Attributes:
-        values: rows of numbers, [N, d] or [n, d], dense or sparse CSR; None where ``entries`` has them.
+        values: rows of numbers, [N, d] or [n, d], dense, sparse CSR, or still in the file where that is large; None
+            where ``entries`` has them.
         keys: [n] whose rows they are, integers or strings; None: a row an entity.
         entries: key -> an array, or a list of them, where each entity has its own.
         present: [N] bool where the rows are complete.
@@ -81,7 +86,7 @@ class StoredVectors:
         unread: names of arrays whose meaning is not known.
     """
 
-    values: Tensor | None = None
+    values: Tensor | MappedMatrix | None = None
     keys: Tensor | list[Any] | None = None
     entries: Mapping[Any, Any] | None = None
     present: Tensor | None = None
@@ -205,6 +210,11 @@ def _read_npy(path: Path, file: IO[bytes]) -> Any:
         raise DataError("arrays of a compound type are no features; store float32 or float16")
     if dtype.hasobject:
         return restricted_unpickle(path, file)
+    if path.is_file() and not _fortran and len(_shape) == 2 and dtype in (np.float16, np.float32):
+        size = _shape[0] * _shape[1] * dtype.itemsize
+        if size >= MAPPED and file.seekable() and file.name == str(path):
+            kind = torch.float16 if dtype == np.float16 else torch.float32
+            return MappedMatrix(path, kind, _shape, file.tell())
     file.seek(0)
     return np.lib.format.read_array(file, allow_pickle=False)
 
@@ -227,9 +237,26 @@ def _from_safetensors(path: Path) -> StoredVectors:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as archive:
+        large = _large_matrices(path)
         told = archive.metadata() or {}
-        stored = _from_arrays({name: archive.get_tensor(name) for name in archive.keys()})  # noqa: SIM118
+        names = archive.keys()
+        stored = _from_arrays({n: large[n] if n in large else archive.get_tensor(n) for n in names})
     return replace(stored, description=told.get("description", ""), written_for=told.get("entities", ""))
+
+
+def _large_matrices(path: Path) -> dict[str, MappedMatrix]:
+    """The matrices of a safetensors file that stay there."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    return {
+        name: MappedMatrix(path, _MAPPABLE[item["dtype"]], item["shape"], 8 + size + item["data_offsets"][0])
+        for name, item in header.items()
+        if name != "__metadata__"
+        and item["dtype"] in _MAPPABLE
+        and len(item["shape"]) == 2
+        and item["data_offsets"][1] - item["data_offsets"][0] >= MAPPED
+    }
 
 
 def _from_hdf5(path: Path) -> StoredVectors:
@@ -286,6 +313,8 @@ def _from_object(content: Any) -> StoredVectors:
             list(item) if isinstance(item, np.ndarray) and item.dtype.hasobject else item for item in content
         ]
         return _from_pairs(content) or _from_two(content) or StoredVectors(_stack(content))
+    if isinstance(content, MappedMatrix):
+        return StoredVectors(content)
     if isinstance(content, np.ndarray | Tensor):
         return StoredVectors(_tensor(content))
     if not isinstance(content, Mapping) or not content:
@@ -356,7 +385,8 @@ def _from_arrays(arrays: Mapping[str, Any]) -> StoredVectors:
         features = next(iter(arrays))
         if len(arrays) > 1 or _dimensions(arrays[features]) != 2:
             return StoredVectors(entries=arrays)
-    values = _tensor(arrays[features])
+    found = arrays[features]
+    values = found if isinstance(found, MappedMatrix) else _tensor(found)
     present = arrays.get("present")
     if len(named) > 1:
         raise DataError(f"holds {some_of(named)}, which all say whose the rows are; keep one")

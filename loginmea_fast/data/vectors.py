@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.data.bags import csr_matrix
+from loginmea_fast.data.feature_store import FeatureStore
 from loginmea_fast.data.tables import Entities, Feature, first_nonfinite_row
 from loginmea_fast.data.textfile import shorten, some_of
 from loginmea_fast.data.vector_files import SUFFIXES, StoredVectors, as_rows, read_vectors, take_vectors
 from loginmea_fast.data.vector_keys import Matched, match_ids, match_keys
 from loginmea_fast.errors import DataError
+from loginmea_fast.mapped import MappedMatrix
 
 __all__ = ["SUFFIXES", "VectorSource", "entities_digest", "vector_feature", "vector_sources"]
 
@@ -101,6 +103,8 @@ def vector_feature(
     parts: list[_Part] = []
     for file, source in zip(files, sources, strict=True):
         stored = read_vectors(source) if isinstance(source, Path) else take_vectors(source, file)
+        if len(sources) > 1 and isinstance(stored.values, MappedMatrix):
+            stored.values = stored.values.rows(slice(None))  # rows of several files are joined in memory
         unread = [f"{file.name}: {some_of(map(shorten, stored.unread))} not read"] if stored.unread else []
         if stored.values is not None and (
             stored.values.layout == torch.sparse_csr or stored.present is not None
@@ -114,6 +118,8 @@ def vector_feature(
             return _complete(file, stored, pair), (*unread, *by_row)
         part = _read_part(file, stored, pair, has_vector)
         part.notes.extend(unread)
+        if isinstance(part.rows, FeatureStore):
+            return _kept_in_file(part, pair, compat, seed), tuple(part.notes)
         if parts and part.rows.shape[1] != parts[0].rows.shape[1]:
             raise DataError(
                 f"{file} has vectors of {part.rows.shape[1]} numbers, {files[0]} of {parts[0].rows.shape[1]}; "
@@ -133,15 +139,13 @@ def vector_feature(
     present[ids] = True
     rows = torch.zeros(count, values.shape[1], dtype=values.dtype)
     rows[ids] = values
-    by_neighbours, by_all = _fill(rows, present, pair.triples, compat, seed)
-    _normalise(rows)
-    last = "a shared random vector" if compat == "authors" else "the mean of all"
+    filled, by_neighbours = _fill(rows, present, pair.triples, compat, seed)
+    rows[~present] = filled
+    step = max(1, _BLOCK // rows.shape[1])
+    for start in range(0, len(rows), step):
+        rows[start : start + step] = _unit_rows(rows[start : start + step])
     by = f" by {' and '.join(told)}" if told else ""
-    feature = Feature(
-        rows,
-        present,
-        f"vectors from {names}{by}; {by_neighbours:,} gaps got their neighbours' mean, {by_all:,} {last}",
-    )
+    feature = Feature(rows, present, f"vectors from {names}{by}; {_gaps(len(filled), by_neighbours, compat)}")
     return feature, (*notes, *averaged)
 
 
@@ -159,9 +163,12 @@ def _numbering(name: str, what: str, pair: Entities) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Part:
-    """The vectors of one file: rows [n, d], whose they are [n], what its keys are, and notes."""
+    """The vectors of one file: rows [n, d], whose they are [n], what its keys are, and notes.
 
-    rows: Tensor
+    Rows that stay in the file are a store with a row for every entity, of which those of `ids` are to be believed.
+    """
+
+    rows: Any
     ids: Tensor
     told: str
     notes: list[str]
@@ -170,92 +177,163 @@ class _Part:
 def _read_part(path: Path, stored: StoredVectors, pair: Entities, has_vector: Tensor | None) -> _Part:
     told = ""
     notes: list[str] = []
+    values: Tensor | MappedMatrix
     if stored.entries is not None:
         values, ids, told, notes = _keyed(path, stored.entries, pair)
     else:
         assert stored.values is not None
         values = stored.values
-    values = values if values.dtype in _FLOATS else values.to(torch.float32)
+    which: Tensor | None = None  # rows of the file that `ids` are the entities of; None for all
     if stored.keys is not None:
         ids, told, notes = _owners(path, stored.keys, pair)
-        ids, values = ids[ids >= 0], values[ids >= 0]
+        which = (ids >= 0).nonzero()[:, 0]
+        ids = ids[which]
     elif stored.entries is None:
         _check_rows(path, values, pair.num_entities)
         notes += _numbering(path.name, "row", pair)
         ids = torch.arange(pair.num_entities)
         if has_vector is not None:
-            ids = has_vector.nonzero()[:, 0]
-            values = values[ids]
-    _check_finite(path, values, ids, pair)
-    some = (values != 0).any(dim=1)
+            which = ids = has_vector.nonzero()[:, 0]
+    if isinstance(values, MappedMatrix):
+        which = ids if which is None else which
+        if len(ids.unique()) == len(ids):
+            some = _some_in_file(path, values, which, ids, pair)
+        else:
+            values = values.rows(slice(None))  # an entity's vectors are averaged in memory
+    if not isinstance(values, MappedMatrix):
+        values = values if values.dtype in _FLOATS else values.to(torch.float32)
+        values = values if which is None else values[which]
+        _check_finite(path, values, ids, pair)
+        some = (values != 0).any(dim=1)
     if not bool(some.any()):
         raise DataError(f"{path} holds no vector that is not zero; check the file or leave its modality out")
+    if isinstance(values, MappedMatrix):
+        assert which is not None
+        place = torch.full((pair.num_entities,), -1)
+        place[ids[some]] = which[some]
+        return _Part(FeatureStore(values, place), ids[some], told, notes)
     return _Part(values[some], ids[some], told, notes)
+
+
+def _some_in_file(path: Path, matrix: MappedMatrix, which: Tensor, ids: Tensor, pair: Entities) -> Tensor:
+    """Which of the rows `which` [n], those of entities `ids`, are not zero; they are read once, and must be finite."""
+    some = torch.empty(len(ids), dtype=torch.bool)
+    step = max(1, _BLOCK // matrix.shape[1])
+    for start in range(0, len(ids), step):
+        part = slice(start, start + step)
+        rows = matrix.rows(which[part])
+        _check_finite(path, rows, ids[part], pair)
+        some[part] = (rows != 0).any(1)
+    return some
+
+
+def _kept_in_file(part: _Part, pair: Entities, compat: Literal["authors"] | None, seed: int) -> Feature:
+    """The feature of rows that stay in their file: gaps are filled in memory, lengths become one when rows are read."""
+    assert isinstance(part.rows, FeatureStore)
+    present = torch.zeros(pair.num_entities, dtype=torch.bool)
+    present[part.ids] = True
+    filled, by_neighbours = _fill(part.rows, present, pair.triples, compat, seed)
+    store = part.rows.replaced((~present).nonzero()[:, 0], filled)
+    return Feature(
+        store.through(_unit_rows),
+        present,
+        f"vectors read from their file when they are needed; {_gaps(len(filled), by_neighbours, compat)}",
+    )
+
+
+def _gaps(filled: int, by_neighbours: int, compat: Literal["authors"] | None) -> str:
+    last = "a shared random vector" if compat == "authors" else "the mean of all"
+    return f"{by_neighbours:,} gaps got their neighbours' mean, {filled - by_neighbours:,} {last}"
 
 
 def _complete(path: Path, stored: StoredVectors, pair: Entities) -> Feature:
     """The feature of a file with a row for each entity, taken as it is."""
     assert stored.values is not None
     count = pair.num_entities
-    values = stored.values
-    values = values if values.dtype in _FLOATS else values.to(torch.float32)
+    values: Any = stored.values
     _check_rows(path, values, count)
     if stored.written_for and stored.written_for != entities_digest(pair.uris):
         raise DataError(
             f"{path} was written for other entities than those here, or for the same in another order; load and save "
             "the data set that it belongs to, or leave its modality out"
         )
+    if isinstance(values, MappedMatrix):
+        everyone = torch.arange(count)
+        _some_in_file(path, values, everyone, everyone, pair)
+        values = FeatureStore(values, everyone)
+    else:
+        values = values if values.dtype in _FLOATS else values.to(torch.float32)
+        _check_finite(path, values, torch.arange(count), pair)
     present = values.crow_indices().diff() > 0 if stored.present is None else stored.present
     if present.shape != (count,):
         raise DataError(
             f"{path}: 'present' has {present.numel()} flags for {count} entities; one each is needed"
         )
-    _check_finite(path, values, torch.arange(count), pair)
     return Feature(values, present, stored.description or f"as stored in {path.name}")
 
 
 def _fill(
-    rows: Tensor, present: Tensor, triples: Tensor, compat: Literal["authors"] | None, seed: int
-) -> tuple[int, int]:
-    """Fills absent rows in place; returns how many by the mean of neighbours and how many otherwise."""
+    rows: Tensor | FeatureStore,
+    present: Tensor,
+    triples: Tensor,
+    compat: Literal["authors"] | None,
+    seed: int,
+) -> tuple[Tensor, int]:
+    """Rows [g, d] for the entities that have none, in their order, and how many are the mean of neighbours."""
     missing = (~present).nonzero()[:, 0]
+    filled = torch.empty(len(missing), rows.shape[1], dtype=rows.dtype)
     if not len(missing):
-        return 0, 0
+        return filled, 0
     position = torch.full((len(present),), -1, dtype=torch.int64)
     position[missing] = torch.arange(len(missing))
     ends = torch.cat([triples[:, [0, 2]], triples[:, [2, 0]]])
     ends = ends[~present[ends[:, 0]] & present[ends[:, 1]]]
-    received = torch.bincount(position[ends[:, 0]], minlength=len(missing))
-    weights = (1.0 / received[position[ends[:, 0]]]).numpy()
-    near = csr_matrix(position[ends[:, 0]].numpy(), ends[:, 1].numpy(), weights, (len(missing), len(rows)))
-    alone = missing[received == 0]
-    generator = torch.Generator().manual_seed(seed)
-    step = max(1, _BLOCK // len(rows))
-    for start in range(0, rows.shape[1], step):
-        block = rows[:, start : start + step].float()
-        means = near @ block
-        own = block[present]
-        fallback = own.mean(dim=0)
-        if compat == "authors":
-            fallback = torch.normal(fallback, own.std(dim=0, correction=0), generator=generator)
-        rows[missing, start : start + step] = means.to(rows.dtype)
-        rows[alone, start : start + step] = fallback.to(rows.dtype)
-    return len(missing) - len(alone), len(alone)
-
-
-def _normalise(rows: Tensor) -> None:
+    owner, order = position[ends[:, 0]].sort(stable=True)
+    received = torch.bincount(owner, minlength=len(missing))
+    ends, bounds = ends[order], [0, *received.cumsum(0).tolist()]
     step = max(1, _BLOCK // rows.shape[1])
-    for start in range(0, len(rows), step):
-        block = rows[start : start + step]
-        wide = block.float()
-        # Squares of 1e-30 vanish in float32 and those of 1e30 overflow: such rows are brought near 1 first.
-        largest = wide.abs().amax(1, keepdim=True)
-        extreme = (largest >= torch.finfo(torch.float32).tiny) & ((largest < 1e-12) | (largest > 1e15))
-        wide /= torch.where(extreme, largest, 1.0)
-        block.copy_(torch.nn.functional.normalize(wide))
+    for start in range(0, len(missing), step):
+        end = min(start + step, len(missing))
+        part = slice(bounds[start], bounds[end])
+        near, column = ends[part, 1].unique(return_inverse=True)
+        weights = (1.0 / received[owner[part]]).numpy()
+        shape = (end - start, len(near))
+        mixing = csr_matrix((owner[part] - start).numpy(), column.numpy(), weights, shape)
+        if len(near):
+            filled[start:end] = (mixing @ rows[near].float()).to(filled.dtype)
+    alone = received == 0
+    if bool(alone.any()):
+        filled[alone] = _of_all(rows, present, compat, seed).to(filled.dtype)
+    return filled, len(missing) - int(alone.sum())
 
 
-def _check_rows(path: Path, values: Tensor, count: int) -> None:
+def _of_all(
+    rows: Tensor | FeatureStore, present: Tensor, compat: Literal["authors"] | None, seed: int
+) -> Tensor:
+    """The mean of all vectors [d]; under the authors' way a draw with mean and deviation of every column."""
+    total, squares = torch.zeros(2, rows.shape[1], dtype=torch.float64)
+    own = present.nonzero()[:, 0]
+    for part in own.split(max(1, _BLOCK // rows.shape[1])):
+        block = rows[part].double()
+        total += block.sum(0)
+        squares += block.square().sum(0)
+    mean = total / len(own)
+    if compat != "authors":
+        return mean.float()
+    deviation = (squares / len(own) - mean.square()).clamp_min(0).sqrt()
+    return torch.normal(mean.float(), deviation.float(), generator=torch.Generator().manual_seed(seed))
+
+
+def _unit_rows(rows: Tensor) -> Tensor:
+    """Rows divided by their length."""
+    wide = rows.float()
+    # Squares of 1e-30 vanish in float32 and those of 1e30 overflow: such rows are brought near 1 first.
+    largest = wide.abs().amax(1, keepdim=True)
+    extreme = (largest >= torch.finfo(torch.float32).tiny) & ((largest < 1e-12) | (largest > 1e15))
+    return torch.nn.functional.normalize(wide / torch.where(extreme, largest, 1.0)).to(rows.dtype)
+
+
+def _check_rows(path: Path, values: Tensor | MappedMatrix, count: int) -> None:
     if values.ndim != 2 or values.shape[0] != count or values.shape[1] == 0:
         turned = values.ndim == 2 and values.shape[1] == count
         raise DataError(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.errors import InputError
-from loginmea_fast.nn import EntityModel
+from loginmea_fast.nn import EntityModel, RawFeatures
 
 __all__ = ["Embedding", "JointEmbedding", "StoredEmbedding", "check_embedding", "shares_of"]
 
@@ -33,7 +33,7 @@ class JointEmbedding:
     """
 
     model: EntityModel
-    features: Mapping[str, Tensor]
+    features: Mapping[str, RawFeatures]
 
     def __post_init__(self) -> None:
         if not hasattr(self.model, "joint_rows") or not isinstance(self.features, Mapping):

@@ -2,7 +2,7 @@
 
 from loginmea_fast.nn.dropout import PooledDropout
 from loginmea_fast.nn.ensemble import Ensemble, EntityModel, members_of
-from loginmea_fast.nn.features import Features
+from loginmea_fast.nn.features import FeatureRows, Features, RawFeatures
 from loginmea_fast.nn.graph_encoder import GraphEncoder, ReflectionLayers
 from loginmea_fast.nn.local_to_global_encoder import LocalToGlobalEncoder, WeightedSum
 from loginmea_fast.nn.loginmea import LoginMEA, LoginMEAOutput
@@ -14,6 +14,7 @@ __all__ = [
     "Ensemble",
     "EntityModel",
     "FeatureProjection",
+    "FeatureRows",
     "Features",
     "GraphEncoder",
     "LocalToGlobalEncoder",
@@ -21,6 +22,7 @@ __all__ = [
     "LoginMEAOutput",
     "LowRankFusion",
     "PooledDropout",
+    "RawFeatures",
     "ReflectionLayers",
     "RelationReflectionAttention",
     "WeightedSum",

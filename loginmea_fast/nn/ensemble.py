@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from loginmea_fast.errors import CheckpointError, ConfigError
 from loginmea_fast.graph import AlignmentGraph, View
+from loginmea_fast.nn.features import RawFeatures
 from loginmea_fast.nn.loginmea import LoginMEA, LoginMEAOutput
 from loginmea_fast.nn.pretrained import Pretrained, describe_graph
 
@@ -68,7 +69,7 @@ class Ensemble(nn.Module):
 
     def forward(
         self,
-        features: Mapping[str, Tensor],
+        features: Mapping[str, RawFeatures],
         rows: Tensor | View | None = None,
         present: Mapping[str, Tensor] | None = None,
         hidden: Tensor | None = None,
@@ -97,7 +98,7 @@ class Ensemble(nn.Module):
     @torch.no_grad()
     def joint_rows(
         self,
-        features: Mapping[str, Tensor],
+        features: Mapping[str, RawFeatures],
         rows: Tensor | View | None = None,
         present: Mapping[str, Tensor] | None = None,
     ) -> Tensor:

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from loginmea_fast.errors import InputError
 
-__all__ = ["Features"]
+__all__ = ["FeatureRows", "Features", "RawFeatures"]
 
 
-class Features(dict[str, Tensor]):
+class FeatureRows(Protocol):
+    """Features [N, columns] that are nowhere whole, on the host; `data.FeatureStore` is one.
+
+    Attributes:
+        shape: N and columns.
+        dtype: of the numbers.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """Rows of a slice, or of entities int64 [B], as a tensor on the CPU."""
+
+    def blocks(self) -> Iterator[Tensor]:
+        """All rows, a block at a time."""
+
+
+RawFeatures: TypeAlias = Tensor | FeatureRows
+"""Features of one modality, a row an entity."""
+
+
+class Features(dict[str, RawFeatures]):
     """Modality -> raw features [N, columns], wherever a mapping of them is taken, and which entities have each.
 
     Args:
@@ -20,7 +43,9 @@ class Features(dict[str, Tensor]):
         present: modality -> bool [N], True where the entity has it. A modality that is not named is everybody's.
     """
 
-    def __init__(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, values: Mapping[str, RawFeatures], present: Mapping[str, Tensor] | None = None
+    ) -> None:
         super().__init__(values)
         self.present: dict[str, Tensor] = dict(present or {})
 

@@ -14,7 +14,7 @@ from loginmea_fast.errors import CheckpointError, ConfigError, InputError
 from loginmea_fast.graph import AlignmentGraph, View, check_rows
 from loginmea_fast.nn.authors import AuthorsState, translate_authors_state
 from loginmea_fast.nn.dropout import PooledDropout
-from loginmea_fast.nn.features import Features, presence_of
+from loginmea_fast.nn.features import Features, RawFeatures, presence_of
 from loginmea_fast.nn.graph_encoder import GraphEncoder
 from loginmea_fast.nn.local_to_global_encoder import LocalToGlobalEncoder
 from loginmea_fast.nn.modality_channels import ModalityChannels
@@ -202,7 +202,7 @@ class LoginMEA(nn.Module):
 
     def forward(
         self,
-        features: Mapping[str, Tensor],
+        features: Mapping[str, RawFeatures],
         rows: Tensor | View | None = None,
         present: Mapping[str, Tensor] | None = None,
         hidden: Tensor | None = None,
@@ -210,7 +210,8 @@ class LoginMEA(nn.Module):
         """Embed entities.
 
         Args:
-            features: modality -> raw features [N, columns], dense (float32, float16, bfloat16) or sparse CSR.
+            features: modality -> raw features [N, columns], dense (float32, float16, bfloat16), sparse CSR, or rows of
+                a file (`data.FeatureStore`).
             rows: int64 [B], entities whose embeddings are wanted, for example a batch of links; None for all. Only
                 what they depend on is computed (`AlignmentGraph.view`), unless they are most of the entities or the
                 model is being compiled. Or a view of this model's graph, made before.
@@ -229,7 +230,6 @@ class LoginMEA(nn.Module):
         projected: dict[str, Tensor] = {}
         view, again = self._view_of(rows)
         parts = list(self._parts(features, view, present, projected, hidden))
-        projected = {name: view.first(x) for name, x in projected.items()}
         if again is not None:
             parts = [part.index_select(0, again) for part in parts]
             projected = {name: x.index_select(0, again) for name, x in projected.items()}
@@ -241,7 +241,7 @@ class LoginMEA(nn.Module):
     @torch.no_grad()
     def joint_rows(
         self,
-        features: Mapping[str, Tensor],
+        features: Mapping[str, RawFeatures],
         rows: Tensor | View | None = None,
         present: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
@@ -291,13 +291,13 @@ class LoginMEA(nn.Module):
 
     def _parts(
         self,
-        features: Mapping[str, Tensor],
+        features: Mapping[str, RawFeatures],
         view: View,
         present: Mapping[str, Tensor] | None,
         projected: dict[str, Tensor],
         hidden: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """The parts of J [B, .], the graph encoder's first; `projected` gets the modalities [n_0, d_m]."""
+        """The parts of J [B, .], the graph encoder's first; `projected` gets the modalities [B, d_m]."""
         self._check(features)
         if hidden is not None and not torch.compiler.is_compiling():
             check_rows(hidden, self.graph, "hidden")
@@ -316,16 +316,21 @@ class LoginMEA(nn.Module):
             )
             yield self.graph_encoder(own, reflectors, view)
         has = None if has is None else view.take(has)
-        projected |= {
-            name: self.projections[name](features[name], view).to(dtype) for name in self.modalities
-        }
-        if self.channels is not None:
-            assert reflectors is not None
-            for name, x in projected.items():
-                own = x if has is None else x * has[:, self.modalities.index(name), None]
+        fused: list[
+            Tensor
+        ] = []  # what is wanted of all modalities at once; else each is let go after its channel
+        for number, name in enumerate(self.modalities):
+            x = self.projections[name](features[name], view).to(dtype)
+            projected[name] = x if view.rows is None else view.first(x).clone()  # a slice would keep all of x
+            if self.local_to_global is not None:
+                fused.append(x)
+            if self.channels is not None:
+                assert reflectors is not None
+                own = x if has is None else x * has[:, number, None]
+                del x
                 yield self.channels(name, own, reflectors, view)
         if self.local_to_global is not None:
-            yield from self.local_to_global(list(projected.values()), reflectors, view, has)
+            yield from self.local_to_global(fused, reflectors, view, has)
 
     def load_authors_state_dict(self, state: Mapping[str, Tensor]) -> AuthorsState:
         """Take over the parameters of the authors' `MultiModalEncoderMrFusion` (docs/model.md).
@@ -409,7 +414,7 @@ class LoginMEA(nn.Module):
             compute_dtype=compute_dtype,
         )
 
-    def _check(self, features: Mapping[str, Tensor]) -> None:
+    def _check(self, features: Mapping[str, RawFeatures]) -> None:
         for name in self.modalities:
             if name not in features:
                 raise InputError(f"features of modality {name!r} are missing; got {list(features)}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import View
+from loginmea_fast.nn.features import FeatureRows, RawFeatures
 from loginmea_fast.ops.graph_mean import csr_product
 
 __all__ = ["FeatureProjection"]
@@ -20,7 +21,7 @@ _ROWS = 1024
 
 
 class FeatureProjection(nn.Linear):
-    """A linear layer for raw features of any kind: dense float32, dense half precision, or sparse CSR.
+    """A linear layer for raw features of any kind: dense float32, dense half precision, sparse CSR, or rows in a file.
 
     Sparse features are transposed once for the gradient, and again when torch has changed them in place; a change
     through a NumPy view goes unseen.
@@ -31,7 +32,7 @@ class FeatureProjection(nn.Linear):
         bias: whether b_m is there; without it an entity that has nothing is embedded as zero.
     """
 
-    def forward(self, features: Tensor, view: View | None = None) -> Tensor:
+    def forward(self, features: RawFeatures, view: View | None = None) -> Tensor:
         """Project `features` [rows, in_features] to [rows, out_features] in the dtype of the weight.
 
         Of features with a row an entity a view takes those of its entities, [view.num_entities, out_features].
@@ -39,11 +40,13 @@ class FeatureProjection(nn.Linear):
         Raises:
             InputError: the features have another width.
         """
-        if features.dim() != 2 or features.shape[1] != self.in_features:
+        if len(features.shape) != 2 or features.shape[1] != self.in_features:
             raise InputError(
                 f"features must have shape [rows, {self.in_features}]; got {list(features.shape)}. "
                 "The model was built for other features"
             )
+        if not isinstance(features, Tensor):
+            return self._project_stored(features, view)
         if features.layout == torch.sparse_csr:
             return self._project_sparse(features, view)
         if view is not None and view.entities is not None:
@@ -64,21 +67,54 @@ class FeatureProjection(nn.Linear):
         projected = csr_product(features, self.weight.t(), view)
         return projected if self.bias is None else projected + self.bias
 
+    @torch.compiler.disable
+    def _project_stored(self, features: FeatureRows, view: View | None) -> Tensor:
+        rows = None if view is None else view.entities
+        projected: Tensor = _ProjectStored.apply(self.weight, self._bias(), features, rows)
+        return projected
+
+
+class _ProjectStored(torch.autograd.Function):
+    """Rows that are read block by block, times weight^T plus bias; read again for the gradient of the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, features: FeatureRows, rows: Tensor | None) -> Tensor:
+        ctx.features, ctx.rows = features, rows
+        return _product(features, weight, bias, rows)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _weight_gradient(ctx.features, grad, ctx.rows), grad.sum(0), None, None
+
 
 @torch.library.custom_op("loginmea_fast::narrow_projection", mutates_args=())
 def _project_narrow(features: Tensor, weight: Tensor, bias: Tensor, rows: Tensor | None = None) -> Tensor:
     """Features of any dtype, or some rows of them, times weight^T plus bias: taken and widened block by block."""
-    result = weight.new_empty(len(features if rows is None else rows), weight.shape[0])
-    for start, block in _blocks(features, rows, weight.dtype):
+    return _product(features, weight, bias, rows)
+
+
+def _product(features: RawFeatures, weight: Tensor, bias: Tensor, rows: Tensor | None) -> Tensor:
+    result = weight.new_empty(features.shape[0] if rows is None else len(rows), weight.shape[0])
+    for start, block in _blocks(features, rows, weight):
         torch.addmm(bias, block, weight.t(), out=result[start : start + _ROWS])
     return result
 
 
-def _blocks(features: Tensor, rows: Tensor | None, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
-    """The first row of each block, and the block."""
-    for start in range(0, len(features if rows is None else rows), _ROWS):
+def _weight_gradient(features: RawFeatures, grad: Tensor, rows: Tensor | None) -> Tensor:
+    total = grad.new_zeros(grad.shape[1], features.shape[1])
+    for start, block in _blocks(features, rows, grad):
+        total.addmm_(grad[start : start + _ROWS].t(), block)
+    return total
+
+
+def _blocks(features: RawFeatures, rows: Tensor | None, like: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The first row of each block, and the block in the dtype of `like` and on its device."""
+    if rows is not None and not isinstance(features, Tensor):
+        rows = rows.cpu()
+    for start in range(0, features.shape[0] if rows is None else len(rows), _ROWS):
         place = slice(start, start + _ROWS)
-        yield start, (features[place] if rows is None else features[rows[place]]).to(dtype)
+        yield start, (features[place] if rows is None else features[rows[place]]).to(like)
 
 
 @_project_narrow.register_fake
@@ -88,10 +124,7 @@ def _(features: Tensor, weight: Tensor, bias: Tensor, rows: Tensor | None = None
 
 @torch.library.custom_op("loginmea_fast::narrow_projection_backward", mutates_args=())
 def _project_narrow_backward(features: Tensor, grad: Tensor, rows: Tensor | None = None) -> Tensor:
-    total = grad.new_zeros(grad.shape[1], features.shape[1])
-    for start, block in _blocks(features, rows, grad.dtype):
-        total.addmm_(grad[start : start + _ROWS].t(), block)
-    return total
+    return _weight_gradient(features, grad, rows)
 
 
 @_project_narrow_backward.register_fake

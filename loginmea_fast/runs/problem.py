@@ -16,7 +16,7 @@ from loginmea_fast.data.scaling import scale_rows
 from loginmea_fast.data.values import made_of_values, value_feature
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.nn import Ensemble, EntityModel, Features, LoginMEA
+from loginmea_fast.nn import Ensemble, EntityModel, Features, LoginMEA, RawFeatures
 from loginmea_fast.propagation import one_sided
 from loginmea_fast.runs.device import choose_device
 from loginmea_fast.training.checkpoint import fingerprint
@@ -32,9 +32,9 @@ class Problem:
     Attributes:
         pair: names and links; on the CPU.
         graph: both graphs.
-        features: modality -> [N, d_m], dense or sparse CSR, and which entities have it.
+        features: modality -> [N, d_m], dense, sparse CSR or read from a file, and which entities have it.
         split: training, validation and test links, on the CPU.
-        device: where `graph` and `features` are.
+        device: where `graph` and `features` are; those that are read from a file are on the host.
     """
 
     pair: AlignmentPair
@@ -121,10 +121,10 @@ def _prepare(
             name: replace(feature, values=scale_rows(feature.values)) for name, feature in features.items()
         }
     if config.missing == "filled":
-        return Features({name: feature.values.to(device) for name, feature in features.items()})
+        return Features({name: feature.to(device).values for name, feature in features.items()})
     given = {name: data.stand_in(feature, graph, config.missing) for name, feature in features.items()}
     return Features(
-        {name: feature.values.to(device) for name, feature in given.items()},
+        {name: feature.to(device).values for name, feature in given.items()},
         {name: feature.present.to(device) for name, feature in given.items() if not feature.present.all()},
     )
 
@@ -160,7 +160,9 @@ def build_model(problem: Problem, config: Config) -> EntityModel:
     return model.to(problem.device)
 
 
-def _parts(feature: Tensor) -> list[Tensor]:
+def _parts(feature: RawFeatures) -> Iterable[Tensor]:
+    if not isinstance(feature, Tensor):
+        return feature.blocks()
     if feature.layout == torch.sparse_csr:
         return [feature.crow_indices(), feature.col_indices(), feature.values()]
     return [feature]

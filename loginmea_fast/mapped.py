@@ -1,0 +1,93 @@
+"""Matrices that stay in a file: read through a mapping, row by row, and let go of once read.
+
+The system fetches what is touched and may drop it at any time, so that the memory of a process does not grow with the
+file. Whoever shortens a mapped file kills who reads it: every read compares size and date with those at the beginning.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from loginmea_fast.errors import DataError
+
+__all__ = ["MappedMatrix"]
+
+_KEPT = 1 << 27  # bytes of the file that may stay in the memory of the process after a read
+_AROUND = 1 << 16  # what the system brings along with a row
+
+
+class MappedMatrix:
+    """A matrix [n, columns] of a file, whose rows are read when they are asked for.
+
+    Args:
+        path: the file.
+        dtype: of its numbers, in the order of this machine.
+        shape: n and columns.
+        offset: bytes before the first row.
+
+    Raises:
+        DataError: the file is too short for them.
+    """
+
+    def __init__(self, path: Path, dtype: torch.dtype, shape: tuple[int, int], offset: int) -> None:
+        self.path, self.dtype, self.shape = path, dtype, torch.Size(shape)
+        self.ndim, self.layout = 2, torch.strided
+        with path.open("rb") as file:
+            self._file = os.dup(file.fileno())
+        self._stands = self._status()
+        count = shape[0] * shape[1]
+        if (needed := offset + count * dtype.itemsize) > self._stands[0]:
+            os.close(self._file)
+            raise DataError(
+                f"{path} has {self._stands[0]:,} bytes and its rows need {needed:,}: it is cut short; fetch it again"
+            )
+        self._map = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable")  # nothing here writes
+            flat = torch.frombuffer(self._map, dtype=dtype, count=count, offset=offset)
+        self._rows = flat.view(shape)
+        self._touched = 0
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def rows(self, index: Tensor | slice) -> Tensor:
+        """Copies of rows, int64 [B] or a run of them, in memory.
+
+        Raises:
+            DataError: the file is no longer what it was.
+        """
+        self.check()
+        found = self._rows[index].clone() if isinstance(index, slice) else self._rows.index_select(0, index)
+        self._touched += max(found.nbytes, 0 if isinstance(index, slice) else len(found) * _AROUND)
+        if self._touched > _KEPT:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
+        return found
+
+    def check(self) -> None:
+        """Raise `DataError` unless the file is as it was when it was opened."""
+        if (now := self._status()) != self._stands:
+            changed = (
+                f"had {self._stands[0]:,} bytes and has {now[0]:,}"
+                if now[0] != self._stands[0]
+                else "was written to"
+            )
+            raise DataError(
+                f"{self.path} {changed} while it was being read row by row; put it back as it was and begin again, "
+                "a run with --resume"
+            )
+
+    def _status(self) -> tuple[int, int]:
+        found = os.fstat(self._file)
+        return found.st_size, found.st_mtime_ns
+
+    def __del__(self) -> None:
+        if getattr(self, "_map", None) is not None:
+            os.close(self._file)
