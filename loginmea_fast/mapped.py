@@ -1,4 +1,4 @@
-"""Matrices that stay in a file: read through a mapping, row by row, and let go of once read.
+"""Matrices that stay in a file: read, or written and read again, through a mapping, and let go of once that is done.
 
 The system fetches what is touched and may drop it at any time, so that the memory of a process does not grow with the
 file. Whoever shortens a mapped file kills who reads it: every read compares size and date with those at the beginning.
@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import mmap
 import os
+import tempfile
 import warnings
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from loginmea_fast.errors import DataError
+from loginmea_fast.errors import DataError, LoginMEAError
 
-__all__ = ["MappedMatrix"]
+__all__ = ["MappedMatrix", "release", "room_for"]
+
+IN_MEMORY = 1 << 30  # bytes from which a matrix that is only read from here on is written into a file
 
 _KEPT = 1 << 27  # bytes of the file that may stay in the memory of the process after a read
 _AROUND = 1 << 16  # what the system brings along with a row
@@ -91,3 +95,42 @@ class MappedMatrix:
     def __del__(self) -> None:
         if getattr(self, "_map", None) is not None:
             os.close(self._file)
+
+
+_scratch: WeakKeyDictionary[mmap.mmap, tuple[int, int]] = (
+    WeakKeyDictionary()
+)  # first and last address of each
+
+
+def room_for(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Room for a matrix [rows, columns]: in memory, or on a CPU where it is large in a file that nobody else sees.
+
+    The file is in the directory for temporary files and gone with the tensor. Whoever has written or read a part
+    of it calls `release`, so that the memory of the process does not grow with the file.
+
+    Raises:
+        LoginMEAError: the disk has no room for it.
+    """
+    size = rows * columns * dtype.itemsize
+    if device.type != "cpu" or size < IN_MEMORY:
+        return torch.empty(rows, columns, dtype=dtype, device=device)
+    with tempfile.TemporaryFile() as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise LoginMEAError(
+                f"{rows:,} embeddings of {columns:,} numbers need {size / 1e9:.1f} GB in {tempfile.gettempdir()} "
+                f"({error.strerror}); make room there, or name another directory in TMPDIR"
+            ) from None
+        mapped = mmap.mmap(file.fileno(), size)
+    found = torch.frombuffer(mapped, dtype=dtype).view(rows, columns)
+    _scratch[mapped] = found.data_ptr(), found.data_ptr() + size
+    return found
+
+
+def release(part: Tensor) -> None:
+    """Give the memory of a matrix of `room_for` back, `part` being some of it; the file keeps what was written."""
+    for mapped, (first, end) in _scratch.items():
+        if first <= part.data_ptr() < end:
+            mapped.madvise(mmap.MADV_DONTNEED)
+            return

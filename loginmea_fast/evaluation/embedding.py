@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.errors import InputError
-from loginmea_fast.nn import EntityModel, RawFeatures
+from loginmea_fast.mapped import room_for
+from loginmea_fast.nn import EntityModel, RawFeatures, members_of
 
 __all__ = ["Embedding", "JointEmbedding", "StoredEmbedding", "check_embedding", "shares_of"]
 
@@ -48,11 +49,14 @@ class JointEmbedding:
         return self.model.parts
 
     def embed(self, rows: Tensor) -> Tensor:
-        """Unit rows [B, D], in the model's dtype, by its `joint_rows`."""
+        """Unit rows [B, D], in the model's dtype, by its `joint_rows`; very many are in a file (`mapped.room_for`)."""
         training = self.model.training
+        device = self.model.graph.device
+        dtype = members_of(self.model)[0].compute_dtype
+        room = room_for(len(rows), self.model.embedding_dim, dtype, device)
         self.model.eval()
         try:
-            return self.model.joint_rows(self.features, rows.to(self.model.graph.device))
+            return self.model.joint_rows(self.features, rows.to(device), out=room)
         finally:
             self.model.train(training)
 

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from loginmea_fast.errors import CheckpointError, ConfigError
 from loginmea_fast.graph import AlignmentGraph, View
+from loginmea_fast.mapped import release
 from loginmea_fast.nn.features import RawFeatures
 from loginmea_fast.nn.loginmea import LoginMEA, LoginMEAOutput
 from loginmea_fast.nn.pretrained import Pretrained, describe_graph
 
 __all__ = ["Ensemble", "EntityModel", "members_of"]
+
+_BLOCK = 4096  # rows that are divided at a time
 
 
 class Ensemble(nn.Module):
@@ -101,16 +104,22 @@ class Ensemble(nn.Module):
         features: Mapping[str, RawFeatures],
         rows: Tensor | View | None = None,
         present: Mapping[str, Tensor] | None = None,
+        out: Tensor | None = None,
     ) -> Tensor:
         """The joint embedding alone, [B, D], without a gradient; as `LoginMEA.joint_rows`, one member at a time."""
-        joint: Tensor | None = None
+        width = self._first.embedding_dim
+        joint = out
         for number, member in enumerate(members_of(self)):
-            own = member.joint_rows(features, rows, present)
+            place = slice(number * width, (number + 1) * width)
+            own = member.joint_rows(features, rows, present, None if joint is None else joint[:, place])
             if joint is None:
                 joint = own.new_empty(len(own), self.embedding_dim)
-            first = number * own.shape[1]
-            torch.div(own, len(self.members) ** 0.5, out=joint[:, first : first + own.shape[1]])
+                joint[:, place] = own
+                del own
         assert joint is not None, "there is a member"
+        for block in joint.split(_BLOCK) if len(joint) else ():
+            block /= len(self.members) ** 0.5
+            release(block)
         return joint
 
     def renewed(self) -> Ensemble:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from loginmea_fast.errors import CheckpointError, ConfigError, InputError
 from loginmea_fast.graph import AlignmentGraph, View, check_rows
+from loginmea_fast.mapped import release
 from loginmea_fast.nn.authors import AuthorsState, translate_authors_state
 from loginmea_fast.nn.dropout import PooledDropout
 from loginmea_fast.nn.features import Features, RawFeatures, presence_of
@@ -244,23 +245,27 @@ class LoginMEA(nn.Module):
         features: Mapping[str, RawFeatures],
         rows: Tensor | View | None = None,
         present: Mapping[str, Tensor] | None = None,
+        out: Tensor | None = None,
     ) -> Tensor:
         """The joint embedding alone, [B, D], without a gradient: each part is written in its place and let go.
 
-        The arguments are those of `forward`, and so are the numbers.
+        The arguments are those of `forward`, and so are the numbers; `out` [B, D] is filled where it is given.
         """
         view, again = self._view_of(rows)
-        parts = list(self._parts(features, view, present, {}))  # the encoders need their room first
-        joint = parts[0].new_empty(len(parts[0]), self.embedding_dim)
-        first = 0
-        while parts:
-            part = parts.pop(0)
-            joint[:, first : first + part.shape[1]] = part
+        joint, first = out, 0
+        for part in self._parts(features, view, present, {}):
+            if joint is None:
+                joint = part.new_empty(len(part if again is None else again), self.embedding_dim)
+            for start in range(0, len(joint), _BLOCK):
+                block = slice(start, start + _BLOCK)
+                joint[block, first : first + part.shape[1]] = part[block if again is None else again[block]]
             first += part.shape[1]
-        del part
+            release(joint)
+        assert joint is not None, "a model has a part"
         for block in joint.split(_BLOCK) if len(joint) else ():
             F.normalize(block, dim=1, eps=1e-12, out=block)
-        return joint if again is None else joint.index_select(0, again)
+            release(block)
+        return joint
 
     def _view_of(self, rows: Tensor | View | None) -> tuple[View, Tensor | None]:
         """What is to be computed, and which of its rows are wanted; None for all, each once."""

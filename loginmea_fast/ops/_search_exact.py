@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from loginmea_fast.mapped import release
 from loginmea_fast.reference import alignment_search as reference
 from loginmea_fast.reference.alignment_search import TIE, Tick
 
@@ -57,6 +58,7 @@ class Side:
         for part in self.parts:
             for rows in part.tensor_split(-(-len(part) // step)) if len(part) else ():
                 yield slice(first, first + len(rows)), rows
+                release(rows)
                 first += len(rows)
 
     def rows(self, index: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from loginmea_fast.evaluation.embedding import JointEmbedding
 from loginmea_fast.evaluation.rows import link_rows
 from loginmea_fast.log import log
+from loginmea_fast.mapped import release, room_for
 from loginmea_fast.propagation import join, late_weight, propagate_labels
 from loginmea_fast.training.bootstrapping import without
 from loginmea_fast.training.config import Config
@@ -49,10 +50,12 @@ class LateEmbedding:
     def embed(self, rows: Tensor) -> Tensor:
         """Unit rows [B, D + D'], in the dtype of the model's."""
         own = self.model.embed(rows)
-        joined = own.new_empty(len(own), own.shape[1] + self.propagated.shape[1])
+        joined = room_for(len(own), own.shape[1] + self.propagated.shape[1], own.dtype, own.device)
         rows = rows.to(self.propagated.device)
         for part, ids, out in zip(own.split(_BLOCK), rows.split(_BLOCK), joined.split(_BLOCK), strict=True):
             out.copy_(join(part, self.propagated[ids], self.weight))
+            release(part)
+            release(out)
         return joined
 
     def summary(self) -> dict[str, Any]:
