@@ -20,7 +20,7 @@ column is needed for every pair of the two.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from torch import Tensor
 from loginmea_fast.data import Feature
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.mapped import release, room_for
 from loginmea_fast.ops import alignment_ranks, mutual_nearest, propagate
 from loginmea_fast.ops.graph_mean import sparse_product
 
@@ -50,6 +51,7 @@ _OWN = 0.3  # of an entity's own labels beside its neighbours'
 _DISCOUNT = 0.25  # power of a neighbour's degree by which it counts less
 _LAST_HOP = 0.5  # of the labels from furthest away in the triples
 _BESIDE = 0.5  # of the entities' view beside the triples'
+_BLOCK = 4096  # rows that are made ready at a time
 _NARROW = 4  # the entities' view needs a fourth of the columns: nothing in it is a product of two sketches
 
 
@@ -98,8 +100,12 @@ class _Incidence(NamedTuple):
     entity: Tensor
     t_value: Tensor
 
-    def sums_by_entity(self, p: Tensor) -> Tensor:
-        return sparse_product(*self, p)
+    def sums_by_entity(self, p: Tensor, rows: int) -> Iterator[Tensor]:
+        """So many rows at a time."""
+        for start in range(0, len(self.ptr) - 1, rows):
+            ptr = self.ptr[start : start + rows + 1]
+            own = slice(int(ptr[0]), int(ptr[-1]))
+            yield sparse_product(ptr - ptr[0], self.relation[own], self.value[own], *self[3:], p)
 
     def sums_by_relation(self, x: Tensor) -> Tensor:
         return sparse_product(*self[3:], *self[:3], x)
@@ -325,25 +331,42 @@ def _embed(
     p = labels.new_zeros(2 * graph.num_relations, width)
     z_relations = torch.zeros_like(p)
     for step in range(1, depth + 1):
-        spoken = x * said[:, None]
+        spoken = x.mul_(said[:, None])
         own = _OWN * heard / said
         if "relations" in views:
             x = propagate(spoken, weights, graph, own, normalize=False, backend=backend)
-            x = F.normalize(x.add_(incidence.sums_by_entity(p), alpha=float(said.mean())), dim=1)
+            for rows, told in zip(x.split(_BLOCK), incidence.sums_by_entity(p, _BLOCK), strict=True):
+                rows.add_(told, alpha=float(said.mean()))
+            _normalize(x)
         else:
             x = propagate(spoken, weights, graph, own, backend=backend)
         p = F.normalize(incidence.sums_by_relation(spoken), dim=1)
+        del spoken
         if z is not None:
             z.addcmul_(x, signs[0, step], value=_LAST_HOP if step == depth else 1.0)
             z_relations = z_relations + p.roll(width // 2 + 1, 1) * signs[1, step]
     if z is None:
         return x
     w = _set_sums(graph, F.normalize(z_relations, dim=1))
-    triples = propagate(F.normalize(z, dim=1).mul_(said[:, None]), w, graph, backend=backend)
+    beside = F.normalize(x[:, : max(width // _NARROW, 1)], dim=1).mul_(_BESIDE)
+    del x
+    triples = propagate(_normalize(z).mul_(said[:, None]), w, graph, backend=backend)
     if "entities" not in views:
         return triples
-    beside = F.normalize(x[:, : max(width // _NARROW, 1)], dim=1)
-    return F.normalize(torch.cat([triples, beside.mul_(_BESIDE)], 1), dim=1)
+    del z
+    found = room_for(count, width + beside.shape[1], triples.dtype, triples.device)
+    found[:, :width] = triples
+    del triples
+    found[:, width:] = beside
+    return _normalize(found)
+
+
+def _normalize(rows: Tensor) -> Tensor:
+    """Unit rows, in place."""
+    for block in rows.split(_BLOCK):
+        F.normalize(block, dim=1, out=block)
+        release(block)
+    return rows
 
 
 def _set_sums(graph: AlignmentGraph, relations: Tensor) -> Tensor:
