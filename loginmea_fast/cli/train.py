@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -21,6 +22,7 @@ examples:
   loginmea-fast train data/dbp15k/zh_en --modalities relation,attribute --epochs 30 --out runs/zh_en
   loginmea-fast train data/mmkb/FB15K_DB15K --seed-ratio 0.2 --dtype bfloat16
   loginmea-fast train embedded                       the real pair that ships with the package
+  loginmea-fast train DIR --plan                     what memory it will need, before anything is trained
   loginmea-fast train --resume runs/zh_en            go on where it stopped, bit for bit
   loginmea-fast train DIR --print-config > run.toml  every key with its value and meaning; then
   loginmea-fast train --config run.toml --set bootstrap_every=5
@@ -63,12 +65,17 @@ def run(
     print_config: Annotated[
         bool, Parameter(negative="", show_default=False, help="print the configuration as TOML and stop")
     ] = False,
+    plan: Annotated[
+        bool,
+        Parameter(negative="", show_default=False, help="print what memory training will need, and stop"),
+    ] = False,
     quiet: Annotated[bool, Parameter(negative="", show_default=False, help="no progress on stderr")] = False,
     as_json: Json = False,
     keys: Annotated[Flags | None, Parameter(name="*")] = None,
 ) -> int:
     """Train, then print the metrics of the test links."""
     from loginmea_fast.runs import RunDirectory, check_configuration, fit, load_pair, prepare_kernels
+    from loginmea_fast.runs import plan as plan_memory
     from loginmea_fast.training.objectives import objective_weights
 
     given = keys_given(keys) | ({} if path is None else {"path": path})
@@ -96,6 +103,10 @@ def run(
     pair = load_pair(configuration)
     if not quiet:
         print(pair.describe(), file=sys.stderr)
+    if plan:
+        found = plan_memory(pair, configuration)
+        print(json.dumps({**asdict(found), "peak": found.peak}, indent=2) if as_json else found.describe())
+        return 0
     prepare_kernels(configuration)
     started = time.perf_counter()
     where = resume or out or fresh_run_directory(pair.name)

@@ -229,7 +229,7 @@ class LoginMEA(nn.Module):
                 entity out of range, or a view of another graph or depth.
         """
         projected: dict[str, Tensor] = {}
-        view, again = self._view_of(rows)
+        view, again = self.view_of(rows)
         parts = list(self._parts(features, view, present, projected, hidden))
         if again is not None:
             parts = [part.index_select(0, again) for part in parts]
@@ -251,7 +251,7 @@ class LoginMEA(nn.Module):
 
         The arguments are those of `forward`, and so are the numbers; `out` [B, D] is filled where it is given.
         """
-        view, again = self._view_of(rows)
+        view, again = self.view_of(rows)
         joint, first = out, 0
         for part in self._parts(features, view, present, {}):
             if joint is None:
@@ -267,7 +267,7 @@ class LoginMEA(nn.Module):
             release(block)
         return joint
 
-    def _view_of(self, rows: Tensor | View | None) -> tuple[View, Tensor | None]:
+    def view_of(self, rows: Tensor | View | None) -> tuple[View, Tensor | None]:
         """What is to be computed, and which of its rows are wanted; None for all, each once."""
         graph = self.graph
         if rows is None:

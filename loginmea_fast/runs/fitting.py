@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,18 @@ from loginmea_fast.nn import EntityModel
 from loginmea_fast.runs.checking import check_configuration
 from loginmea_fast.runs.device import prepare_kernels
 from loginmea_fast.runs.directory import RunDirectory
-from loginmea_fast.runs.problem import Problem, assemble, build_model
+from loginmea_fast.runs.problem import Problem, assemble, build_model, sketch_model
 from loginmea_fast.runs.warm_start import warm_start
 from loginmea_fast.training.callbacks import Callback, check_callbacks
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.interrupt import StopOnSignal
 from loginmea_fast.training.loop import Trainer
 from loginmea_fast.training.objectives import further_entities
+from loginmea_fast.training.plan import Plan, check_plan, plan_memory
 from loginmea_fast.training.sampling import check_negatives
 from loginmea_fast.training.tensorboard import TensorBoard
 
-__all__ = ["FitResult", "fit"]
+__all__ = ["FitResult", "fit", "plan"]
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,9 @@ def fit(
         overrides: configuration by keyword, for example `epochs=100`.
 
     Raises:
-        ConfigError: a wrong key or value, a modality or device that is not there, a directory that exists, or, with
-            `resume`, a configuration other than the run's in more than `epochs` and where the data is.
+        ConfigError: a wrong key or value, a modality or device that is not there, a directory that exists, more memory
+            needed than there is, or, with `resume`, a configuration other than the run's in more than `epochs` and
+            where the data is.
         DataError: no training links are left, or nothing that they could be told apart from.
         CheckpointError: the checkpoint to resume from is damaged or of another model, or the disk is full.
         TrainingInterrupted: SIGINT or SIGTERM came; the state is saved in `out`.
@@ -114,6 +117,7 @@ def fit(
         problem = assemble(pair, config, split)
         check_negatives(pair, problem.split.train, further_entities(config))
         prepare_kernels(config)
+        check_plan(problem, config, partial(sketch_model, problem))
         if out is None:
             return _train(problem, config, None, resume, progress, callbacks)
         if run is None:
@@ -122,6 +126,25 @@ def fit(
             if split is None:
                 run.save_split(problem.split)
             return _train(problem, config, run, resume, progress, callbacks)
+
+
+def plan(pair: AlignmentPair, config: Config | None = None, **overrides: Any) -> Plan:
+    """What memory `fit` would need, before anything is trained.
+
+    Args:
+        pair: as for `fit`.
+        config: as for `fit`.
+        overrides: configuration by keyword.
+
+    Raises:
+        ConfigError: as `fit`.
+        DataError: as `fit`.
+    """
+    config = Config.of(config, overrides)
+    check_configuration(config)
+    problem = assemble(pair, config)
+    check_negatives(pair, problem.split.train, further_entities(config))
+    return plan_memory(problem, sketch_model(problem, config), config)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from loginmea_fast.runs.device import choose_device
 from loginmea_fast.training.checkpoint import fingerprint
 from loginmea_fast.training.config import Config
 
-__all__ = ["Problem", "assemble", "build_model", "load_pair"]
+__all__ = ["Problem", "assemble", "build_model", "load_pair", "sketch_model"]
 
 
 @dataclass(frozen=True)
@@ -136,28 +136,37 @@ def build_model(problem: Problem, config: Config) -> EntityModel:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        members = [
-            LoginMEA(
-                problem.graph,
-                {name: feature.shape[1] for name, feature in problem.features.items()},
-                hidden_dim=config.hidden_dim,
-                rank=config.rank,
-                depth=config.depth,
-                aggregation=config.aggregation,
-                dropout=config.dropout,
-                attention=config.attention,
-                use_local_fusion=config.use_local_fusion,
-                use_adaptive_weights=config.use_adaptive_weights,
-                use_low_rank=config.use_low_rank,
-                use_global_aggregation=config.use_global_aggregation,
-                use_graph_encoder=config.use_graph_encoder,
-                backend=config.backend,
-                compute_dtype=getattr(torch, config.dtype),
-            )
-            for _ in range(config.members)
-        ]
-        model: EntityModel = members[0] if len(members) == 1 else Ensemble(members)
-    return model.to(problem.device)
+        return _model(problem, config).to(problem.device)
+
+
+def sketch_model(problem: Problem, config: Config) -> EntityModel:
+    """The same on the meta device: names and shapes of parameters, which take no memory."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return _model(problem, config)
+
+
+def _model(problem: Problem, config: Config) -> EntityModel:
+    members = [
+        LoginMEA(
+            problem.graph,
+            {name: feature.shape[1] for name, feature in problem.features.items()},
+            hidden_dim=config.hidden_dim,
+            rank=config.rank,
+            depth=config.depth,
+            aggregation=config.aggregation,
+            dropout=config.dropout,
+            attention=config.attention,
+            use_local_fusion=config.use_local_fusion,
+            use_adaptive_weights=config.use_adaptive_weights,
+            use_low_rank=config.use_low_rank,
+            use_global_aggregation=config.use_global_aggregation,
+            use_graph_encoder=config.use_graph_encoder,
+            backend=config.backend,
+            compute_dtype=getattr(torch, config.dtype),
+        )
+        for _ in range(config.members)
+    ]
+    return members[0] if len(members) == 1 else Ensemble(members)
 
 
 def _parts(feature: RawFeatures) -> Iterable[Tensor]:

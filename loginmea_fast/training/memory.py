@@ -1,4 +1,4 @@
-"""Peak memory of a training step, as the operating system or the device counted it."""
+"""Memory of the process, as the operating system or the device counts it: what it holds, held at most, and may take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["PeakMemory", "measure_peak_memory"]
+__all__ = ["PeakMemory", "available_memory", "measure_peak_memory", "resident_memory"]
 
 
 @dataclass
@@ -38,6 +38,41 @@ def measure_peak_memory(device: torch.device) -> Iterator[PeakMemory]:
     result.before = _status("VmRSS") or _process_peak()
     yield result
     result.peak = _status("VmHWM") or _process_peak()
+
+
+def resident_memory(device: torch.device) -> int:
+    """Bytes in use now: allocated on a CUDA device, resident of the process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return _status("VmRSS") or _process_peak()
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that may still be taken: free on a CUDA device, of the machine or the process's limit elsewhere.
+
+    None where the system does not say.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = [_free_on_machine(), _free_in_group(Path("/sys/fs/cgroup"))]
+    return min((free for free in found if free is not None), default=None)
+
+
+def _free_on_machine() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _free_in_group(group: Path) -> int | None:
+    """Of a container's limit (control groups, version 2) what is not taken; None where there is none."""
+    try:
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # "max" stands for no limit
+        return None
+    return max(limit - used, 0)
 
 
 def _reset_high_water() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import signal
@@ -35,6 +36,18 @@ def test_train_then_evaluate_agree(call, data_dir: Path, tmp_path: Path) -> None
     assert (found["epoch"], found["best_epoch"]) == (answer["epoch"], answer["best_epoch"])
     assert {key: found[key] for key in answer["metrics"]} == answer["metrics"]
     assert 0 <= found["csls"]["left_to_right"]["hits@1"] <= 1
+
+
+def test_a_plan_is_printed_and_nothing_trained(
+    call, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = call("train", data_dir, "--plan", "--quiet", *TINY)
+    assert told.status == 0
+    assert re.search(r"^peak +[\d,]+ MiB$", told.out, re.MULTILINE)
+    found = call("train", data_dir, "--plan", "--quiet", "--json", *TINY).json
+    assert found["peak"] > found["parameters"] > 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_text_for_people(call, trained_run: Path) -> None:

@@ -1,0 +1,106 @@
+"""The plan of memory: within a fifth of what is measured, and an error that says what helps where it does not fit."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import loginmea_fast as lf
+from loginmea_fast.data import Synthetic, generate
+from loginmea_fast.errors import ConfigError
+from loginmea_fast.runs.problem import sketch_model
+from loginmea_fast.training import plan as planning
+from loginmea_fast.training.memory import available_memory, measure_peak_memory, resident_memory
+
+CPU = torch.device("cpu")
+
+MEASURE = """
+import json, sys
+import loginmea_fast as lf
+from loginmea_fast.training import Callback
+from loginmea_fast.training.memory import measure_peak_memory
+
+import torch
+
+config = lf.Config.build(path=sys.argv[1], seed_ratio=0.3, epochs=2, rounds=0, threads=1).override(sys.argv[2:])
+pair = lf.runs.load_pair(config)
+lf.runs.prepare_kernels(config)
+planned = lf.runs.plan(pair, config).peak
+with measure_peak_memory(torch.device("cpu")) as memory:
+    lf.fit(pair, config, progress=False)
+print(json.dumps([planned, memory.peak]))
+"""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("synthetic") / "pair"
+    generate(folder, Synthetic(20_000, triples=4.0, relations=500, vectors={"image": 64}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["hidden_dim=128"],
+        ["hidden_dim=64", "propagation=none", "optimizer=adamw", "candidates=all"],
+        ["preset=loginmea", "hidden_dim=128", "epochs=2"],
+    ],
+)
+def test_within_a_fifth_of_what_is_measured(keys: list[str], directory: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(directory), *keys], capture_output=True, text=True, check=True
+    )
+    planned, measured = json.loads(done.stdout.splitlines()[-1])
+    assert 0.8 < planned / measured < 1.2, (
+        f"{planned / 2**20:.0f} MiB planned, {measured / 2**20:.0f} measured"
+    )
+
+
+def test_beyond_the_machine_the_error_names_what_makes_it_fit(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = lf.Config.build(path=str(directory), hidden_dim=512, optimizer="adamw", propagation="none")
+    pair = lf.runs.load_pair(config)
+    whole = lf.runs.plan(pair, config).further
+    monkeypatch.setattr(planning, "available_memory", lambda _: int(0.75 * whole))
+    with pytest.raises(
+        ConfigError, match=r"training needs .* are free .* one of these makes it fit:"
+    ) as caught:
+        lf.fit(pair, config, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+    lines = str(caught.value).splitlines()
+    assert 2 <= len(lines) <= 10
+    for line in lines[1:]:
+        key, value = re.match(r"  (\w+)=(\w+): ", line).groups()
+        other = config.override([f"{key}={value}"])
+        assert lf.runs.plan(pair, other).further <= 0.75 * whole
+    monkeypatch.setattr(planning, "available_memory", lambda _: 1000)
+    with pytest.raises(ConfigError, match="no switch alone makes it fit"):
+        lf.fit(pair, config, progress=False)
+
+
+def test_a_machine_that_does_not_say_what_is_free_is_trusted(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = lf.Config.build(path=str(directory))
+    problem = lf.runs.assemble(lf.runs.load_pair(config), config)
+    monkeypatch.setattr(planning, "available_memory", lambda _: None)
+    assert planning.check_plan(problem, config, lambda c: sketch_model(problem, c)).peak > 0
+
+
+def test_memory_of_the_process() -> None:
+    before = resident_memory(CPU)
+    kept = torch.ones(1 << 24)
+    assert kept.nbytes * 0.9 < resident_memory(CPU) - before < kept.nbytes * 1.5
+    free = available_memory(CPU)
+    assert free is None or free > 0
+    with measure_peak_memory(CPU) as memory:
+        torch.ones(1 << 24).sum()
+    assert memory.peak - memory.before > kept.nbytes * 0.9
