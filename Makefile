@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz lint format typecheck docs native compile-cuda compile-triton clean \
+.PHONY: help demo test fuzz kill-test hostile-test lint format typecheck docs native compile-cuda compile-triton clean \
         accuracy accuracy-smoke bench bench-attention bench-fusion bench-loss bench-search bench-step bench-sizes bench-gpu
 
 help:
@@ -38,9 +38,16 @@ demo: $(VENV)/.package ## align two real knowledge graphs, with progress, in min
 test: $(VENV)/.test ## the test suite; tests on real data skip where ../shared/data is absent
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
-fuzz: $(VENV)/.test ## readers against 20,000 damaged copies of real files, training against 120 kills; minutes
-	OMP_WAIT_POLICY=passive LOGINMEA_FUZZ_CASES=20000 LOGINMEA_KILL_SEEDS=20 \
-	  $(BIN)/python -m pytest tests/fuzz tests/training/test_killed.py
+fuzz: $(VENV)/.test ## readers against 20,000 damaged copies of real files; minutes
+	OMP_WAIT_POLICY=passive LOGINMEA_FUZZ_CASES=20000 $(BIN)/python -m pytest tests/fuzz
+
+kill-test: $(VENV)/.test ## training, checkpoints, alignment and native build, killed at 50 random moments; minutes
+	OMP_WAIT_POLICY=passive $(BIN)/python -m bench.reliability killed --record
+	$(BIN)/python scripts/render_results.py
+
+hostile-test: $(VENV)/.test ## hostile files, full disks, little memory and the like, counted; minutes
+	OMP_WAIT_POLICY=passive $(BIN)/python -m bench.reliability hostile --record
+	$(BIN)/python scripts/render_results.py
 
 lint: $(VENV)/.test ## ruff, clang-format and mypy; changes nothing
 	$(BIN)/ruff check

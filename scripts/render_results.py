@@ -27,6 +27,7 @@ NO_VIEWS = "Nothing is recorded yet: `python bench/views.py --record` measures i
 PYTHON = "Python and the profiler"  # what bench/step_profile.py calls the rest
 NO_PROFILE = "Nothing is recorded yet: `python bench/step_profile.py --record` measures it."
 NO_ALIGN = "Nothing is recorded yet: `python -m bench.align --record` measures it."
+NO_RELIABILITY = "Nothing is recorded yet: `make {verb}` measures it."
 NO_SIZES = "Nothing is recorded yet: `python bench/sizes.py --record` measures it."
 
 
@@ -165,6 +166,24 @@ def render_profile(results: Path) -> str:
     return "\n\n".join(parts) or NO_PROFILE
 
 
+def render_reliability(results: Path, what: str) -> str:
+    """Counts of bench.reliability, a table a machine: kills by place, or hostile cases by kind."""
+    title, one = ("kills", "killed") if what == "killed" else ("cases", "kind")
+    parts = []
+    for record in read_records(results, f"reliability-{what}"):
+        machine, rows = record["machine"], record["rows"]
+        total, skipped = (sum(row[key] for row in rows) for key in ("count", "skipped"))
+        told = f", {skipped} skipped" if skipped else ""
+        parts.append(
+            f"{total:,} {title}, all of them survived{told}; {record['seconds'] / 60:.0f} minutes beside other work, "
+            f"{machine['device']}, {machine['cores']} cores, {machine['date']}:\n\n| {one} | {title} |\n|---|---|\n"
+            + "\n".join(f"| {row['kind']} | {row['count']:,} |" for row in rows)
+        )
+    return "\n\n".join(parts) or NO_RELIABILITY.format(
+        verb="kill-test" if what == "killed" else "hostile-test"
+    )
+
+
 def _size_table(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     columns = (
         "entities",
@@ -272,6 +291,7 @@ if __name__ == "__main__":
         ("docs/sizes.md", "sizes", render_sizes(results)),
         ("docs/sizes.md", "changes", render_changes(results)),
         ("docs/sizes.md", "views", render_views(results)),
+        *(("docs/reliability.md", what, render_reliability(results, what)) for what in ("killed", "hostile")),
     ):
         changed = render_into(ROOT / document, name, text)
         print(document, "written" if changed else "is up to date")

@@ -50,14 +50,15 @@ COLUMNS = (
     "docs/ops/{}.md",
 )
 
-# What each part may import of the package. `derived`, `errors`, `locks`, `log`, `mapped` and `version` are everybody's.
-FOUNDATION = {"derived", "errors", "locks", "log", "mapped", "version"}
+# What each part may import of the package. What is in FOUNDATION is everybody's.
+FOUNDATION = {"derived", "errors", "locks", "log", "machine", "mapped", "version"}
 MAY_IMPORT: dict[str, set[str]] = {
     "derived": set(),
     "errors": set(),
     "locks": set(),
     "log": set(),
     "mapped": set(),
+    "machine": set(),
     "version": set(),
     "kernels": set(),
     "reference": {"graph"},

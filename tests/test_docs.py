@@ -76,6 +76,7 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         render_align,
         render_changes,
         render_profile,
+        render_reliability,
         render_sizes,
         render_views,
     )
@@ -91,6 +92,7 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         ("docs/sizes.md", render_sizes(results)),
         ("docs/sizes.md", render_changes(results)),
         ("docs/sizes.md", render_views(results)),
+        *(("docs/reliability.md", render_reliability(results, what)) for what in ("killed", "hostile")),
         *(("docs/accuracy.md", render_study(results, study)) for study in STUDIES.values()),
     ):
         text = (ROOT / document).read_text(encoding="utf-8")
@@ -194,6 +196,17 @@ def test_a_line_a_case_with_the_fastest_of_the_plain_forms(scripts: None, tmp_pa
         "| 10.0x / 4.0x | 2.00 s, 500 MB |",
         "| `relation_reflection_layers`, FR_EN, 2 layers 300 wide | needs about 40 GB |  | 3.00 s, 1 MB | - / - |  |",
     ]
+
+
+def test_what_was_survived_is_counted(scripts: None, tmp_path: Path) -> None:
+    from render_results import render_reliability
+
+    assert "make hostile-test" in render_reliability(tmp_path, "hostile")
+    rows = [{"kind": "XML", "count": 8, "skipped": 0}, {"kind": "paths", "count": 2, "skipped": 1}]
+    write_record(tmp_path / "cpu", "reliability-hostile", rows, seconds=130)
+    lines = render_reliability(tmp_path, "hostile").splitlines()
+    assert lines[0].startswith("10 cases, all of them survived, 1 skipped; 2 minutes")
+    assert lines[-2:] == ["| XML | 8 |", "| paths | 2 |"]
 
 
 def test_a_table_of_views(scripts: None, tmp_path: Path) -> None:

@@ -25,6 +25,12 @@ from loginmea_fast.version import __version__
 
 __all__ = ["COMMANDS", "main", "parse"]
 
+_OUT_OF_MEMORY = (  # as torch, the system and its loader of libraries say it
+    "out of memory",
+    "can't allocate",
+    "cannot allocate memory",
+    "failed to map segment",
+)
 _WIDTH = 120  # of what is not a terminal
 COMMANDS = {
     "demo": "Align two real sources that ship inside the package, and show what comes out.",
@@ -170,9 +176,10 @@ def _fail(error: object, status: int, what: str = "error: ") -> int:
 def _unforeseen(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError):
         return f"{error.filename or 'input or output'}: {error.strerror or error}", 2
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate" in str(error):
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY):
         return (
-            "out of memory; train with a smaller hidden_dim or rank, with fewer modalities, or with --dtype bfloat16",
+            "out of memory; train with a smaller hidden_dim or rank, with fewer modalities, or with --dtype bfloat16; "
+            "or raise the limit of the process (ulimit -v)",
             2,
         )
     return (

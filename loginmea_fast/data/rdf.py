@@ -59,6 +59,9 @@ _MESSAGE = re.compile(
 _ENTITY = re.compile(rb"<!ENTITY\s+(%?\s*[^\s\"']+)\s+[\"']([^\"']*)")
 _LONGEST_ENTITY = 1000
 _DOCTYPE = 1 << 20  # bytes in which it must end
+_DEEPEST = 1000  # elements inside each other; the parser's time grows with the square
+_HIDDEN = ((b"<!--", b"-->"), (b"<![CDATA[", b"]]>"))  # where what looks like an element is none
+_HALF = re.compile(rb"(?:<|<!|<!-|<!\[[CDAT]{0,5}|/|--?|\]\]?)\Z")  # a mark of which the rest may follow
 
 
 def rdf_library() -> Any:
@@ -217,10 +220,12 @@ def _statements(path: Path, format: str, ox: Any, bad: BadLines) -> Iterator[tup
         if format in _BY_LINE:
             yield from _lines(path, stream, kind, ox, bad)
             return
+        source: Any = stream
         if format == "rdfxml":
             _check_xml(path, stream.peek(_DOCTYPE))
+            source = _Elements(path, stream)
         try:
-            for quad in ox.parse(stream, kind, lenient=True):
+            for quad in ox.parse(source, kind, lenient=True):
                 for term in quad:
                     if type(term) is ox.NamedNode and "\n" in term.value:
                         raise DataError(
@@ -231,6 +236,77 @@ def _statements(path: Path, format: str, ox: Any, bad: BadLines) -> Iterator[tup
         except SyntaxError as error:
             message = _MESSAGE.sub("", _MESSAGE.sub("", str(error.msg)))
             raise DataError(_refusal(path, format, error.lineno or 0, message)) from None
+        if format == "rdfxml":
+            source.check_end()
+
+
+class _Elements:
+    """RDF/XML on its way to the parser, which minds neither how deep elements lie nor whether the last ones close."""
+
+    def __init__(self, path: Path, stream: Utf8Stream) -> None:
+        self.path, self.stream = path, stream
+        self.depth, self.opened, self.closed = 0, 0, 0
+        self.rest = b""
+        self.until = b""  # the end of what is hidden, inside it
+        self.root, self.tail = b"", b""
+
+    def readable(self) -> bool:
+        """What readers ask."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Of the stream.
+
+        Raises:
+            DataError: elements lie too deep in each other.
+        """
+        data = self.stream.read(size)
+        seen = self.rest + data
+        half = _HALF.search(seen) if data else None
+        self.rest = b"" if half is None else half[0]
+        self._count(self._plain(seen[: len(seen) - len(self.rest)]))
+        if self.depth > _DEEPEST:
+            raise DataError(
+                f"{self.path} has more than {_DEEPEST:,} elements inside each other; write what they say side by "
+                "side, or as N-Triples"
+            )
+        return data
+
+    def _plain(self, data: bytes) -> bytes:
+        """Without comments and quoted text, of which the end may be still to come."""
+        found = []
+        while data:
+            if self.until:
+                _, mark, data = data.partition(self.until)
+                if not mark:
+                    break
+                self.until = b""
+            places = [(place, end) for begin, end in _HIDDEN if (place := data.find(begin)) >= 0]
+            place, end = min(places, default=(len(data), b""))
+            found.append(data[:place])
+            data, self.until = data[place + 2 :] if end else b"", end
+        return b"".join(found)
+
+    def _count(self, data: bytes) -> None:
+        closing, alone = data.count(b"</"), data.count(b"/>")
+        opening = data.count(b"<") - data.count(b"<!") - data.count(b"<?") - closing
+        self.depth += opening - alone - closing
+        self.opened += opening
+        self.closed += closing
+        if not self.root and (first := re.search(rb"<([^\s!?/>]+)", data)):
+            self.root = first[1]
+        self.tail = (self.tail + data)[-1000:]
+
+    def check_end(self) -> None:
+        """Raise `DataError` where the outermost element does not close: the file is cut short."""
+        self._count(self.rest)
+        if self.opened == 1 and not self.closed:  # nothing in it
+            return
+        if not re.search(rb"</" + re.escape(self.root) + rb"\s*>(?:\s|<\?[^>]*>)*\Z", self.tail):
+            name = shorten(self.root.decode("utf-8", "replace"))
+            raise DataError(
+                f"{self.path} ends before its element {name} does: it is cut short; fetch the file again"
+            )
 
 
 def _lines(path: Path, stream: Utf8Stream, kind: Any, ox: Any, bad: BadLines) -> Iterator[tuple[Any, ...]]:

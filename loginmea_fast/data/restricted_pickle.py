@@ -29,6 +29,9 @@ _DTYPE_KINDS = "biufSUO"
 _NDARRAY = object()  # stands for numpy.ndarray, which files name but may not call
 _FACTORY = object()  # stands for what a defaultdict would make; a dictionary without defaults comes of it
 _PLAIN_STATE = (None, None, None)  # no subarray, no names, no fields
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+_MOST_PARTS = 10**8  # of lists in lists, each counted as often as it stands there
+_REPEATS = 100
 _REMEDIES = (  # by the module of the name that a file asks for
     ("scipy.sparse", "save the matrix with scipy.sparse.save_npz"),
     ("torch", "save dense tensors, as safetensors or torch.save({key: tensor.cpu()}, ...)"),
@@ -60,13 +63,13 @@ def load_restricted_pickle(path: Path) -> Any:
         DataError: missing or unreadable file, one that is cut short or no pickle, or one that names anything else.
     """
     with _explained(path), path.open("rb") as file:
-        return _Unpickler(file, encoding="latin1").load()
+        return _unrepeated(_Unpickler(file, encoding="latin1").load())
 
 
 def restricted_unpickle(path: Path, file: IO[bytes]) -> Any:
     """As :func:`load_restricted_pickle`, from where an open file stands."""
     with _explained(path):
-        return _Unpickler(file, encoding="latin1").load()
+        return _unrepeated(_Unpickler(file, encoding="latin1").load())
 
 
 def load_restricted_torch(path: Path) -> Any:
@@ -84,9 +87,42 @@ def load_restricted_torch(path: Path) -> Any:
     with _explained(path):
         if not zipfile.is_zipfile(path):
             with path.open("rb") as file:
-                return _load_row(file, path.stat().st_size)
+                return _unrepeated(_load_row(file, path.stat().st_size))
         with zipfile.ZipFile(path) as archive:
-            return _load_archive(archive)
+            return _unrepeated(_load_archive(archive))
+
+
+def _unrepeated(content: Any) -> Any:
+    """The content, unless lists that hold the same lists over and over make more of it than could be meant."""
+    sizes: dict[int, int] = {}
+    entered: set[int] = set()
+    stack = [content]
+    while stack:
+        item = stack[-1]
+        if id(item) in sizes:
+            stack.pop()
+            continue
+        inside = _containers_in(item)
+        fresh = [part for part in inside if id(part) not in sizes]
+        if fresh and id(item) not in entered:
+            entered.add(id(item))
+            stack += fresh
+            continue
+        stack.pop()
+        own = len(item) if isinstance(item, _CONTAINERS) else 1
+        sizes[id(item)] = own + sum(sizes.get(id(part), 1) for part in inside)
+    if sizes[id(content)] > _MOST_PARTS and sizes[id(content)] > _REPEATS * len(sizes):
+        raise _Refused("holds the same lists inside each other over and over", "store each vector once")
+    return content
+
+
+def _containers_in(item: Any) -> list[Any]:
+    if isinstance(item, np.ndarray) and item.dtype.hasobject:
+        item = item.reshape(-1).tolist()
+    if not isinstance(item, _CONTAINERS):
+        return []
+    parts = item.values() if isinstance(item, dict) else item
+    return [part for part in parts if isinstance(part, (*_CONTAINERS, np.ndarray))]
 
 
 def _load_archive(archive: zipfile.ZipFile) -> Any:

@@ -7,10 +7,12 @@ a program passes instead of a file is taken for what a file of it would hold.
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +34,7 @@ from loginmea_fast.data.restricted_pickle import (
 from loginmea_fast.data.textfile import shorten, some_of
 from loginmea_fast.data.vector_tables import parquet_arrays
 from loginmea_fast.errors import DataError
+from loginmea_fast.machine import free_memory
 from loginmea_fast.mapped import MappedMatrix
 
 __all__ = ["SUFFIXES", "TABLES", "StoredVectors", "as_rows", "check_vectors", "read_vectors", "take_vectors"]
@@ -69,6 +72,7 @@ _DEPTH = 3  # an entity's images may lie in lists of lists, no deeper
 _SHOWN = 5
 MAPPED = 1 << 28  # bytes from which rows stay in their file and are read when they are needed
 _MAPPABLE = {"F16": torch.float16, "F32": torch.float32, "BF16": torch.bfloat16}
+_AGAIN = 1000  # times that a file may name the same group: links can multiply beyond all measure
 
 
 @dataclass
@@ -191,8 +195,15 @@ def _from_compressed(path: Path, compression: str) -> StoredVectors:
     )
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / name
+        most = shutil.disk_usage(folder).free // 2
         with open_file(path, compression) as source, plain.open("wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
+            while chunk := source.read(1 << 20):
+                if target.tell() + len(chunk) > most:
+                    raise DataError(
+                        f"unpacks to more than {most >> 20:,} MiB, half of what is free in {folder}; unpack it where "
+                        "there is room (TMPDIR)"
+                    )
+                target.write(chunk)
         try:
             return _read(plain)
         except DataError as error:
@@ -203,20 +214,28 @@ def _read_npy(path: Path, file: IO[bytes]) -> Any:
     """An array as numpy stores it; one of objects is a pickle, and read as such."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
-        _shape, _fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     elif version == (2, 0):
-        _shape, _fortran, dtype = np.lib.format.read_array_header_2_0(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
     else:
         raise DataError("arrays of a compound type are no features; store float32 or float16")
     if dtype.hasobject:
         return restricted_unpickle(path, file)
-    if path.is_file() and not _fortran and len(_shape) == 2 and dtype in (np.float16, np.float32):
-        size = _shape[0] * _shape[1] * dtype.itemsize
+    if path.is_file() and not fortran and len(shape) == 2 and dtype in (np.float16, np.float32):
+        size = shape[0] * shape[1] * dtype.itemsize
         if size >= MAPPED and file.seekable() and file.name == str(path):
             kind = torch.float16 if dtype == np.float16 else torch.float32
-            return MappedMatrix(path, kind, _shape, file.tell())
+            return MappedMatrix(path, kind, shape, file.tell())
+    _check_room(math.prod(shape) * dtype.itemsize)
     file.seek(0)
     return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _check_room(size: int) -> None:
+    """Raise `MemoryError` before so many bytes are asked for: packed, a file of a few pages may declare any number."""
+    free = free_memory()
+    if free is not None and size > free:
+        raise MemoryError
 
 
 def _from_zip(path: Path) -> StoredVectors:
@@ -265,8 +284,14 @@ def _from_hdf5(path: Path) -> StoredVectors:
     except ImportError:
         raise DataError("HDF5 needs h5py; pip install h5py") from None
     arrays: dict[str, Any] = {}
+    again: Counter[Any] = Counter()
 
     def visit(group: Any, prefix: str, above: tuple[Any, ...]) -> None:
+        again[group] += 1
+        if again[group] > _AGAIN:
+            raise DataError(
+                f"names the group {shorten(group.name)} more than {_AGAIN:,} times, by way of others; keep one of them"
+            )
         for name in group:
             called = prefix + name
             if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
@@ -284,6 +309,11 @@ def _from_hdf5(path: Path) -> StoredVectors:
                         f"{shorten(called)} is a table with the columns {some_of(item.dtype.names)}; store its keys "
                         "as 'ids' or 'uris' and its numbers as 'features' [n, d]"
                     )
+                if item.external or item.is_virtual:
+                    raise DataError(
+                        f"{shorten(called)} has its numbers in another file, which is not opened; copy them here"
+                    )
+                _check_room(item.size * item.dtype.itemsize if item.shape is not None else 0)
                 text = h5py.check_string_dtype(item.dtype) is not None
                 arrays[called] = np.asarray(item.asstr()[()] if text else item[()])
 

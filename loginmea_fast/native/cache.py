@@ -12,7 +12,6 @@ import re
 import shutil
 import stat
 import tempfile
-import uuid
 import warnings
 from pathlib import Path
 from typing import Any
@@ -96,9 +95,7 @@ def _unusable(place: Path) -> str | None:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         if (reason := _untrusted(place)) is not None:
             return f"{reason} and holds programs"
-        probe = place / f".probe-{uuid.uuid4().hex}"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=place).close()  # without a name where the system can: a kill leaves none
     except OSError as error:
         return f"cannot be written ({error.strerror})"
     return None
@@ -194,7 +191,10 @@ def find(entry: Path, module: str) -> Path | None:
 
 def publish(entry: Path, module: str, library: Path, record: dict[str, Any]) -> None:
     """Copies a built library into the cache, wholly or not at all. Needs the lock."""
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=entry.parent))
+    prefix = f".staging-{entry.name}-"
+    for killed in entry.parent.glob(f"{prefix}*"):
+        shutil.rmtree(killed, ignore_errors=True)
+    staging = Path(tempfile.mkdtemp(prefix=prefix, dir=entry.parent))
     try:
         shutil.copyfile(library, staging / f"{module}.so")
         record = {**record, "sha256": hashlib.sha256(library.read_bytes()).hexdigest()}

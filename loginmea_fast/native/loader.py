@@ -73,7 +73,10 @@ def load(device: str) -> ModuleType:
             except (
                 OSError
             ) as error:  # a full disk, a cache that vanished: no kernels, but the reference still answers
-                _failed[device] = f"the native {device} library cannot be built: {error}"
+                _failed[device] = (
+                    f"the native {device} library cannot be built: {error}; free some space, or set "
+                    "LOGINMEA_CACHE to a directory on another disk"
+                )
                 raise BuildError(_failed[device]) from error
         return _loaded[device]
 

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from loginmea_fast.machine import free_memory
+
 __all__ = ["Toolchain", "find", "jobs", "missing", "split_command"]
 
 _FLAG_VARIABLES = ("CXXFLAGS", "LDFLAGS", "CUDAFLAGS", "NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS")
@@ -176,8 +178,5 @@ def _cores() -> int:
 
 
 def _free_gib() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) // 2**20
-    except (OSError, StopIteration):
-        return 2 * _cores()
+    free = free_memory()
+    return 2 * _cores() if free is None else free // 2**30

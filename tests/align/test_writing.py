@@ -52,6 +52,7 @@ def found() -> lf.Alignment:
     )
 
 
+@pytest.mark.hostile("text")
 def test_a_table_has_a_line_a_match_whatever_names_hold(found: lf.Alignment, tmp_path: Path) -> None:
     found.write(tmp_path / "alignment.tsv")
     data = (tmp_path / "alignment.tsv").read_bytes()
@@ -65,6 +66,7 @@ def test_a_table_has_a_line_a_match_whatever_names_hold(found: lf.Alignment, tmp
     assert len(polars.read_csv(tmp_path / "alignment.tsv", separator="\t")) == len(found)
 
 
+@pytest.mark.hostile("text")
 def test_no_cell_is_a_formula(found: lf.Alignment, tmp_path: Path) -> None:
     found.write(tmp_path / "alignment.csv")
     with (tmp_path / "alignment.csv").open(newline="", encoding="utf-8") as file:
@@ -76,6 +78,7 @@ def test_no_cell_is_a_formula(found: lf.Alignment, tmp_path: Path) -> None:
             assert row[column][:1] not in tuple("+-") or row[column][1:].isdigit()
 
 
+@pytest.mark.hostile("text")
 @pytest.mark.parametrize(
     ("text", "written"),
     [

@@ -192,6 +192,7 @@ def test_a_backend_that_cannot_be_had_is_refused_before_data_is_read(
     assert ("backend 'cpu' cannot be had" if named else "got 'cqu'") in line
 
 
+@pytest.mark.hostile("surroundings")
 def test_a_full_disk(trained_run: Path, tmp_path: Path) -> None:
     """A limit on the size of files is what a test can have of a full disk; the checkpoint before it stays."""
     run = tmp_path / "run"

@@ -242,6 +242,7 @@ BOMB = (
 )
 
 
+@pytest.mark.hostile("nested and cut short")
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -299,6 +300,7 @@ def test_what_is_not_there_or_unknown(tmp_path):
         read_seeds(write(tmp_path / "s.csv", "left,right\n"))
 
 
+@pytest.mark.hostile("nested and cut short")
 @pytest.mark.parametrize("count", [1_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_a_million_bad_lines_are_summed_up_by_kind(tmp_path, count):
     lines = b"this is bad\n" * count + b'<http://a> <http://b> "x\n' + NTRIPLES.encode()
@@ -346,6 +348,7 @@ def test_bad_rows_of_tables_are_summed_up_by_kind(tmp_path):
     assert list(read_graph(path, skip_bad_lines=True).relation_triples()) == [("x", "knows", "y")]
 
 
+@pytest.mark.hostile("nested and cut short")
 @pytest.mark.parametrize("name", ["g.nt", "g.csv"])
 def test_a_literal_of_ten_million_characters(tmp_path, name):
     long = "x" * 10_000_000

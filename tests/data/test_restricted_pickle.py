@@ -69,6 +69,7 @@ class Evil:
         return self.call[0], self.call[1:]
 
 
+@pytest.mark.hostile("pickles")
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize(
     ("content", "named"),
@@ -98,6 +99,7 @@ def test_anything_else_is_refused_by_name_and_not_run(tmp_path, monkeypatch, con
     assert not (tmp_path / "TARGET").exists()
 
 
+@pytest.mark.hostile("pickles")
 def test_a_number_type_may_not_be_changed_into_one_of_pointers(tmp_path):
     # The eighth item of a dtype's state are its flags; 63 says "objects live here", and numpy would believe it.
     state = b"J\xff\xff\xff\xff" * 2 + b"K%ct"
@@ -130,6 +132,7 @@ def test_missing_and_cut_short(tmp_path):
 VALID = pickle.dumps({0: np.arange(3.0), 1: [np.float32(1), {2}]}, 2)
 
 
+@pytest.mark.hostile("pickles")
 @given(st.data())
 def test_damaged_pickles_raise_nothing_else(tmp_path_factory, data):
     content = bytearray(VALID)
@@ -235,6 +238,7 @@ def test_python_2(tmp_path):
     assert loaded["Ã©"] == 2  # Python 2's bytes, as Latin-1
 
 
+@pytest.mark.hostile("pickles")
 def test_a_tensor_does_not_reach_beyond_its_numbers(tmp_path):
     path = tmp_path / "tensor.pt"
     torch.save(torch.zeros(2, 3), path)
@@ -250,6 +254,7 @@ def test_a_tensor_does_not_reach_beyond_its_numbers(tmp_path):
         load_restricted_torch(path)
 
 
+@pytest.mark.hostile("pickles")
 @pytest.mark.parametrize("length", [1, 3])
 def test_an_array_of_objects_has_as_many_as_its_shape_says(tmp_path, length):
     content = pickle.dumps(np.array([None, None], dtype=object), 2)

@@ -602,6 +602,7 @@ def test_rows_by_uris_need_no_word(tiny_openea):
     assert not any("row" in note for note in pair.notes)
 
 
+@pytest.mark.hostile("archives and arrays")
 @pytest.mark.parametrize(
     ("target", "told"),
     [

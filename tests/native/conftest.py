@@ -74,7 +74,8 @@ class Workshop:
         return sorted(path.parent for path in self.cache.glob("cpu-*/key.json"))
 
 
-def _open(root: Path) -> Workshop:
+def open_workshop(root: Path) -> Workshop:
+    """One with the sources of a library that answers 42."""
     made = Workshop(root)
     (made.sources / "cpu").mkdir(parents=True)
     shutil.copy(find_root() / "CMakeLists.txt", made.sources)
@@ -85,13 +86,13 @@ def _open(root: Path) -> Workshop:
 
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
-    return _open(tmp_path)
+    return open_workshop(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """A workshop for many tests, whose library is in its cache."""
-    made = _open(tmp_path_factory.mktemp("workshop"))
+    made = open_workshop(tmp_path_factory.mktemp("workshop"))
     made.run()
     return made
 

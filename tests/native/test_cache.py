@@ -127,6 +127,7 @@ def _lose_key(entry: Path) -> None:
     (entry / "key.json").write_text("{")
 
 
+@pytest.mark.hostile("native cache")
 @pytest.mark.parametrize("damage", [_truncate, _empty, _overwrite, _lose_library, _lose_key])
 def test_a_corrupt_entry_is_built_again(built: Workshop, damage: Callable[[Path], None]) -> None:
     (entry,) = built.entries()
@@ -152,6 +153,7 @@ def test_a_cache_that_cannot_be_written_is_stood_in_for(workshop: Workshop) -> N
     assert (out, err) == ("42", "")
 
 
+@pytest.mark.hostile("native cache")
 def test_a_stand_in_that_others_can_write_to_is_not_trusted(workshop: Workshop) -> None:
     workshop.cache.write_text("")
     temporary = workshop.root / "tmp"
@@ -214,6 +216,7 @@ def test_any_path_serves_as_a_cache(workshop: Workshop, name: str) -> None:
     assert len(list(place.glob("cpu-*/loginmea_cpu.so"))) == 1
 
 
+@pytest.mark.hostile("native cache")
 @pytest.mark.skipif(os.name != "posix", reason="speaks of modes and owners")
 @pytest.mark.parametrize(("mode", "owner"), [(0o777, None), (0o772, None), (0o700, 12345)])
 def test_a_cache_that_others_can_write_to_is_not_trusted(

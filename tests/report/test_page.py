@@ -46,6 +46,7 @@ def test_an_alignment_is_all_there(found: lf.Alignment, directory: Path) -> None
     assert len(data["candidates"]["of"]) > 0
 
 
+@pytest.mark.hostile("the page")
 def test_text_of_the_data_is_never_html(directory: Path) -> None:
     page = write_report(directory)
     assert HOSTILE not in page.read_text(encoding="utf-8")
@@ -53,6 +54,7 @@ def test_text_of_the_data_is_never_html(directory: Path) -> None:
     assert "default-src 'none'" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.hostile("the page")
 def test_identifiers_go_out_as_tables_write_them(directory: Path, tmp_path: Path) -> None:
     cells = {entity["cell"] for entity in read(write_report(directory, tmp_path / "p.html"))["entities"]}
     assert not any(cell.startswith(("=", "+", "@")) or "\t" in cell or "\n" in cell for cell in cells)

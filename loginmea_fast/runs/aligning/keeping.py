@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ class Kept:
             DataError: it cannot be written.
         """
         inputs = _described(pair, links, config, folds)
-        file = self.directory / "inputs.json"
+        file, scratch = self.directory / "inputs.json", self.directory / ".inputs.json"
+        doomed = self.directory.with_name(f".{self.directory.name}.old")
+        shutil.rmtree(doomed, ignore_errors=True)
         try:
             there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         except ValueError:
@@ -61,12 +64,14 @@ class Kept:
                         f"{self.directory} holds what was trained with {_difference(there, inputs)}; give the inputs "
                         "of then to go on, choose another directory, or begin anew with --overwrite (overwrite=True)"
                     )
-                shutil.rmtree(self.directory)
+                self.directory.rename(doomed)  # at once: a kill leaves no part of them in the way
+                shutil.rmtree(doomed)
             self.directory.mkdir(parents=True, exist_ok=True)
-            scratch = self.directory / ".inputs.json"
             scratch.write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")
             scratch.replace(file)
         except OSError as error:
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
             raise DataError(f"{self.directory} cannot be written ({error.strerror or error})") from None
 
     def count(self, history: Iterable[Mapping[str, Any]], seconds: float) -> None:

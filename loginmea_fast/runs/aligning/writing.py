@@ -14,6 +14,10 @@ from loginmea_fast.errors import ConfigError, DataError
 from loginmea_fast.runs.aligning.formats import FORMATS, Columns, check_format
 
 _ENTITIES = "entities.parquet"
+_REPORT = (
+    "report.json"  # what makes a directory an alignment: the last file that is written, the first that goes
+)
+_SCRATCH = ".alignment-"
 
 __all__ = ["check_directory", "write_directory", "write_matches"]
 
@@ -66,18 +70,22 @@ def write_directory(
     files = {f"alignment{FORMATS[format][0]}": FORMATS[format][1](columns, report) for format in formats}
     files |= {f"{name}.tsv": FORMATS["tsv"][1](table, report) for name, table in tables.items()}
     files[_ENTITIES] = FORMATS["parquet"][1](entities, report)
-    files["report.json"] = (json.dumps(report, indent=2, allow_nan=False) + "\n").encode()
+    files[_REPORT] = (json.dumps(report, indent=2, allow_nan=False) + "\n").encode()
     scratch: Path | None = None
     try:
         target.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".alignment-", dir=target))
+        left_behind = _left_behind(target)
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=target))
         for name, content in files.items():
             (scratch / name).write_bytes(content)
+        (target / _REPORT).unlink(missing_ok=True)
         for old in _files_of_alignment(target):
             if old.name not in files:
                 old.unlink()
         for name in files:
             (scratch / name).replace(target / name)
+        for killed in left_behind:
+            shutil.rmtree(killed, ignore_errors=True)
     except OSError as error:
         raise DataError(f"{target} cannot be written ({error.strerror or error})") from None
     finally:
@@ -94,7 +102,8 @@ def check_directory(directory: str | os.PathLike[str], overwrite: bool = False) 
     target = Path(directory)
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{target} is no directory; choose another for the alignment")
-    if target.is_dir() and not overwrite and (there := _files_of_alignment(target)):
+    unfinished = target.is_dir() and not (target / _REPORT).exists() and _left_behind(target)
+    if target.is_dir() and not (overwrite or unfinished) and (there := _files_of_alignment(target)):
         raise ConfigError(
             f"{target} holds another alignment ({there[0].name}); choose another directory, or replace it with "
             "--overwrite (overwrite=True)"
@@ -106,8 +115,13 @@ def check_directory(directory: str | os.PathLike[str], overwrite: bool = False) 
         )
 
 
+def _left_behind(directory: Path) -> list[Path]:
+    """Where files were put together by writes that were killed."""
+    return list(directory.glob(f"{_SCRATCH}*"))
+
+
 def _files_of_alignment(directory: Path) -> list[Path]:
     names = {f"alignment{suffix}" for suffix, _ in FORMATS.values()}
-    names |= {"rejected.tsv", "candidates.tsv", "unmatched.tsv", "report.json", _ENTITIES}
+    names |= {"rejected.tsv", "candidates.tsv", "unmatched.tsv", _REPORT, _ENTITIES}
     names.add("report.html")  # the page of the alignment that was there, which would show former matches
     return sorted(path for path in directory.iterdir() if path.name in names)
