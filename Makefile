@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints-dev.txt
-NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h)
+NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h tests/emulation/*.c* \
+                   tests/emulation/include/*.h tests/emulation/include/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz kill-test hostile-test lint format typecheck docs native compile-cuda compile-triton clean \
+.PHONY: help demo test test-emulated fuzz kill-test hostile-test lint format typecheck docs native compile-cuda compile-triton clean \
         accuracy accuracy-smoke bench bench-attention bench-fusion bench-loss bench-search bench-step bench-sizes bench-gpu
 
 help:
@@ -37,6 +38,10 @@ demo: $(VENV)/.package ## align two real knowledge graphs, with progress, in min
 
 test: $(VENV)/.test ## the test suite; tests on real data skip where ../shared/data is absent
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+
+test-emulated: $(VENV)/.test ## every CUDA kernel executed on the CPU, three orders of threads, one under address sanitizer; long
+	LOGINMEA_EMULATED_CUDA=1 $(BIN)/python -m tests.emulation.library pytest tests/ops -k cuda --timeout 1200
+	for seed in 2 3; do LOGINMEA_EMULATED_CUDA=$$seed $(BIN)/python -m pytest tests/ops -k cuda --timeout 1200 || exit 1; done
 
 fuzz: $(VENV)/.test ## readers against 20,000 damaged copies of real files; minutes
 	OMP_WAIT_POLICY=passive LOGINMEA_FUZZ_CASES=20000 $(BIN)/python -m pytest tests/fuzz

@@ -1,6 +1,7 @@
 // The CUDA library's one face to Python: a line a function.
 #include "common/bind.h"
 #include "cuda/alignment_search.h"
+#include "cuda/card.h"
 #include "cuda/low_rank_fusion.h"
 #include "cuda/relation_reflection_attention.h"
 
@@ -10,6 +11,7 @@ PYBIND11_MODULE(loginmea_cuda, m) {
   bind(m, "attention_backward_source", &attention_backward_source);
   bind(m, "attention_forward", &attention_forward);
   bind(m, "attention_through_activation", &attention_through_activation);
+  bind(m, "card_reason", &card_reason);
   bind(m, "fusion_forward", &fusion_forward);
   bind(m, "fusion_input_gradient", &fusion_input_gradient);
   bind(m, "fusion_pack_rows", &fusion_pack_rows);

@@ -10,6 +10,7 @@ __all__ = [
     "DataError",
     "InputError",
     "LoginMEAError",
+    "OutOfMemoryError",
 ]
 
 
@@ -47,3 +48,7 @@ class BackendError(LoginMEAError, RuntimeError):
 
 class BuildError(BackendError):
     """A native library could not be compiled; the message holds the compiler's first error and a hint."""
+
+
+class OutOfMemoryError(BackendError):
+    """A device has no room for the results or the workspace of a call."""

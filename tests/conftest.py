@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.emulation import library as emulated_cuda
 from tests.helpers import triton_interpreter
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +27,8 @@ hypothesis.settings.load_profile("suite")
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     triton_interpreter.repair()
+if emulated_cuda.SEED in os.environ:
+    emulated_cuda.install()
 
 _gpu_deselected = pytest.StashKey[int]()
 

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 import torch
 
-from loginmea_fast.errors import BackendError
+from loginmea_fast.errors import BackendError, OutOfMemoryError
 
 __all__ = ["DeviceLost", "Run"]
 
@@ -84,12 +84,12 @@ class Run:
         started = time.monotonic()
         try:
             yield row
+        except (torch.OutOfMemoryError, OutOfMemoryError) as error:
+            row |= {"status": "out of memory", "reason": _first_line(error)}
         except BackendError as error:
             row |= {"status": "refused", "reason": str(error)}
         except AssertionError as error:
             row |= {"status": "wrong", "reason": _first_line(error)}
-        except torch.cuda.OutOfMemoryError as error:
-            row |= {"status": "out of memory", "reason": _first_line(error)}
         except (Exception, SystemExit) as error:
             row |= {"status": "failed", "reason": f"{type(error).__name__}: {_first_line(error)}"}
             traceback.print_exc()

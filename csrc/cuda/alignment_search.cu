@@ -6,6 +6,7 @@
 
 #include "cuda/alignment_search.cuh"
 #include "cuda/alignment_search.h"
+#include "cuda/launch.cuh"
 
 namespace loginmea {
 namespace {
@@ -15,10 +16,6 @@ using namespace search;
 constexpr int kRowWarps = 8;      // rows that a block of offer_to_rows serves
 constexpr int kCountRows = 64;    // rows that a block of count_scores passes over
 constexpr int kCountWidth = 256;  // its columns, one a thread
-
-void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
-}
 
 __global__ void __launch_bounds__(kRowWarps* kWarp)
     offer_to_rows(const float* cosines, std::int64_t num_rows, std::int64_t num_columns, float scale,
@@ -110,8 +107,6 @@ __global__ void __launch_bounds__(kCountWidth)
   }
 }
 
-unsigned blocks(std::int64_t work, int each) { return static_cast<unsigned>((work + each - 1) / each); }
-
 }  // namespace
 
 void search_offer(const float* cosines, std::int64_t num_rows, std::int64_t num_columns, float scale,
@@ -124,17 +119,15 @@ void search_offer(const float* cosines, std::int64_t num_rows, std::int64_t num_
   }
   if (num_rows == 0 || num_columns == 0) return;
   if (row_capacity > 0) {
-    offer_to_rows<<<blocks(num_rows, kRowWarps), kRowWarps * kWarp, 0, stream>>>(
-        cosines, num_rows, num_columns, scale, column_shift, first_column, row_values, row_index,
-        static_cast<int>(row_capacity));
-    check(cudaGetLastError(), "search_offer, rows");
+    launch("search_offer, rows", offer_to_rows, {blocks(num_rows, kRowWarps)}, kRowWarps * kWarp, 0, stream, cosines,
+           num_rows, num_columns, scale, column_shift, first_column, row_values, row_index,
+           static_cast<int>(row_capacity));
   }
   if (column_capacity > 0) {
-    const std::size_t shared = column_capacity * kWarp * (sizeof(float) + sizeof(std::int32_t));  // 32 KiB at most
-    offer_to_columns<<<blocks(num_columns, kWarp), kWarp, shared, stream>>>(
-        cosines, num_rows, num_columns, scale, row_shift, first_row, column_values, column_index,
-        static_cast<int>(column_capacity));
-    check(cudaGetLastError(), "search_offer, columns");
+    const int capacity = static_cast<int>(column_capacity);
+    const int shared = capacity * kWarp * static_cast<int>(sizeof(float) + sizeof(std::int32_t));  // 32 KiB at most
+    launch("search_offer, columns", offer_to_columns, {blocks(num_columns, kWarp)}, kWarp, shared, stream, cosines,
+           num_rows, num_columns, scale, row_shift, first_row, column_values, column_index, capacity);
   }
 }
 
@@ -145,12 +138,10 @@ void search_count(const float* cosines, std::int64_t num_rows, std::int64_t num_
                   std::int32_t* column_count, std::int32_t* codes, std::int64_t room, std::int32_t* num_undecided,
                   cudaStream_t stream) {
   if (num_rows == 0 || num_columns == 0) return;
-  const dim3 grid(blocks(num_columns, kCountWidth), blocks(num_rows, kCountRows));
-  count_scores<<<grid, kCountWidth, 0, stream>>>(
-      cosines, num_rows, num_columns, scale, Thresholds{row_high, row_low, row_above, row_below},
-      Thresholds{column_high, column_low, column_above, column_below}, row_offset, pair_shift, row_count, column_count,
-      codes, room, num_undecided);
-  check(cudaGetLastError(), "search_count");
+  launch("search_count", count_scores, {blocks(num_columns, kCountWidth), blocks(num_rows, kCountRows)}, kCountWidth, 0,
+         stream, cosines, num_rows, num_columns, scale, Thresholds{row_high, row_low, row_above, row_below},
+         Thresholds{column_high, column_low, column_above, column_below}, row_offset, pair_shift, row_count,
+         column_count, codes, room, num_undecided);
 }
 
 }  // namespace loginmea

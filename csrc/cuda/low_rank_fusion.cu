@@ -2,11 +2,12 @@
 // ranks, in one pipeline: while tensor cores work on a stage, cp.async brings the next two, across the seams between
 // modalities, so that a depth of 300 has no prologue of its own. At a seam the finished P takes part in the product in
 // registers. No atomics, no split sums: results repeat bit for bit.
-#include <cuda_runtime.h>
+#include <cuda_bf16.h>
 
 #include <stdexcept>
 #include <string>
 
+#include "cuda/launch.cuh"
 #include "cuda/low_rank_fusion.cuh"
 #include "cuda/low_rank_fusion.h"
 
@@ -239,10 +240,6 @@ __global__ void __launch_bounds__(kFusionThreads)
   if (threadIdx.x % 32 == 0) scale_gradient[(first + row) * modalities] = inner;
 }
 
-void check(cudaError_t error, const char* kernel) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string(kernel) + ": " + cudaGetErrorString(error));
-}
-
 // Calls body(S{}) with the storage type.
 template <class Body>
 void with_storage(DType dtype, Body&& body) {
@@ -282,12 +279,6 @@ Starts starts_of(const std::vector<int64_t>& starts) {
   return result;
 }
 
-template <class Kernel>
-void allow_shared(Kernel kernel, int bytes) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "low_rank_fusion");
-}
-
-unsigned blocks(int64_t n, int64_t size) { return static_cast<unsigned>((n + size - 1) / size); }
 int padded_width(int64_t width) { return static_cast<int>(blocks(width, kFusionPad) * kFusionPad); }
 
 }  // namespace
@@ -298,10 +289,9 @@ void fusion_pack_rows(DType dtype, const void* x, int64_t stride, int64_t width,
   with_types(dtype, compute, false, [&](auto s, auto p, auto) {
     using S = decltype(s);
     using T = decltype(p);
-    pack_rows<S, T><<<static_cast<unsigned>(block), kFusionThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        static_cast<const S*>(x), stride, static_cast<int>(width), static_cast<const float*>(scale), modalities, first,
-        count, static_cast<T*>(t), total, static_cast<int>(padded));
-    check(cudaGetLastError(), "fusion_pack_rows");
+    launch("fusion_pack_rows", pack_rows<S, T>, {block}, kFusionThreads, 0, stream, static_cast<const S*>(x), stride,
+           static_cast<int>(width), static_cast<const float*>(scale), modalities, first, count, static_cast<T*>(t),
+           total, static_cast<int>(padded));
   });
 }
 
@@ -313,15 +303,12 @@ void fusion_forward(const void* t, const void* w, const void* constants, const s
     using S = decltype(s);
     using T = decltype(p);
     using Tile = FusionTile<4>;
-    const auto kernel = forward<S, T, decltype(kind)::value, 4>;
-    allow_shared(kernel, Tile::kSharedBytes);
     const int padded = padded_width(width);
-    const dim3 grid(blocks(count, Tile::kRows), padded / Tile::kColumns);
-    kernel<<<grid, kFusionThreads, Tile::kSharedBytes, static_cast<cudaStream_t>(stream)>>>(
-        static_cast<const T*>(t), static_cast<const T*>(w), static_cast<const float*>(constants), at,
-        static_cast<int>(starts.size()) - 1, static_cast<const float*>(bias), static_cast<S*>(products),
-        static_cast<S*>(y), first, count, rows, static_cast<int>(rank), static_cast<int>(width), padded);
-    check(cudaGetLastError(), "fusion_forward");
+    launch("fusion_forward", forward<S, T, decltype(kind)::value, 4>,
+           {blocks(count, Tile::kRows), padded / Tile::kColumns}, kFusionThreads, Tile::kSharedBytes, stream,
+           static_cast<const T*>(t), static_cast<const T*>(w), static_cast<const float*>(constants), at,
+           static_cast<int>(starts.size()) - 1, static_cast<const float*>(bias), static_cast<S*>(products),
+           static_cast<S*>(y), first, count, rows, static_cast<int>(rank), static_cast<int>(width), padded);
   });
 }
 
@@ -334,25 +321,22 @@ void fusion_projection_gradient(const void* g, const void* t, const void* w, con
     using S = decltype(s);
     using T = decltype(p);
     // All P_mk of a tile are held at once: beyond three modalities a tile is half as wide.
-    const auto launch = [&](auto kernel, auto tile) {
+    const auto start = [&](auto kernel, auto tile) {
       using Tile = decltype(tile);
-      allow_shared(kernel, Tile::kSharedBytes);
       const int padded = padded_width(width);
-      const dim3 grid(blocks(count, Tile::kRows), padded / Tile::kColumns, static_cast<unsigned>(rank));
-      kernel<<<grid, kFusionThreads, Tile::kSharedBytes, static_cast<cudaStream_t>(stream)>>>(
-          static_cast<const S*>(g), static_cast<const T*>(t), static_cast<const T*>(w),
-          static_cast<const float*>(constants), at, static_cast<const S*>(products), static_cast<T*>(dp), first, count,
-          rows, block, static_cast<int>(rank), static_cast<int>(width), padded);
-      check(cudaGetLastError(), "fusion_projection_gradient");
+      launch("fusion_projection_gradient", kernel, {blocks(count, Tile::kRows), padded / Tile::kColumns, rank},
+             kFusionThreads, Tile::kSharedBytes, stream, static_cast<const S*>(g), static_cast<const T*>(t),
+             static_cast<const T*>(w), static_cast<const float*>(constants), at, static_cast<const S*>(products),
+             static_cast<T*>(dp), first, count, rows, block, static_cast<int>(rank), static_cast<int>(width), padded);
     };
     constexpr Products kProducts = decltype(kind)::value;
     switch (starts.size() - 1) {
-      case 1: return launch(projection_gradient<S, T, kProducts, 4, 1>, FusionTile<4>{});
-      case 2: return launch(projection_gradient<S, T, kProducts, 4, 2>, FusionTile<4>{});
-      case 3: return launch(projection_gradient<S, T, kProducts, 4, 3>, FusionTile<4>{});
-      case 4: return launch(projection_gradient<S, T, kProducts, 2, 4>, FusionTile<2>{});
-      case 5: return launch(projection_gradient<S, T, kProducts, 2, 5>, FusionTile<2>{});
-      case 6: return launch(projection_gradient<S, T, kProducts, 2, 6>, FusionTile<2>{});
+      case 1: return start(projection_gradient<S, T, kProducts, 4, 1>, FusionTile<4>{});
+      case 2: return start(projection_gradient<S, T, kProducts, 4, 2>, FusionTile<4>{});
+      case 3: return start(projection_gradient<S, T, kProducts, 4, 3>, FusionTile<4>{});
+      case 4: return start(projection_gradient<S, T, kProducts, 2, 4>, FusionTile<2>{});
+      case 5: return start(projection_gradient<S, T, kProducts, 2, 5>, FusionTile<2>{});
+      case 6: return start(projection_gradient<S, T, kProducts, 2, 6>, FusionTile<2>{});
     }
   });
 }
@@ -362,12 +346,10 @@ void fusion_input_gradient(const void* dt, int64_t total, DType dtype, const voi
                            void* scale_gradient, void* stream) {
   with_storage(dtype, [&](auto s) {
     using S = decltype(s);
-    const unsigned grid = blocks(count, kFusionThreads / 32);
-    input_gradient<S><<<grid, kFusionThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        static_cast<const float*>(dt), total, static_cast<const S*>(x), stride, static_cast<int>(width),
-        static_cast<const float*>(scale), modalities, first, count, static_cast<S*>(dx),
-        static_cast<float*>(scale_gradient));
-    check(cudaGetLastError(), "fusion_input_gradient");
+    launch("fusion_input_gradient", input_gradient<S>, {blocks(count, kFusionThreads / 32)}, kFusionThreads, 0, stream,
+           static_cast<const float*>(dt), total, static_cast<const S*>(x), stride, static_cast<int>(width),
+           static_cast<const float*>(scale), modalities, first, count, static_cast<S*>(dx),
+           static_cast<float*>(scale_gradient));
   });
 }
 

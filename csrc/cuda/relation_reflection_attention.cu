@@ -3,15 +3,13 @@
 // serialise a launch; a second kernel joins the partial results of a cut row, a block a row, each warp its share, in a
 // fixed order. Backward runs over the edges by source (dx, and a and dl of every edge) and by set (du, dc): no atomics,
 // and the same bits again.
-#include <cuda_runtime.h>
-
-#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
 
+#include "cuda/launch.cuh"
 #include "cuda/relation_reflection_attention.cuh"
 #include "cuda/relation_reflection_attention.h"
 
@@ -25,6 +23,7 @@ using attention::widen;
 using std::int32_t;
 using std::int64_t;
 
+constexpr const char* kName = "relation_reflection_attention";
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
 constexpr int kJoiners = 8;  // warps that join a cut row
@@ -248,29 +247,16 @@ __global__ void __launch_bounds__(32 * kJoiners)
   if (part_slope != nullptr && first_lane()) slopes[row] = slope;
 }
 
-template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, void* stream, Arguments... arguments) {
-  if (blocks == 0) return;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.stream = static_cast<cudaStream_t>(stream);
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
-  if (error != cudaSuccess) {
-    throw std::runtime_error(std::string("relation_reflection_attention: ") + cudaGetErrorString(error));
-  }
-}
-
 // A warp a row or segment.
 template <class Kernel, class... Arguments>
 void launch_warps(Kernel kernel, int64_t warps, void* stream, Arguments... arguments) {
-  launch(kernel, (warps + kWarps - 1) / kWarps, kThreads, stream, arguments...);
+  launch(kName, kernel, {blocks(warps, kWarps)}, kThreads, 0, stream, arguments...);
 }
 
 // A block a cut row.
 template <class Kernel, class... Arguments>
 void launch_joiners(Kernel kernel, const Shared& shared, void* stream, Arguments... arguments) {
-  launch(kernel, shared.count, 32 * kJoiners, stream, shared, arguments...);
+  launch(kName, kernel, {shared.count}, 32 * kJoiners, 0, stream, shared, arguments...);
 }
 
 template <int kVector_, int kChunks_>
@@ -297,7 +283,7 @@ void with_shape(int64_t width, bool aligned, Body&& body) {
     }
   }
   throw std::invalid_argument(
-      "relation_reflection_attention: the CUDA kernels serve widths up to " +
+      std::string(kName) + ": the CUDA kernels serve widths up to " +
       std::string(kNarrow ? "1024 (512 where not a multiple of 4)" : "384 (320 where not a multiple of 4)") + ", got " +
       std::to_string(width));
 }

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loginmea_fast import native
 from loginmea_fast.kernels._segments import Segments, schedule_of
+from loginmea_fast.ops import _dispatch
 
 __all__ = ["relation_reflection_backward", "relation_reflection_forward", "unsupported"]
 
@@ -118,10 +120,8 @@ def relation_reflection_backward(
 
 def _library(tensor: Tensor) -> tuple[Any, int, int]:
     """The kernels, the code of the dtype and the stream to launch on."""
-    from loginmea_fast import native
-
-    stream = torch.cuda.current_stream(tensor.device).cuda_stream
-    return native.load("cuda"), native.dtype_code(tensor.dtype), stream
+    kernels, stream = _dispatch.cuda_kernels(tensor)
+    return kernels, native.dtype_code(tensor.dtype), stream
 
 
 def _arguments(segments: Segments) -> tuple[int, ...]:

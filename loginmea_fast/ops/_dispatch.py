@@ -6,17 +6,18 @@ choosing (environment variables, logging, looking for a compiler) never breaks a
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from loginmea_fast.errors import BackendError, BuildError, InputError
+from loginmea_fast.errors import BackendError, BuildError, InputError, OutOfMemoryError
 from loginmea_fast.graph import AlignmentGraph, View
 from loginmea_fast.log import log
 
@@ -32,9 +33,11 @@ __all__ = [
     "check_same_dtype",
     "check_shape",
     "choose_backend",
+    "cuda_kernels",
+    "misplaced",
     "missing_backend",
     "native_reason",
-    "own_dtypes",
+    "operator",
     "triton_reason",
     "under_autocast",
     "watch_choices",
@@ -42,6 +45,7 @@ __all__ = [
 
 BACKENDS = ("auto", "reference", "cpu", "triton", "cuda")
 FLOATS = (torch.float32, torch.float64, torch.bfloat16)
+OLDEST_CARD = 8, 0  # compute capability: products of bfloat16 and TF32, and copies that run beside them
 
 _said: set[tuple[str, ...]] = set()
 
@@ -130,19 +134,30 @@ def _say_once(op: str, chosen: str, passed_over: Mapping[str, str]) -> None:
     log.debug("%s runs on %s%s", op, chosen, f" ({why})" if why else "")
 
 
+def misplaced(tensor: Tensor, device_type: str) -> str | None:
+    """Why kernels for `device_type` ("cpu" or "cuda") cannot take a tensor from where it is, or None."""
+    if tensor.device.type != device_type:
+        return f"needs tensors on {device_type}, these are on {tensor.device}"
+    if device_type == "cuda" and (found := torch.cuda.get_device_capability(tensor.device)) < OLDEST_CARD:
+        needed, has = (".".join(map(str, version)) for version in (OLDEST_CARD, found))
+        name = torch.cuda.get_device_name(tensor.device)
+        return f"needs a card of compute capability {needed} or later, {tensor.device} ({name}) has {has}"
+    return None
+
+
 def native_reason(tensor: Tensor, device_type: str) -> str | None:
     """Why the native library of `device_type` ("cpu" or "cuda") cannot serve `tensor`, or None. Builds it on first use.
 
     A library that cannot be had is worth one warning a process, because the plain formula that answers instead is much
     slower.
     """
-    if tensor.device.type != device_type:
-        return f"needs tensors on {device_type}, these are on {tensor.device}"
+    if (wrong := misplaced(tensor, device_type)) is not None:
+        return wrong
     from loginmea_fast import native
 
     try:
-        native.load(device_type)
-        return None
+        library = native.load(device_type)
+        return library.card_reason() or None if device_type == "cuda" else None
     except BuildError as error:
         reason = str(error)
     if ("native", device_type) not in _said:
@@ -178,9 +193,7 @@ def triton_reason(tensor: Tensor) -> str | None:
         if tensor.dtype == torch.bfloat16:
             return "Triton's interpreter is wrong in bfloat16"
         return None
-    if tensor.device.type != "cuda":
-        return f"needs tensors on cuda, these are on {tensor.device}"
-    return None
+    return misplaced(tensor, "cuda")
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
@@ -205,9 +218,53 @@ def under_autocast(*tensors: Any) -> list[Any]:
     return [take(tensor) for tensor in tensors]
 
 
-def own_dtypes(tensor: Tensor) -> torch.autocast:
-    """Autocast has done its part when it cast the arguments; it must not round the sums as well."""
-    return torch.autocast(tensor.device.type, enabled=False)
+def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """Register a function of tensors as `torch.ops.loginmea_fast.<name>`: what stands around every operator's body.
+
+    The card of its tensors is the current one, to which Triton, CUDA C++ and cuBLAS launch, whichever it was before.
+    Autocast has done its part when it cast the arguments; it must not round the sums as well. A card without room for
+    the results or a workspace is one error, which leaves nothing behind for the next call.
+    """
+
+    def register(body: Callable[..., Any]) -> Any:
+        @functools.wraps(body)
+        def served(*arguments: Any) -> Any:
+            device = _device_of(arguments)
+            card = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+            with card, torch.autocast(device.type, enabled=False):
+                try:
+                    return body(*arguments)
+                except torch.OutOfMemoryError as error:
+                    size = sum(tensor.nbytes for tensor in _tensors_in(arguments)) / 2**20
+                    raise OutOfMemoryError(
+                        f"{name}: {device} is out of memory for the results or the workspace of a call with "
+                        f"{size:,.0f} MiB of arguments ({str(error).splitlines()[0]}); pass fewer rows a call or a "
+                        "narrower dtype, or free some"
+                    ) from None
+
+        schema = torch.library.infer_schema(body, mutates_args=())
+        return torch.library.custom_op(f"loginmea_fast::{name}", served, mutates_args=(), schema=schema)
+
+    return register
+
+
+def _tensors_in(arguments: Iterable[Any]) -> Iterator[Tensor]:
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            yield argument
+        elif isinstance(argument, list | tuple):
+            yield from _tensors_in(argument)
+
+
+def _device_of(arguments: Iterable[Any]) -> torch.device:
+    return next(tensor.device for tensor in _tensors_in(arguments))
+
+
+def cuda_kernels(tensor: Tensor) -> tuple[Any, int]:
+    """The native CUDA kernels, and the stream of the tensor's card on which PyTorch works now."""
+    from loginmea_fast import native
+
+    return native.load("cuda"), torch.cuda.current_stream(tensor.device).cuda_stream
 
 
 def check_float(name: str, tensor: Tensor, allowed: Sequence[torch.dtype] = FLOATS) -> None:

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from loginmea_fast import native
+from loginmea_fast.ops import _dispatch
+from loginmea_fast.ops._wide_products import add_wide_product, wide_product
+
 __all__ = ["low_rank_fusion_backward", "low_rank_fusion_forward", "unsupported"]
 
 DP_BYTES = 48 << 20  # of dP in one block of rows; an H100 has 50 MiB of L2, an A100 40
@@ -44,10 +48,8 @@ class _Operands:
         row_scale: Tensor | None,
         precision: str,
     ) -> None:
-        from loginmea_fast import native
-
-        self.kernels, self.code = native.load("cuda"), native.dtype_code
-        self.stream = torch.cuda.current_stream(inputs[0].device).cuda_stream
+        self.code = native.dtype_code
+        self.kernels, self.stream = _dispatch.cuda_kernels(inputs[0])
         self.inputs = [x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous() for x in inputs]
         self.scale = None if row_scale is None else row_scale.float().contiguous()
         self.dtype = inputs[0].dtype
@@ -151,10 +153,10 @@ def low_rank_fusion_backward(
         for m, x in enumerate(f.inputs):
             part, dp_m = f.part(m), dp[m, :count]
             if factors_needed:
-                _multiply(dp_m.T, f.t[:count, part], dw[:, part], add=True)
+                add_wide_product(dp_m.T, f.t[:count, part], dw[:, part])
                 constants[m] += dp_m.sum(dim=0, dtype=torch.float32)
             if inputs_needed:
-                _multiply(dp_m, f.w[:, part], dt[:count, part])
+                wide_product(dp_m, f.w[:, part], dt[:count, part])
                 f.kernels.fusion_input_gradient(
                     dt[:, part].data_ptr(), f.total, f.code(f.dtype), x.data_ptr(), x.stride(0), x.shape[1],
                     f.scale_of(m), f.count, first, count, dx[m].data_ptr(),
@@ -173,16 +175,3 @@ def low_rank_fusion_backward(
             do.copy_((wide * factor).sum(dim=(1, 2))[None])
             wide *= rank_weights.float().T[:, :, None]
         gradient.copy_(wide)
-
-
-def _multiply(a: Tensor, b: Tensor, out: Tensor, add: bool = False) -> None:
-    """Multiply into `out`, or add to it; bfloat16 operands into float32 without rounding in between."""
-    if a.dtype == out.dtype:
-        torch.addmm(out, a, b, out=out) if add else torch.mm(a, b, out=out)
-    elif hasattr(torch.ops.aten.addmm, "dtype_out"):
-        if add:
-            torch.ops.aten.addmm.dtype_out(out, a, b, out.dtype, out=out)
-        else:
-            torch.ops.aten.mm.dtype_out(a, b, out.dtype, out=out)
-    else:  # torch before 2.8
-        _multiply(a.to(out.dtype), b.to(out.dtype), out, add)

@@ -147,13 +147,12 @@ def by_reference(call: Arguments) -> Outputs:
     """Answer by the plain formula, whose products are those of the rows' dtype whatever the precision."""
     batch = len(call.queries)
     positives = torch.arange(batch, device=call.queries.device) if call.positives is None else call.positives
-    with torch.autocast(call.queries.device.type, enabled=False):  # or logits would be rounded
-        found = reference.contrastive_loss_gradient(
-            call.queries,
-            call.keys if call.more_keys is None else torch.cat([call.keys, call.more_keys]),
-            positives,
-            *call.scoring,
-        )
+    found = reference.contrastive_loss_gradient(
+        call.queries,
+        call.keys if call.more_keys is None else torch.cat([call.keys, call.more_keys]),
+        positives,
+        *call.scoring,
+    )
     empty = call.empty()
     if not call.with_gradient:
         return found.loss, found.rows, *empty

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from loginmea_fast import native
+from loginmea_fast.ops import _dispatch
 from loginmea_fast.ops._search_exact import (
     ROUNDING,
     WORKING_BYTES,
@@ -24,6 +24,7 @@ from loginmea_fast.ops._search_exact import (
     Side,
     pair_cosines,
 )
+from loginmea_fast.ops._wide_products import wide_product
 from loginmea_fast.reference import alignment_search as reference
 from loginmea_fast.reference.alignment_search import TIE, Tick
 
@@ -280,16 +281,13 @@ class TritonPasses(DevicePasses):
 class CudaPasses(DevicePasses):
     """cuBLAS writes a strip of scores, which native kernels read once for rows and columns alike."""
 
-    def __init__(self, narrow: bool) -> None:
-        super().__init__(narrow)
-        self._native = native.load("cuda")
-
     def offer(
         self, rows: Packed, columns: Packed, scale: float, row_lists: Lists, column_lists: Lists | None
     ) -> None:
         """Offer the scores of a block to the lists of its rows and of its columns."""
         for strip, cosines in self._strips(rows, columns):
-            self._native.search_offer(
+            kernels, stream = _dispatch.cuda_kernels(cosines)
+            kernels.search_offer(
                 cosines.data_ptr(),
                 *cosines.shape,
                 scale,
@@ -303,7 +301,7 @@ class CudaPasses(DevicePasses):
                 column_lists.values.data_ptr() if column_lists else 0,
                 column_lists.index.data_ptr() if column_lists else 0,
                 column_lists.values.shape[1] if column_lists else 0,
-                torch.cuda.current_stream(cosines.device).cuda_stream,
+                stream,
             )
 
     def count(
@@ -317,7 +315,8 @@ class CudaPasses(DevicePasses):
     ) -> None:
         """Count along rows and columns of the same scores."""
         for strip, cosines in self._strips(rows, columns):
-            self._native.search_count(
+            kernels, stream = _dispatch.cuda_kernels(cosines)
+            kernels.search_count(
                 cosines.data_ptr(),
                 *cosines.shape,
                 scale,
@@ -330,20 +329,13 @@ class CudaPasses(DevicePasses):
                 codes.data_ptr(),
                 len(codes),
                 used.data_ptr(),
-                torch.cuda.current_stream(cosines.device).cuda_stream,
+                stream,
             )
 
     def _strips(self, rows: Packed, columns: Packed) -> Iterator[tuple[slice, Tensor]]:
         """Cosines of a few rows with all columns, float32."""
         for start, stop in reference.spans(len(rows.rows), _block_rows(len(columns.rows), 4, SCORE_BYTES)):
-            left, right = rows.rows[start:stop], columns.rows.T
-            if not self.narrow:
-                cosines = left @ right
-            elif "dtype" in torch.ops.aten.mm.overloads():  # from torch 2.8 on: bfloat16 in, float32 out
-                cosines = torch.mm(left, right, out_dtype=torch.float32)
-            else:
-                cosines = left.float() @ right.float()
-            yield slice(start, stop), cosines
+            yield slice(start, stop), wide_product(rows.rows[start:stop], columns.rows.T)
 
 
 def _block_rows(width: int, bytes_of_element: int, limit: int) -> int:

@@ -395,7 +395,7 @@ def _side(backend: Any, **matrices: Tensor | None) -> Side:
     return side
 
 
-@torch.library.custom_op("loginmea_fast::alignment_ranks", mutates_args=())
+@_dispatch.operator("alignment_ranks")
 def _alignment_ranks(
     left: Tensor,
     right: Tensor,
@@ -410,7 +410,7 @@ def _alignment_ranks(
     """Ranks both ways, ties both ways."""
     passes = _passes("alignment_ranks", left, screen, backend)
     scores = _count(left, left_extra) * _count(right, right_extra)
-    with _bar("alignment_ranks", scores, 2 if csls_k else 1, progress) as tick, torch.cuda.device_of(left):
+    with _bar("alignment_ranks", scores, 2 if csls_k else 1, progress) as tick:
         if passes is not None:
             left_side = _side(passes, left=left, left_extra=left_extra)
             right_side = _side(passes, right=right, right_extra=right_extra)
@@ -431,7 +431,7 @@ def _(left, right, left_extra, right_extra, pairs, csls_k, screen, backend, prog
     return tuple(left.new_empty(len(pairs), dtype=dtype) for dtype in dtypes)
 
 
-@torch.library.custom_op("loginmea_fast::alignment_topk", mutates_args=())
+@_dispatch.operator("alignment_topk")
 def _alignment_topk(
     queries: Tensor,
     keys: Tensor,
@@ -445,10 +445,7 @@ def _alignment_topk(
 ) -> tuple[Tensor, Tensor]:
     """Scores and index."""
     scores_made = len(queries) * len(keys) + (_count(queries, query_extra) * len(keys) if csls_k else 0)
-    with (
-        _bar("alignment_topk", scores_made, 1, progress) as tick,
-        torch.cuda.device_of(queries),
-    ):
+    with _bar("alignment_topk", scores_made, 1, progress) as tick:
         if approximate is not None:
             from loginmea_fast.ops import _search_faiss as faiss
 
@@ -471,7 +468,7 @@ def _(queries, keys, query_extra, k, csls_k, screen, backend, approximate, progr
     return queries.new_empty(shape, dtype=_score_dtype(queries)), queries.new_empty(shape, dtype=torch.int64)
 
 
-@torch.library.custom_op("loginmea_fast::alignment_topk_both", mutates_args=())
+@_dispatch.operator("alignment_topk_both")
 def _alignment_topk_both(
     left: Tensor,
     right: Tensor,
@@ -482,10 +479,7 @@ def _alignment_topk_both(
     progress: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Scores and index of left rows, then of right rows."""
-    with (
-        _bar("alignment_topk_both", len(left) * len(right), 2 if csls_k else 1, progress) as tick,
-        torch.cuda.device_of(left),
-    ):
+    with _bar("alignment_topk_both", len(left) * len(right), 2 if csls_k else 1, progress) as tick:
         passes = _passes("alignment_topk_both", left, screen, backend)
         if passes is not None:
             sides = _side(passes, left=left), _side(passes, right=right)
@@ -506,7 +500,7 @@ def _(left, right, k, csls_k, screen, backend, progress):  # type: ignore[no-unt
     )
 
 
-@torch.library.custom_op("loginmea_fast::mutual_nearest", mutates_args=())
+@_dispatch.operator("mutual_nearest")
 def _mutual_nearest(
     left: Tensor,
     right: Tensor,
@@ -517,10 +511,7 @@ def _mutual_nearest(
     progress: bool,
 ) -> Tensor:
     """Pairs."""
-    with (
-        _bar("mutual_nearest", len(left) * len(right), 2 if csls_k else 1, progress) as tick,
-        torch.cuda.device_of(left),
-    ):
+    with _bar("mutual_nearest", len(left) * len(right), 2 if csls_k else 1, progress) as tick:
         if approximate is not None:
             from loginmea_fast.ops import _search_faiss as faiss
 

@@ -363,7 +363,7 @@ def _of_queries(pairs: Tensor | None, batch: int) -> Tensor | None:
     return None if pairs is None else pairs[pairs[:, 0] < batch]
 
 
-@torch.library.custom_op("loginmea_fast::contrastive_loss", mutates_args=())
+@_dispatch.operator("contrastive_loss")
 def _contrastive_loss(
     queries: Tensor,
     keys: Tensor,

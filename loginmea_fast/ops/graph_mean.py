@@ -23,7 +23,7 @@ from loginmea_fast.ops._dispatch import (
     check_view,
     choose_backend,
     native_reason,
-    own_dtypes,
+    operator,
     under_autocast,
 )
 
@@ -190,8 +190,7 @@ def _row_sums(
         wide = wide * in_scale[:, None]
     value = wide.new_ones(index.numel()) if value is None else value.to(wide.dtype)
     matrix = torch.sparse_csr_tensor(ptr, index.long(), value, size=(rows, len(wide)), check_invariants=False)
-    with own_dtypes(x):
-        total = matrix @ wide.contiguous()
+    total = matrix @ wide.contiguous()
     if own is not None:
         total = torch.addcmul(total, own[:, None], wide)
     if out_scale is not None:
@@ -203,7 +202,7 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-@torch.library.custom_op("loginmea_fast::sparse_product", mutates_args=())
+@operator("sparse_product")
 def sparse_product(
     ptr: Tensor,
     index: Tensor,
@@ -227,7 +226,7 @@ def _(ptr, index, value, t_ptr, t_index, t_value, x, chosen=None, places=None): 
     return x.new_empty(ptr.shape[0] - 1 if chosen is None else chosen.shape[0], x.shape[1])
 
 
-@torch.library.custom_op("loginmea_fast::sparse_product_backward", mutates_args=())
+@operator("sparse_product_backward")
 def _sparse_product_backward(
     t_ptr: Tensor, t_index: Tensor, t_value: Tensor, places: Tensor | None, grad: Tensor
 ) -> Tensor:
@@ -251,7 +250,7 @@ def _through_product(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 sparse_product.register_autograd(_through_product, setup_context=_save_matrix)
 
 
-@torch.library.custom_op("loginmea_fast::neighborhood_mean", mutates_args=())
+@operator("neighborhood_mean")
 def _neighborhood_mean(
     ptr: Tensor,
     index: Tensor,
@@ -278,7 +277,7 @@ def _neighborhood_mean(
     )
 
 
-@torch.library.custom_op("loginmea_fast::neighborhood_mean_backward", mutates_args=())
+@operator("neighborhood_mean_backward")
 def _neighborhood_mean_backward(
     t_ptr: Tensor,
     t_index: Tensor,
@@ -316,7 +315,7 @@ def _through_neighborhood(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _neighborhood_mean.register_autograd(_through_neighborhood, setup_context=_save_neighborhood)
 
 
-@torch.library.custom_op("loginmea_fast::relation_reflectors", mutates_args=())
+@operator("relation_reflectors")
 def _reflectors(
     ptr: Tensor,
     relation: Tensor,
@@ -348,7 +347,7 @@ def _reflectors(
     return (total * reciprocal[:, None]).to(relation_embedding.dtype), reciprocal
 
 
-@torch.library.custom_op("loginmea_fast::relation_reflectors_backward", mutates_args=())
+@operator("relation_reflectors_backward")
 def _reflectors_backward(
     grad: Tensor, reflectors: Tensor, reciprocal: Tensor, t_ptr: Tensor, t_set: Tensor, t_count: Tensor
 ) -> Tensor:

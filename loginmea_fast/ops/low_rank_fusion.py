@@ -186,7 +186,7 @@ def _check(
         check_small("row_scale", row_scale, inputs[0])
 
 
-@torch.library.custom_op("loginmea_fast::low_rank_fusion", mutates_args=())
+@_dispatch.operator("low_rank_fusion")
 def _low_rank_fusion(
     inputs: Sequence[Tensor],
     factors: Sequence[Tensor],
@@ -222,8 +222,7 @@ def _low_rank_fusion(
             y, inputs, factors, rank_weights, bias, row_scale, kept, _product_precision(inputs[0], precision)
         )
     else:
-        with _dispatch.own_dtypes(inputs[0]):
-            y.copy_(reference.low_rank_fusion_forward(inputs, factors, rank_weights, bias, row_scale, kept))
+        y.copy_(reference.low_rank_fusion_forward(inputs, factors, rank_weights, bias, row_scale, kept))
     return y, products, scale
 
 
@@ -253,7 +252,7 @@ def _(  # type: ignore[no-untyped-def]
     return _new_outputs(inputs, factors, adaptive, keep_products)
 
 
-@torch.library.custom_op("loginmea_fast::low_rank_fusion_backward", mutates_args=())
+@_dispatch.operator("low_rank_fusion_backward")
 def _low_rank_fusion_backward(
     grad: Tensor,
     inputs: Sequence[Tensor],
@@ -294,10 +293,9 @@ def _low_rank_fusion_backward(
             _product_precision(inputs[0], precision),
         )  # fmt: skip
     else:
-        with _dispatch.own_dtypes(inputs[0]):
-            dx, dw, *rest = reference.low_rank_fusion_backward(
-                grad, inputs, factors, rank_weights, row_scale, kept
-            )
+        dx, dw, *rest = reference.low_rank_fusion_backward(
+            grad, inputs, factors, rank_weights, row_scale, kept
+        )
         for place, gradient in zip(gradients, [*dx, *dw, *rest], strict=True):
             if place.numel() and gradient is not None:
                 place.copy_(gradient)

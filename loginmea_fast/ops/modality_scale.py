@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from loginmea_fast.ops import _dispatch
@@ -78,7 +77,7 @@ def unit_rows(x: Tensor) -> Tensor:
     return x / reference.row_lengths(x)[:, None]
 
 
-@torch.library.custom_op("loginmea_fast::modality_scale", mutates_args=())
+@_dispatch.operator("modality_scale")
 def _modality_scale(
     inputs: Sequence[Tensor], query: Tensor | None, present: Tensor | None, backend: str
 ) -> Tensor:
@@ -95,9 +94,8 @@ def scale_of(inputs: Sequence[Tensor], query: Tensor | None, present: Tensor | N
             *cpu_rows(x), address(q), address(has), r.data_ptr(), x[0].shape[0], *cpu_row_type(x)
         )
         return r
-    with _dispatch.own_dtypes(inputs[0]):
-        q = None if query is None else sums(query)
-        return reference.modality_scale([sums(x) for x in inputs], q, present)
+    q = None if query is None else sums(query)
+    return reference.modality_scale([sums(x) for x in inputs], q, present)
 
 
 def new_scale(inputs: Sequence[Tensor]) -> Tensor:
@@ -110,7 +108,7 @@ def _(inputs, query, present, backend):  # type: ignore[no-untyped-def]
     return new_scale(inputs)
 
 
-@torch.library.custom_op("loginmea_fast::modality_scale_backward", mutates_args=())
+@_dispatch.operator("modality_scale_backward")
 def _modality_scale_backward(
     grad: Tensor, inputs: Sequence[Tensor], query: Tensor | None, present: Tensor | None, backend: str
 ) -> list[Tensor]:
@@ -139,10 +137,9 @@ def add_scale_gradient(
             x[0].shape[0], add, *cpu_row_type(x),
         )  # fmt: skip
         return wide_dq.to(dq.dtype)
-    with _dispatch.own_dtypes(inputs[0]):
-        through, dq_or_none = reference.modality_scale_backward(grad, inputs, query, present)
-        for to, part in zip(dx, through, strict=True):
-            to.copy_(to + part if add else part)
+    through, dq_or_none = reference.modality_scale_backward(grad, inputs, query, present)
+    for to, part in zip(dx, through, strict=True):
+        to.copy_(to + part if add else part)
     return dq if dq_or_none is None else dq_or_none.to(dq.dtype)
 
 
@@ -179,7 +176,5 @@ def _choose_scale(first: Tensor, backend: str) -> str:
     asked = os.environ.get("LOGINMEA_BACKEND", "auto") if backend == "auto" else backend
     if asked != "auto":
         candidates["triton"] = lambda: _dispatch.triton_reason(first)
-        candidates["cuda"] = lambda: (
-            None if first.is_cuda else f"needs tensors on cuda, these are on {first.device}"
-        )
+        candidates["cuda"] = lambda: _dispatch.misplaced(first, "cuda")
     return _dispatch.choose_backend("modality_scale", backend, candidates)

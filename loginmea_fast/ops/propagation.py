@@ -19,6 +19,7 @@ from loginmea_fast.ops._dispatch import (
     check_shape,
     choose_backend,
     native_reason,
+    operator,
 )
 from loginmea_fast.reference import propagation as reference
 
@@ -80,7 +81,7 @@ def propagate(
     )
 
 
-@torch.library.custom_op("loginmea_fast::propagate", mutates_args=())
+@operator("propagate")
 def _propagate(
     x: Tensor,
     set_weights: Tensor,

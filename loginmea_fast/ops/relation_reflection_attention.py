@@ -264,13 +264,12 @@ def _kernels(backend: str) -> Any:
 def _forward(chain: Chain, set_logits: Tensor | None, backend: str) -> None:
     """Fill all that forward writes."""
     chosen = _backend_for(backend, chain.z[0])
-    with _dispatch.own_dtypes(chain.z[0]):
-        if chosen == "reference":
-            _reference_forward(chain, set_logits)
-        elif chosen == "cpu":
-            _attention_cpu.relation_reflection_forward(chain, set_logits)
-        else:
-            _gpu_forward(chain, set_logits, _kernels(chosen))
+    if chosen == "reference":
+        _reference_forward(chain, set_logits)
+    elif chosen == "cpu":
+        _attention_cpu.relation_reflection_forward(chain, set_logits)
+    else:
+        _gpu_forward(chain, set_logits, _kernels(chosen))
 
 
 def _backward(
@@ -278,16 +277,15 @@ def _backward(
 ) -> Gradients:
     """The gradient, given that of every z; None where z_k got none but the chain's. `activates`: through z_0 too."""
     chosen = _backend_for(backend, chain.z[0])
-    with _dispatch.own_dtypes(chain.z[0]):
-        if chosen == "cpu":
-            return _attention_cpu.relation_reflection_backward(chain, grads, activates)
-        if chosen == "reference":
-            dx, *rest = _reference_backward(chain, grads)
-        else:
-            dx, *rest = _gpu_backward(chain, grads, _kernels(chosen))
-        dx = torch.ops.aten.tanh_backward(dx, chain.z[0]) if activates else dx
-        du, dc, dv, dw = rest
-        return dx, du, dc, dv, dw
+    if chosen == "cpu":
+        return _attention_cpu.relation_reflection_backward(chain, grads, activates)
+    if chosen == "reference":
+        dx, *rest = _reference_backward(chain, grads)
+    else:
+        dx, *rest = _gpu_backward(chain, grads, _kernels(chosen))
+    dx = torch.ops.aten.tanh_backward(dx, chain.z[0]) if activates else dx
+    du, dc, dv, dw = rest
+    return dx, du, dc, dv, dw
 
 
 def _reference_forward(chain: Chain, set_logits: Tensor | None) -> None:
@@ -402,7 +400,7 @@ def _inner_rows(rows: Sequence[int], activates: bool) -> int:
     return sum(count for count in rows[0 if activates else 1 :] if count != rows[-1])
 
 
-@torch.library.custom_op("loginmea_fast::relation_reflection_attention", mutates_args=())
+@_dispatch.operator("relation_reflection_attention")
 def _attention(
     x: Tensor,
     reflectors: Tensor,
@@ -423,7 +421,7 @@ def _attention(
     return y, lse[None], logits
 
 
-@torch.library.custom_op("loginmea_fast::relation_reflection_layers", mutates_args=())
+@_dispatch.operator("relation_reflection_layers")
 def _layers(
     x: Tensor,
     reflectors: Tensor,
@@ -481,7 +479,7 @@ def _(x, reflectors, set_logits, relation_vectors, neighbor_vectors, index, laye
     return out, x.new_empty(_inner_rows(rows, activates), x.shape[1]), *_scalars(x, reflectors, rows)
 
 
-@torch.library.custom_op("loginmea_fast::relation_reflection_attention_backward", mutates_args=())
+@_dispatch.operator("relation_reflection_attention_backward")
 def _attention_backward(
     grad: Tensor,
     x: Tensor,
@@ -501,7 +499,7 @@ def _attention_backward(
     return _backward(chain, [None, _row_strided(grad)], backend)
 
 
-@torch.library.custom_op("loginmea_fast::relation_reflection_layers_backward", mutates_args=())
+@_dispatch.operator("relation_reflection_layers_backward")
 def _layers_backward(
     grad: Tensor,
     x: Tensor | None,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from loginmea_fast.ops.relation_reflection_attention import (
 )
 from loginmea_fast.reference import relation_reflection_attention as reference
 from loginmea_fast.training.memory import measure_peak_memory
+from tests.emulation import library
 from tests.helpers.compare import assert_close
 from tests.helpers.graphs import ALWAYS_THERE, graphs, triples_of
 
@@ -533,6 +535,7 @@ def test_bad_input_says_what_was_expected(changes: dict[str, object], message: s
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device can serve")
+@pytest.mark.skipif(library.SEED in os.environ, reason="the emulator serves")
 @pytest.mark.parametrize("name", ["cuda", "triton"])
 def test_a_backend_that_cannot_serve_says_why(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)

@@ -6,17 +6,14 @@ tests/ops` runs all cases, which takes half an hour.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.cases import assert_cases_pass
+
 pytest.importorskip("triton", reason="Triton is not installed")
 
-ROOT = Path(__file__).parents[2]
 CASES = (
     "relation_reflection_attention.py::test_saturated_rows_have_finite_gradients[triton]",
     "relation_reflection_attention.py::test_nan_reaches_neighbours_and_no_others[triton-triple]",
@@ -40,12 +37,4 @@ CASES = (
 
 
 def test_kernels_are_right_under_the_interpreter(tmp_path: Path) -> None:
-    report = tmp_path / "report.xml"
-    names = [f"tests/ops/test_{case}" for case in CASES]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *names]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    # A name that is no longer there ends pytest with an error; one that skips is none that passed.
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    suite = next(ElementTree.parse(report).iter("testsuite"))
-    assert (suite.get("tests"), suite.get("skipped")) == (str(len(CASES)), "0"), done.stdout[-2000:]
+    assert_cases_pass(CASES, {"TRITON_INTERPRET": "1"}, tmp_path)

@@ -1,0 +1,47 @@
+// The one way in which a kernel is started: limits of a launch are checked before it, and an error is taken off the
+// runtime's books, so that the next call is not blamed for it.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace loginmea {
+
+struct Grid {
+  std::int64_t x, y = 1, z = 1;
+};
+
+inline std::int64_t blocks(std::int64_t work, std::int64_t each) { return (work + each - 1) / each; }
+
+inline void check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+// Starts kernel(arguments...) on `grid` blocks of `threads`, with `shared` bytes beside what it declares; nothing where
+// the grid is empty. Arguments are converted to the kernel's parameters.
+template <class... Parameters, class... Arguments>
+void launch(const char* what, void (*kernel)(Parameters...), Grid grid, int threads, int shared, void* stream,
+            Arguments... arguments) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) {
+    throw std::invalid_argument(std::string(what) + ": expected a grid of at most 2147483647 x 65535 x 65535 blocks, " +
+                                "got " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
+                                std::to_string(grid.z) + "; use fewer rows, columns or ranks a call");
+  }
+  if (shared > 48 << 10) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), what);
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared);
+  config.stream = static_cast<cudaStream_t>(stream);
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), what);
+}
+
+}  // namespace loginmea

@@ -1,0 +1,130 @@
+// The names of CUDA C++ and its runtime that the kernels use, for the emulator.
+#pragma once
+
+#include <math.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+
+#include "emulator.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __launch_bounds__(...)
+#define __align__(n) alignas(n)
+
+using cudaStream_t = void*;
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorLaunchFailure = 719 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  std::size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+};
+
+namespace emulation {
+inline cudaError_t last_error = cudaSuccess;
+inline const char* last_message = "no error";
+// What a kernel may have; more needs to be asked for. 227 KiB is all that a block of sm_90 can have.
+inline std::size_t& allowed_shared(const void* kernel);
+constexpr std::size_t kMostShared = 227 << 10, kSharedUnasked = 48 << 10;
+}  // namespace emulation
+
+inline std::size_t& emulation::allowed_shared(const void* kernel) {
+  static std::size_t allowed[256];
+  static const void* kernels[256];
+  for (int i = 0; i < 256; ++i) {
+    if (kernels[i] == nullptr) kernels[i] = kernel, allowed[i] = kSharedUnasked;
+    if (kernels[i] == kernel) return allowed[i];
+  }
+  return allowed[0];
+}
+
+inline cudaError_t cudaGetLastError() {
+  const cudaError_t error = emulation::last_error;
+  emulation::last_error = cudaSuccess;
+  return error;
+}
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : emulation::last_message;
+}
+
+template <class... Parameters>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribute, int bytes) {
+  if (static_cast<std::size_t>(bytes) > emulation::kMostShared) {
+    emulation::last_message = "more shared memory than a block can have";
+    return emulation::last_error = cudaErrorInvalidValue;
+  }
+  emulation::allowed_shared(reinterpret_cast<const void*>(kernel)) = static_cast<std::size_t>(bytes);
+  return cudaSuccess;
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments... arguments) {
+  const char* error = nullptr;
+  if (config->dynamicSmemBytes > emulation::allowed_shared(reinterpret_cast<const void*>(kernel))) {
+    error = "more shared memory than the kernel was given";
+  } else {
+    error = emulation::run(config->gridDim, config->blockDim, config->dynamicSmemBytes,
+                           [&] { kernel(static_cast<Parameters>(arguments)...); });
+  }
+  if (error == nullptr) return cudaSuccess;
+  emulation::last_message = error;
+  return emulation::last_error = cudaErrorLaunchFailure;
+}
+
+// The driver's release is that of the runtime unless a test says otherwise.
+constexpr int kRuntimeVersion = 13000;
+inline cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = kRuntimeVersion;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  const char* told = std::getenv("LOGINMEA_EMULATED_CUDA_DRIVER");
+  *version = told ? std::atoi(told) : kRuntimeVersion;
+  return cudaSuccess;
+}
+struct cudaFuncAttributes {};
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
+  return cudaSuccess;
+}
+
+inline void __syncthreads() { emulation::meet_block(); }
+inline void __syncwarp(unsigned mask = ~0u) { emulation::meet_warp(emulation::Meeting::sync, mask, nullptr); }
+
+template <class T>
+T __shfl_sync(unsigned mask, T value, int lane) {
+  return emulation::shuffle(mask, value, static_cast<unsigned>(lane) % 32);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int lanes) {
+  return emulation::shuffle(mask, value, (threadIdx.x % 32) ^ static_cast<unsigned>(lanes));
+}
+inline unsigned __ballot_sync(unsigned mask, bool vote) {
+  emulation::Ballot ballot{vote, 0};
+  emulation::meet_warp(emulation::Meeting::ballot, mask, &ballot);
+  return ballot.got;
+}
+
+inline int atomicAdd(int* at, int value) {
+  const int before = *at;
+  *at = before + value;
+  return before;
+}
+
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline float __uint_as_float(std::uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+template <class T>
+T min(T a, T b) {
+  return b < a ? b : a;
+}

@@ -1,0 +1,70 @@
+// Executes CUDA C++ on the CPU, one block after the other, each thread a fibre.
+//
+// A thread runs until it meets others: at __syncthreads its block, at a shuffle, a ballot, __syncwarp or mma its warp.
+// Which of the threads that could go on does is drawn at random, from $LOGINMEA_EMULATED_CUDA and the number of the
+// launch, and so is the order of blocks: a result that depends on an order that nothing enforces differs from run to
+// run. Shared memory is full of NaN when a block begins. What cp.async brings is NaN from its start until its thread
+// has waited for it. Whatever has no meaning on a card ends the launch with an error.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <type_traits>
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+// Those of the thread that runs.
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulation {
+
+// Runs body() for every thread; the error, or null.
+const char* run(dim3 grid, dim3 block, std::size_t dynamic_shared, const std::function<void()>& body);
+
+// The block's variable of this name, or its room for the launch's bytes where `bytes` is 0.
+void* shared_memory(const char* name, std::size_t bytes);
+template <class T>
+std::remove_reference_t<T>& shared(const char* name) {
+  return *static_cast<std::remove_reference_t<T>*>(shared_memory(name, sizeof(T)));
+}
+
+enum class Meeting { sync, shuffle, ballot, mma_tf32, mma_bf16 };
+
+struct Shuffle {
+  std::uint64_t bits;  // given
+  unsigned from;       // lane
+  std::uint64_t got;   // NaN from a lane that is not there
+};
+struct Ballot {
+  bool vote;
+  unsigned got;
+};
+struct Product {
+  float* c;
+  const std::uint32_t *a, *b;
+};
+
+// Waits for the lanes of `mask`, all of which must come for the same thing with data of the same meaning.
+void meet_warp(Meeting what, unsigned mask, void* data);
+void meet_block();
+
+template <class T>
+T shuffle(unsigned mask, T value, unsigned from) {
+  static_assert(sizeof(T) <= 8, "a shuffle moves up to 8 bytes");
+  Shuffle moved{0, from, 0};
+  std::memcpy(&moved.bits, &value, sizeof value);
+  meet_warp(Meeting::shuffle, mask, &moved);
+  std::memcpy(&value, &moved.got, sizeof value);
+  return value;
+}
+
+void copy(void* shared, const void* global, std::size_t bytes);
+void commit();
+void wait(int pending);
+
+}  // namespace emulation

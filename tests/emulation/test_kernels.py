@@ -1,0 +1,55 @@
+"""A few cases of every CUDA kernel, executed on the CPU; `make test-emulated` runs all of them with several seeds."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.emulation import library
+from tests.helpers.cases import assert_cases_pass
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="no g++, which compiles kernels for the CPU"
+)
+
+ATTENTION, FUSION, SEARCH = (
+    "relation_reflection_attention.py::",
+    "low_rank_fusion.py::",
+    "alignment_search.py::",
+)
+FORMULA = f"{FUSION}test_output_and_gradients_are_those_of_the_formula"
+CASES = (
+    f"{ATTENTION}test_layers_and_every_gradient[cuda-no edges-relation-torch.float32]",
+    f"{ATTENTION}test_layers_and_every_gradient[cuda-hub-triple-torch.float32]",
+    f"{ATTENTION}test_layers_and_every_gradient[cuda-hub-relation-torch.bfloat16]",
+    f"{ATTENTION}test_layers_and_every_gradient[cuda-random-triple-torch.float64]",
+    f"{ATTENTION}test_nan_reaches_neighbours_and_no_others[cuda-triple]",
+    f"{ATTENTION}test_saturated_rows_have_finite_gradients[cuda]",
+    "views.py::test_layers_of_a_view[cuda-parallel-triple-torch.float32]",
+    f"{FORMULA}[cuda-(0, 2, (3, 5), 4)-torch.float32-scaled]",
+    f"{FORMULA}[cuda-(6, 2, (128, 300, 301), 16)-torch.float32-scaled]",
+    f"{FORMULA}[cuda-(50, 3, (1, 2, 3, 4, 5), 1)-torch.bfloat16-scaled]",
+    f"{FORMULA}[cuda-(400, 2, (65, 64, 63), 130)-torch.bfloat16-plain]",
+    f"{FUSION}test_kept_products_give_the_same_gradients[cuda-(13, 1, (3, 17), 301)-torch.float32]",
+    f"{FUSION}test_products_of_lower_precision_keep_float32_sums[cuda-tf32]",
+    f"{SEARCH}test_ranks_equal_a_brute_force[cuda-shape4-ties-None]",
+    f"{SEARCH}test_topk_and_mutual_pairs_equal_the_dense_ones[cuda-shape3-random-bfloat16]",
+    f"{SEARCH}test_a_full_buffer_of_undecided_scores[cuda-3]",
+)
+
+
+@pytest.mark.slow
+def test_kernels_equal_the_formulas(tmp_path: Path) -> None:
+    library.build(library.sources())  # here, where a compiler's words are seen whole
+    assert_cases_pass(CASES, {library.SEED: "1"}, tmp_path)
+
+
+def test_a_driver_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = library.load(library.build(library.sources()))
+    assert kernels.card_reason() == ""
+    monkeypatch.setenv("LOGINMEA_EMULATED_CUDA_DRIVER", "12040")
+    assert kernels.card_reason().startswith(
+        "needs a driver for CUDA 13.0, this one is for CUDA 12.4; update it"
+    )
