@@ -20,7 +20,7 @@ from loginmea_fast.errors import DataError, LoginMEAError
 
 __all__ = ["MappedMatrix", "release", "room_for"]
 
-IN_MEMORY = 1 << 30  # bytes from which a matrix that is only read from here on is written into a file
+IN_MEMORY = 1 << 29  # bytes from which a matrix that is only read from here on is written into a file
 
 _KEPT = 1 << 27  # bytes of the file that may stay in the memory of the process after a read
 _AROUND = 1 << 16  # what the system brings along with a row

@@ -270,6 +270,7 @@ class Trainer:
             self._check_finite(step)
             share = (end - first) / len(sampler.links)
             standing.update = update + 1
+            standing.global_step += 1
             standing.loss += step.loss.item() * share
             for name, term in step.terms.items():
                 standing.terms[name] = standing.terms.get(name, 0.0) + term * share
@@ -293,6 +294,7 @@ class Trainer:
             gradient_norm=step.norm.item(),
             links=len(sampler.links),
             updates=total,
+            global_step=standing.global_step,
             seconds=round(seconds, 4),
             peak_memory=peak,
             step_memory=peak - before,

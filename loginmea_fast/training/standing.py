@@ -14,6 +14,7 @@ class Standing:
     Attributes:
         epoch: epochs finished.
         update: updates of the epoch after it that are done.
+        global_step: updates done in all, of every epoch and round.
         loss: mean over the links of these updates, so far.
         terms: the same of each term of the loss, where there are several.
         best_score: of the best validation so far; None before the first.
@@ -27,6 +28,7 @@ class Standing:
 
     epoch: int = 0
     update: int = 0
+    global_step: int = 0
     loss: float = 0.0
     terms: dict[str, float] = field(default_factory=dict)
     best_score: float | None = None

@@ -79,6 +79,9 @@ def test_a_round_begins_with_new_parameters_and_links_of_the_last_one(whole):
     assert rounds[0]["links"] > 0
     assert epochs[6]["loss"] > epochs[5]["loss"], "parameters begin anew"
     assert len({r["lr"] for r in epochs}) == 6, "each round has the same learning rates"
+    assert [r["global_step"] for r in epochs] == torch.tensor([r["updates"] for r in epochs]).cumsum(
+        0
+    ).tolist()
 
 
 def test_the_best_epoch_of_all_rounds_is_kept_with_its_links(whole):
