@@ -8,6 +8,7 @@ those asked for first of all, in their order. Relation sets keep the numbers tha
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -120,6 +121,23 @@ class View:
         if self.rows is None:
             return table
         return table.index_select(0, self.rows) if self.entities is None else table[: len(self.rows)]
+
+    def asked(self) -> View:
+        """The entities asked for alone, without edges."""
+        return self if self.rows is None else self._of(self.rows)
+
+    def parts(self, size: int) -> Iterator[tuple[int, View]]:
+        """Of the entities needed at most `size` at a time, without edges, and the number of the first."""
+        entities = (
+            torch.arange(self.num_entities, device=self.device) if self.entities is None else self.entities
+        )
+        for start in range(0, max(len(entities), 1), size):
+            yield start, self._of(entities[start : start + size])
+
+    def _of(self, entities: Tensor) -> View:
+        local = torch.full((self.graph.num_entities,), -1, dtype=torch.int32, device=self.device)
+        local[entities] = torch.arange(len(entities), dtype=torch.int32, device=self.device)
+        return View(self.graph, entities, entities, local)
 
     def __repr__(self) -> str:
         if self.entities is None:

@@ -28,6 +28,7 @@ PYTHON = "Python and the profiler"  # what bench/step_profile.py calls the rest
 NO_PROFILE = "Nothing is recorded yet: `python bench/step_profile.py --record` measures it."
 NO_ALIGN = "Nothing is recorded yet: `python -m bench.align --record` measures it."
 NO_RELIABILITY = "Nothing is recorded yet: `make {verb}` measures it."
+NO_SCALE = "Nothing is recorded yet: `python bench/scale.py {verb} --record` measures it."
 NO_SIZES = "Nothing is recorded yet: `python bench/sizes.py --record` measures it."
 
 
@@ -126,6 +127,66 @@ def render_views(results: Path) -> str:
             )
         parts.append("\n".join(lines))
     return "\n\n".join(parts) or NO_VIEWS
+
+
+def render_scale(results: Path) -> str:
+    """A table a machine of the whole runs of bench/scale.py."""
+    parts = []
+    for record in read_records(results, "scale"):
+        machine = record["machine"]
+        lines = [
+            f"{machine['device']}, {machine['cores']} cores, {machine['capability']}:",
+            "",
+            "| run | entities | triples | memory of the process | planned before | steps | seconds of the last epoch "
+            "| loss, first and last epoch | links ranked | among | Hits@1 | MRR | in all, s | CPU s |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for row in record["rows"]:
+            keys = " ".join(f"`{key}`" for key in row["keys"])
+            note = f"; {row['note']}" if row["note"] else ""
+            cells = [
+                f"{row['case']} ({keys}{note}; {row['date']})",
+                f"{row['entities']:,}",
+                f"{row['triples']:,}",
+                _size(row["process_bytes"]),
+                _size(row["planned_bytes"]),
+                f"{row['steps']:,}",
+                f"{row['epoch_seconds'][-1]:.1f}",
+                f"{row['losses'][0]:.2f}, {row['losses'][-1]:.2f}",
+                f"{row['ranked']:,}",
+                f"{row['candidates']['left_to_right']:,} and {row['candidates']['right_to_left']:,}",
+                f"{row['hits@1']:.3f}",
+                f"{row['mrr']:.3f}",
+                f"{row['seconds']:,.0f}",
+                f"{row['cpu_seconds']:,.0f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or NO_SCALE.format(verb="run")
+
+
+def render_growth(results: Path) -> str:
+    """A table a machine of `bench/scale.py growth`, and the exponents."""
+    parts = []
+    for record in read_records(results, "scale-growth"):
+        machine, fitted = record["machine"], record["exponents"]
+        keys = " ".join(f"`{key}`" for key in record["keys"])
+        lines = [
+            f"Memory of a step grows as entities^{fitted['step_bytes']:.2f}, CPU seconds as "
+            f"entities^{fitted['cpu_seconds']:.2f} ({keys}; {machine['device']}, {machine['cores']} cores, "
+            f"{machine['date']}{', ' + record['note'] if record['note'] else ''}):",
+            "",
+            "| entities | triples | memory of a step | bytes an entity and column | whole process | CPU s of a step |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in record["rows"]:
+            each = row["step_bytes"] / row["entities"] / 64
+            lines.append(
+                f"| {row['entities']:,} | {row['triples']:,} | {_size(row['step_bytes'])} | {each:.0f} "
+                f"| {_size(row['process_bytes'])} | {row['cpu_seconds']:.2f} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or NO_SCALE.format(verb="growth")
 
 
 def render_profile(results: Path) -> str:
@@ -291,6 +352,8 @@ if __name__ == "__main__":
         ("docs/sizes.md", "sizes", render_sizes(results)),
         ("docs/sizes.md", "changes", render_changes(results)),
         ("docs/sizes.md", "views", render_views(results)),
+        ("docs/scale.md", "scale", render_scale(results)),
+        ("docs/scale.md", "growth", render_growth(results)),
         *(("docs/reliability.md", what, render_reliability(results, what)) for what in ("killed", "hostile")),
     ):
         changed = render_into(ROOT / document, name, text)

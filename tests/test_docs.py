@@ -75,8 +75,10 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         render,
         render_align,
         render_changes,
+        render_growth,
         render_profile,
         render_reliability,
+        render_scale,
         render_sizes,
         render_views,
     )
@@ -92,6 +94,8 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         ("docs/sizes.md", render_sizes(results)),
         ("docs/sizes.md", render_changes(results)),
         ("docs/sizes.md", render_views(results)),
+        ("docs/scale.md", render_scale(results)),
+        ("docs/scale.md", render_growth(results)),
         *(("docs/reliability.md", render_reliability(results, what)) for what in ("killed", "hostile")),
         *(("docs/accuracy.md", render_study(results, study)) for study in STUDIES.values()),
     ):

@@ -126,15 +126,36 @@ class LocalToGlobalEncoder(nn.Module):
             The parts of the output side by side, z_0 [B, sum of d_m] first, for the caller to concatenate once.
         """
         view = check_view(graph)
+        first = [view.first(x) for x in modalities]
         some = None if present is None else view.first(present)
+        if self.layers is None:
+            return self.of_fused(first, self.fusion(first, some), reflectors, view, some)
+        return self.of_fused(first, self.fusion(modalities, present), reflectors, view, some)
+
+    def of_fused(
+        self,
+        first: Sequence[Tensor],
+        fused: Tensor,
+        reflectors: Tensor | None,
+        graph: AlignmentGraph | View,
+        present: Tensor | None = None,
+    ) -> list[Tensor]:
+        """The same of modalities that are fused already.
+
+        Args:
+            first: M tensors [B, d_m], of the entities asked for.
+            fused: [n_0, d], what `fusion` makes of all that are needed; without global aggregation [B, d].
+            reflectors: as in `forward`.
+            graph: as in `forward`.
+            present: bool [B, M], of the entities asked for.
+        """
         early = []
         if self.modality_logits is not None:
-            early.append(_z_0([view.first(x) for x in modalities], self.modality_logits, some))
+            early.append(_z_0(first, self.modality_logits, present))
         if self.layers is None:
-            return [*early, torch.tanh(self.fusion([view.first(x) for x in modalities], some))]
+            return [*early, torch.tanh(fused)]
         assert reflectors is not None
-        layers = self.layers(self.fusion(modalities, present), reflectors, view)
-        return [*early, layers[:, self.width :]]
+        return [*early, self.layers(fused, reflectors, graph)[:, self.width :]]
 
 
 def _z_0(modalities: Sequence[Tensor], logits: Tensor, present: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from loginmea_fast.errors import CheckpointError, ConfigError, InputError
 from loginmea_fast.graph import AlignmentGraph, View, check_rows
@@ -26,6 +27,7 @@ from loginmea_fast.ops import relation_reflectors
 __all__ = ["LoginMEA", "LoginMEAOutput"]
 
 _BLOCK = 4096  # rows that are normalised at a time
+_RECOMPUTED = 1 << 15  # entities whose modalities are made anew at a time
 # Of the entities; where more are asked for, two hops reach nearly all edges and a view only costs.
 _MOST = 0.5
 AGGREGATIONS = ("channels", "fused", "both")
@@ -73,6 +75,8 @@ class LoginMEA(nn.Module):
         use_global_aggregation: see `LocalToGlobalEncoder`.
         backend: of every operator.
         compute_dtype: dtype of activations; parameters stay as they are. bfloat16 halves memory.
+        recompute: what is fused is projected again for the gradient, block by block, in place of being kept: less
+            memory, more time, the same numbers to rounding. Channels keep no projection anyway.
 
     Raises:
         ConfigError: sizes below one, nothing left to embed entities with, or an unknown modality in `modality_dims`.
@@ -96,6 +100,7 @@ class LoginMEA(nn.Module):
         use_global_aggregation: bool = True,
         backend: str = "auto",
         compute_dtype: torch.dtype = torch.float32,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (("hidden_dim", hidden_dim), ("rank", rank), ("depth", depth)):
@@ -136,6 +141,7 @@ class LoginMEA(nn.Module):
         self.depth = depth
         self.compute_dtype = compute_dtype
         self.backend = backend
+        self.recompute = recompute
         self.modalities = tuple(feature_dims)
         self.modality_dims = [widths.get(name, hidden_dim) for name in feature_dims]
         self.projections = nn.ModuleDict(
@@ -321,21 +327,62 @@ class LoginMEA(nn.Module):
             )
             yield self.graph_encoder(own, reflectors, view)
         has = None if has is None else view.take(has)
-        fused: list[
-            Tensor
-        ] = []  # what is wanted of all modalities at once; else each is let go after its channel
+        recompute = self.recompute and not torch.compiler.is_compiling()
+        whole: list[Tensor] = []  # what a fusion reads at once; else each is let go after its channel
         for number, name in enumerate(self.modalities):
-            x = self.projections[name](features[name], view).to(dtype)
+            if self.channels is None and recompute:
+                break
+            x = self._project(features, name, view)
             projected[name] = x if view.rows is None else view.first(x).clone()  # a slice would keep all of x
-            if self.local_to_global is not None:
-                fused.append(x)
+            if self.local_to_global is not None and not recompute:
+                whole.append(x)
             if self.channels is not None:
                 assert reflectors is not None
                 own = x if has is None else x * has[:, number, None]
                 del x
                 yield self.channels(name, own, reflectors, view)
-        if self.local_to_global is not None:
-            yield from self.local_to_global(fused, reflectors, view, has)
+        if self.local_to_global is None:
+            return
+        if whole:
+            yield from self.local_to_global(whole, reflectors, view, has)
+            return
+        asked = view.asked()
+        for name in self.modalities:
+            if name not in projected:
+                projected[name] = self._project(features, name, asked)
+        first = [projected[name] for name in self.modalities]
+        some = None if has is None else view.first(has)
+        needed = asked if self.local_to_global.layers is None else view
+        fused = self._fused_by_blocks(features, needed, some if needed is asked else has)
+        yield from self.local_to_global.of_fused(first, fused, reflectors, view, some)
+
+    def _project(self, features: Mapping[str, RawFeatures], name: str, view: View) -> Tensor:
+        """x_m [n_0, d_m] of the entities of a view."""
+        x: Tensor = self.projections[name](features[name], view)
+        return x.to(self.compute_dtype)
+
+    def _fused_by_blocks(self, features: Mapping[str, RawFeatures], view: View, has: Tensor | None) -> Tensor:
+        """What the fusion makes of the entities of a view, [n_0, d]; no x_m is kept for the gradient, but made anew."""
+        encoder = self.local_to_global
+        assert encoder is not None
+
+        def fuse(part: View, present: Tensor | None) -> Tensor:
+            fused: Tensor = encoder.fusion(
+                [self._project(features, m, part) for m in self.modalities], present
+            )
+            return fused
+
+        found = [
+            checkpoint(
+                fuse,
+                part,
+                None if has is None else has[start : start + part.num_entities],
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            for start, part in view.parts(_RECOMPUTED)
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def load_authors_state_dict(self, state: Mapping[str, Tensor]) -> AuthorsState:
         """Take over the parameters of the authors' `MultiModalEncoderMrFusion` (docs/model.md).
@@ -382,7 +429,7 @@ class LoginMEA(nn.Module):
 
     def renewed(self) -> LoginMEA:
         """A model like this one with new parameters, on its device."""
-        own = {"compute_dtype": self.compute_dtype, "backend": self.backend}
+        own = {"compute_dtype": self.compute_dtype, "backend": self.backend, "recompute": self.recompute}
         arguments: dict[str, Any] = {**self.arguments, **own}
         return type(self)(self.graph, **arguments).to(self.graph.device)
 

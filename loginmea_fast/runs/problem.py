@@ -163,6 +163,7 @@ def _model(problem: Problem, config: Config) -> EntityModel:
             use_graph_encoder=config.use_graph_encoder,
             backend=config.backend,
             compute_dtype=getattr(torch, config.dtype),
+            recompute=config.recompute,
         )
         for _ in range(config.members)
     ]

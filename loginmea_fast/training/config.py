@@ -254,6 +254,9 @@ class Config(BaseModel):
     backend: Literal["auto", "reference", "cpu", "triton", "cuda"] = _key(
         "run", "auto", "backend of the operators"
     )
+    recompute: bool = _key(
+        "run", False, "modalities are projected and fused again for the gradient: less memory, more time"
+    )
     compile: bool = _key("run", False, "torch.compile the model")
     tensorboard: bool = _key("run", False, "write curves for TensorBoard into the run directory")
     threads: int | None = _key("run", None, "CPU threads; unset: as many as torch takes", ge=1)

@@ -26,6 +26,7 @@ _WEIGHED = 8000  # rows that the weight of propagated labels is chosen by, besid
 _CANDIDATE = 5000  # bytes an entity of the candidates that a round is proposed from
 # What may be changed where it does not fit: key, its new value as the old one gives it, and the price.
 _SWITCHES: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
+    ("recompute", lambda _: True, "modalities are projected and fused twice in a step"),
     ("dtype", lambda _: "bfloat16", "activations and embeddings of 8 bits' precision"),
     ("optimizer", lambda _: "rmsprop", "one moment a parameter in place of two"),
     (
@@ -195,8 +196,9 @@ def _step(problem: Problem, model: EntityModel, config: Config) -> tuple[int, in
     encoders = channels + fused + (one.graph_encoder is not None)
     # Each encoder keeps its layers for the gradient, a fusion also what it is made of; the gradient of one at a time.
     chain = sum(sizes) + (one.depth + 1) * batch
-    kept = encoders * chain + fused * (1 + len(one.modalities)) * sizes[0]
-    gradient = sum(sizes[:2]) + fused * len(one.modalities) * sizes[0]
+    whole = fused * len(one.modalities) * (not config.recompute) * sizes[0]
+    kept = encoders * chain + fused * sizes[0] + whole
+    gradient = sum(sizes[:2]) + whole
     loss = (
         _LOSS_ROWS * 2 * len(positions) * one.embedding_dim
         + (_LOSS_ROWS // 2) * len(further) * one.embedding_dim

@@ -13,7 +13,7 @@ from torch import Tensor
 from loginmea_fast import AlignmentGraph, LoginMEA
 from loginmea_fast.data import FeatureStore
 from loginmea_fast.mapped import MappedMatrix
-from loginmea_fast.nn import FeatureProjection, RawFeatures
+from loginmea_fast.nn import FeatureProjection, RawFeatures, loginmea
 from tests.helpers.graphs import triples_of
 
 COLUMNS, WIDTH = 40, 12
@@ -74,3 +74,37 @@ def test_a_model_learns_from_rows_in_a_file_as_from_rows_in_memory(aggregation: 
 
     for found, expected in zip(gradients(left), gradients(values.half()), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("aggregation", ["fused", "both"])
+@pytest.mark.parametrize("keys", [{}, {"use_low_rank": False}, {"use_global_aggregation": False}])
+@pytest.mark.parametrize("rows", [[4, 0, 2], [3, 3, 1], None])
+def test_what_is_made_anew_for_the_gradient_is_what_was_kept(
+    aggregation: str,
+    keys: dict[str, bool],
+    rows: list[int] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Modalities of every kind, some of them absent, projected again block by block."""
+    monkeypatch.setattr(loginmea, "_RECOMPUTED", 3)
+    graph = AlignmentGraph.from_triples(*triples_of("random"))
+    given = {f"of_{k}": features(k, graph.num_entities, tmp_path)[0] for k in KINDS}
+    present = {"of_sparse": torch.arange(graph.num_entities) % 3 > 0}
+    wanted = None if rows is None else torch.tensor(rows)
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        dims = dict.fromkeys(given, COLUMNS)
+        model = LoginMEA(graph, dims, WIDTH, rank=2, aggregation=aggregation, recompute=recompute, **keys)
+        assert model.renewed().recompute == recompute
+        out = model(given, wanted, present)
+        (out.joint * torch.arange(1.0, out.joint.shape[1] + 1)).sum().backward()
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        found.append((out.joint, out.modalities, gradients, model.joint_rows(given, wanted, present)))
+    (joint, modalities, gradients, looked), kept = found[1], found[0]
+    torch.testing.assert_close((joint, modalities, looked), (kept[0], kept[1], kept[3]), rtol=1e-5, atol=1e-5)
+    for name, expected in kept[2].items():
+        assert (gradients[name] is None) == (expected is None), name
+        if expected is not None:
+            assert (gradients[name] - expected).norm() <= 1e-5 * expected.norm(), name

@@ -72,6 +72,7 @@ OTHER = Config(
     device="cpu",
     dtype="bfloat16",
     backend="reference",
+    recompute=True,
     compile=True,
     tensorboard=True,
     threads=2,
