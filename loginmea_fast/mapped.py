@@ -129,8 +129,11 @@ def room_for(rows: int, columns: int, dtype: torch.dtype, device: torch.device) 
 
 
 def release(part: Tensor) -> None:
-    """Give the memory of a matrix of `room_for` back, `part` being some of it; the file keeps what was written."""
+    """Give the memory of some rows of a matrix of `room_for` back; the file keeps what was written."""
     for mapped, (first, end) in _scratch.items():
         if first <= part.data_ptr() < end:
-            mapped.madvise(mmap.MADV_DONTNEED)
+            start = (part.data_ptr() - first) // mmap.PAGESIZE * mmap.PAGESIZE
+            length = part.data_ptr() - first - start + len(part) * part.stride(0) * part.element_size()
+            if length:
+                mapped.madvise(mmap.MADV_DONTNEED, start, min(length, end - first - start))
             return

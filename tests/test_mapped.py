@@ -57,6 +57,20 @@ def test_memory_does_not_grow_with_the_file() -> None:
 
 
 @pytest.mark.usefixtures("in_files")
+def test_ranking_reads_a_file_block_by_block() -> None:
+    room = room_for(100_000, 512, torch.float32, CPU)
+    for block in room.split(4096):
+        block.normal_()
+        release(block)
+    pairs = torch.arange(50)[:, None].expand(-1, 2)
+    ops.alignment_ranks(room[:100], room[100:200], pairs=pairs, backend="cpu")  # the library is loaded
+    with measure_peak_memory(CPU) as memory:
+        ranks = ops.alignment_ranks(room[:100], room[100:], pairs=pairs, backend="cpu")
+    assert bool((ranks[0] > 1).any())
+    assert memory.peak - memory.before < room.nbytes / 2
+
+
+@pytest.mark.usefixtures("in_files")
 def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

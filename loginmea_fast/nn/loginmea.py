@@ -265,8 +265,8 @@ class LoginMEA(nn.Module):
             for start in range(0, len(joint), _BLOCK):
                 block = slice(start, start + _BLOCK)
                 joint[block, first : first + part.shape[1]] = part[block if again is None else again[block]]
+                release(joint[block])
             first += part.shape[1]
-            release(joint)
         assert joint is not None, "a model has a part"
         for block in joint.split(_BLOCK) if len(joint) else ():
             F.normalize(block, dim=1, eps=1e-12, out=block)

@@ -14,6 +14,8 @@ from loginmea_fast.reference.alignment_search import TIE, Tick
 PACKED_BYTES = 48 * 2**20  # of the rows that are packed at a time
 PACKED_ROWS = 2**16  # of narrow matrices: beyond it their lists would need more memory than they
 CALL_FLOPS = 1e11  # of a thread in one call: a fraction of a second, after which an interrupt is seen
+CALL_BYTES = 2**26  # of columns in one call: of a mapped matrix so much is in memory at once
+NORM_ROWS = 2**14  # whose norms are found at a time
 PANEL = 256  # columns that a thread takes at a time
 
 
@@ -38,7 +40,7 @@ class CpuPasses:
         parts = [rows if rows.stride(1) == 1 else rows.contiguous() for rows in parts]
         length = sum(len(rows) for rows in parts)
         side = Side(parts, torch.empty(length, dtype=torch.float64), torch.empty(length))
-        for where, rows in side.blocks(length):
+        for where, rows in side.blocks(NORM_ROWS):
             inverse, slack = side.inverse[where].data_ptr(), side.slack[where].data_ptr()
             self._native.search_norms(*_matrix(rows), *rows.shape, self.narrow, inverse, slack, self._threads)
         return side
@@ -162,7 +164,8 @@ class CpuPasses:
     def _runs(self, side: Side, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Columns for one call each."""
         flops = 2.0 * rows.numel() * PANEL
-        return side.blocks(PANEL * self._threads * max(2, int(CALL_FLOPS / flops)))
+        panels = min(int(CALL_FLOPS / flops), CALL_BYTES // (PANEL * self._threads * rows[:1].nbytes))
+        return side.blocks(PANEL * self._threads * max(2, panels))
 
 
 def _matrix(rows: Tensor) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import loginmea_fast as lf
-from loginmea_fast.errors import CheckpointError, ConfigError
+from loginmea_fast.errors import CheckpointError, ConfigError, DataError
 from loginmea_fast.runs import RunDirectory, fit
 from loginmea_fast.training import TrainingInterrupted
 from loginmea_fast.training.loop import Trainer
@@ -169,3 +169,24 @@ def test_every_link_may_be_a_seed(tmp_path):
         "best_epoch": 2,
         "modalities": ["relation", "image"],
     }
+
+
+def test_a_file_of_vectors_that_shrinks_in_training_ends_it_with_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(lf.data.vector_files, "MAPPED", 1)
+    lf.data.save(synthetic_pair(), tmp_path / "pair")
+    file = tmp_path / "pair" / "features_image.safetensors"
+    whole = file.read_bytes()
+    pair = lf.data.load(tmp_path / "pair", modalities=["image"])
+    assert isinstance(pair.features["image"].values, lf.data.FeatureStore)
+
+    class Shrinks(lf.training.Callback):
+        def on_epoch(self, trainer, record):
+            if record["epoch"] == 2:
+                os.truncate(file, 1000)
+
+    with pytest.raises(DataError, match=r"features_image.safetensors had .* bytes and has 1,000 .* --resume"):
+        quiet_fit(BOOTSTRAP, tmp_path / "run", pair, [Shrinks()])
+    file.write_bytes(whole)
+    again = lf.data.load(tmp_path / "pair", modalities=["image"])
+    resumed = fit(again, out=tmp_path / "run", resume=True, progress=False)
+    assert losses(resumed.history) == losses(quiet_fit(BOOTSTRAP, tmp_path / "whole", again).history)
