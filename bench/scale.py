@@ -42,21 +42,21 @@ def large(entities: int) -> Synthetic:
     return Synthetic(entities, triples=8.0, vectors={"image": 512}, present=0.8)
 
 
-def run(directory: str, overrides: Sequence[str], steps: bool) -> dict[str, Any]:
-    """What a child process does: train and rank; `steps`: a few steps on few links."""
+def run(directory: str, overrides: Sequence[str], ranked: int) -> dict[str, Any]:
+    """What a child process does: train and rank; where links to rank are counted, a few steps on few links."""
     import torch
 
     import loginmea_fast as lf
 
     started = time.perf_counter()
     config = lf.Config.build(path=directory).override(overrides)
-    if steps:
+    if ranked:
         few = {"modalities": ["image", "relation", "attribute"], "epochs": STEPS, "updates": 1}
         config = config.override(seed_ratio=None, **few)
     pair = lf.runs.load_pair(config)
-    if steps:
+    if ranked:
         split = pair.split(0.5, 0.0, 0)
-        split = Split(split.train[:SEEDS], split.valid[:0], split.test[:RANKED])
+        split = Split(split.train[:SEEDS], split.valid[:0], split.test[:ranked])
         links = torch.cat([split.train, split.test])
         pair = replace(pair, links=links, official_split=split)
     loaded = time.perf_counter()
@@ -90,13 +90,13 @@ def run(directory: str, overrides: Sequence[str], steps: bool) -> dict[str, Any]
     }
 
 
-def child(directory: Path, overrides: Sequence[str], steps: bool) -> dict[str, Any]:
+def child(directory: Path, overrides: Sequence[str], ranked: int = 0) -> dict[str, Any]:
     """Run in a process of its own; the peak is what the system counted for all of it.
 
     Raises:
         SystemExit: it failed; its last lines say why.
     """
-    command = [sys.executable, __file__, "child", str(directory), *overrides, *(["--steps"] if steps else [])]
+    command = [sys.executable, __file__, "child", str(directory), *overrides, "--ranked", str(ranked)]
     done = subprocess.run(["/usr/bin/time", "-v", *command], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
@@ -150,10 +150,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a generated directory that is kept for the next time")
     parser.add_argument("--note", default="", help="what a reader of the seconds must know")
     parser.add_argument("--record", action="store_true", help="keep the figures in bench/results")
-    parser.add_argument("--steps", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--ranked", type=int, default=RANKED, metavar="N", help="links (default %(default)s)")
     args = parser.parse_args()
     if args.what == "child":
-        print(json.dumps(run(args.rest[0], args.rest[1:], args.steps)))
+        print(json.dumps(run(args.rest[0], args.rest[1:], args.ranked)))
         return
     if args.what == "growth":
         rows = growth(args.entities or GROWING)
@@ -170,7 +170,7 @@ def main() -> None:
             "keys": keys,
             "note": args.note,
         }
-        row |= child(Path(directory), keys, steps=False)
+        row |= child(Path(directory), keys)
         print(told(row))
         if args.record:
             print(record("scale", [row], merge="case"))
@@ -183,7 +183,7 @@ def main() -> None:
             for width in args.width:
                 keys = [*WHOLE, f"hidden_dim={width}", *args.rest]
                 row = {"case": f"synthetic, {count:,} x {width}", "keys": keys, "note": args.note}
-                row |= child(directory, keys, steps=True)
+                row |= child(directory, keys, args.ranked)
                 print(told(row), flush=True)
                 if args.record:
                     print(record("scale", [row], merge="case"))

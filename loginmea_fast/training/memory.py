@@ -67,12 +67,16 @@ def _free_on_machine() -> int | None:
 
 
 def _free_in_group(group: Path) -> int | None:
-    """Of a container's limit (control groups, version 2) what is not taken; None where there is none."""
+    """Of a container's limit (control groups, version 2) what is not taken; None where there is none.
+
+    Pages of files are taken for nobody: the system drops them when memory is asked for.
+    """
     try:
         limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # "max" stands for no limit
         return None
-    return max(limit - used, 0)
+    return max(limit - used + int(told.get("file", 0)) - int(told.get("shmem", 0)), 0)
 
 
 def _reset_high_water() -> None:

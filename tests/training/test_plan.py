@@ -15,6 +15,7 @@ import loginmea_fast as lf
 from loginmea_fast.data import Synthetic, generate
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.runs.problem import sketch_model
+from loginmea_fast.training import memory
 from loginmea_fast.training import plan as planning
 from loginmea_fast.training.memory import available_memory, measure_peak_memory, resident_memory
 
@@ -95,12 +96,23 @@ def test_a_machine_that_does_not_say_what_is_free_is_trusted(
     assert planning.check_plan(problem, config, lambda c: sketch_model(problem, c)).peak > 0
 
 
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("max\n", None), ("1000\n", 1000 - 700 + 300 - 50), ("100\n", 0), ("", None)]
+)
+def test_the_limit_of_a_container(limit: str, expected: int | None, tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 400\nfile 300\nshmem 50\n")
+    assert memory._free_in_group(tmp_path) == expected
+    assert memory._free_in_group(tmp_path / "none") is None
+
+
 def test_memory_of_the_process() -> None:
     before = resident_memory(CPU)
     kept = torch.ones(1 << 24)
     assert kept.nbytes * 0.9 < resident_memory(CPU) - before < kept.nbytes * 1.5
     free = available_memory(CPU)
     assert free is None or free > 0
-    with measure_peak_memory(CPU) as memory:
+    with measure_peak_memory(CPU) as measured:
         torch.ones(1 << 24).sum()
-    assert memory.peak - memory.before > kept.nbytes * 0.9
+    assert measured.peak - measured.before > kept.nbytes * 0.9
