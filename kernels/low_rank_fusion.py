@@ -87,7 +87,7 @@ def _projection(
     return p
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _forward(
     t, w, constants, bias, y, products, first, rows, rank,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, STARTS: tl.constexpr, TOTAL: tl.constexpr, KN: tl.constexpr,
@@ -114,7 +114,7 @@ def _forward(
     tl.store(y + row[:, None] * WIDTH + j[None, :], total, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _projection_gradient(
     g, t, w, constants, products, dp, sums, first, rows, block,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, STARTS: tl.constexpr, TOTAL: tl.constexpr, KN: tl.constexpr,

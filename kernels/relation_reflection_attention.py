@@ -6,15 +6,12 @@ time. No atomics: results repeat bit for bit. Formulas: loginmea_fast/reference/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 import triton
 import triton.language as tl
-from loginmea_fast.kernels._segments import schedule_of
+from loginmea_fast.kernels._launches import Forward, Set, Source
 from torch import Tensor
 
-__all__ = ["WIDEST", "relation_reflection_backward", "relation_reflection_forward"]
+__all__ = ["WIDEST", "backward_set", "backward_source", "forward", "rows", "through_activation"]
 
 TILE = 4096  # elements of a gathered block [BE, BD], what 4 warps hold in registers twice
 WIDEST = 2048  # columns; a row is one block
@@ -272,110 +269,72 @@ def _blocks(width: int) -> dict[str, int]:
     return {"BE": max(1, TILE // block), "BD": block}
 
 
-def relation_reflection_forward(
-    z: Sequence[Tensor],
-    lse: Sequence[Tensor],
-    logits: Tensor,
-    reflectors: Tensor,
-    neighbor_vectors: Tensor | None,
-    graphs: Sequence[Sequence[Tensor]],
-    activation: str,
-) -> None:
-    """Fill z_1 ... z_L and lse, given z_0, logits [L, U], reflectors [U, d] and the index of each layer."""
-    width = reflectors.shape[1]
-    triple, tanh, blocks = neighbor_vectors is not None, activation == "tanh", _blocks(width)
-    for layer in range(len(logits)):
-        source, target = z[layer], z[layer + 1]
-        vector = logits if neighbor_vectors is None else neighbor_vectors[layer]
-        index = graphs[layer]
-        segments = schedule_of(index, reflectors.shape[0]).by_destination
-        sums = logits.new_empty(segments.parts, width)
-        peaks, totals = logits.new_empty(2, segments.parts)
-        if len(segments.row):
-            _forward[(len(segments.row),)](
-                source, reflectors, logits[layer], vector, target, lse[layer], sums, peaks, totals,
-                *segments[:3], segments.parts, index[1], index[2], source.stride(0), target.stride(0), width,
-                TRIPLE=triple, TANH=tanh, **blocks,
-            )  # fmt: skip
-        if len(segments.shared):
-            _forward_shared[(len(segments.shared),)](
-                sums, peaks, totals, segments.shared, segments.shared_ptr, target, lse[layer],
-                target.stride(0), width, TANH=tanh, **blocks,
-            )  # fmt: skip
+def rows(x: Tensor) -> Tensor:
+    """Rows as these kernels read them: as they are."""
+    return x
 
 
-def relation_reflection_backward(
-    grads: Sequence[Tensor | None],
-    z: Sequence[Tensor],
-    lse: Sequence[Tensor],
-    logits: Tensor,
-    reflectors: Tensor,
-    neighbor_vectors: Tensor | None,
-    graphs: Sequence[Sequence[Tensor]],
-    activation: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The gradient of the chain, given dL/dz_k for the rows of z_L (None where z_k got none but the chain's).
+def forward(of: Forward) -> None:
+    """Write y and lse of one layer."""
+    segments, width = of.segments, of.x.shape[1]
+    if len(segments.row):
+        _forward[(len(segments.row),)](
+            of.x, of.reflectors, of.logits, _or(of.vector, of.logits), of.y, of.lse,
+            of.part_sum, of.part_peak, of.part_total,
+            *segments[:3], segments.parts, of.edge_source, of.edge_set, of.x.stride(0), of.y.stride(0), width,
+            TRIPLE=of.vector is not None, TANH=of.tanh, **_blocks(width),
+        )  # fmt: skip
+    if len(segments.shared):
+        _forward_shared[(len(segments.shared),)](
+            of.part_sum, of.part_peak, of.part_total, segments.shared, segments.shared_ptr, of.y, of.lse,
+            of.y.stride(0), width, TANH=of.tanh, **_blocks(width),
+        )  # fmt: skip
 
-    Returns:
-        dx in the dtype of z, du [U, d], dc [L, U] and dw [L, d] or None in float32.
-    """
-    width, layers = reflectors.shape[1], len(logits)
-    triple, tanh, blocks = neighbor_vectors is not None, activation == "tanh", _blocks(width)
-    upstream = grads[layers]
-    assert upstream is not None
-    direct_rows = len(upstream)
-    # The lowest layer has the most rows and edges; those above take the first of its room.
-    all_h, all_dx, all_along = (
-        z[0].new_empty(z[1].shape),
-        z[0].new_empty(z[0].shape),
-        logits.new_empty(len(z[1])),
-    )
-    all_weight, all_slope = logits.new_empty(2, graphs[0][4].numel())
-    du = torch.zeros_like(reflectors, dtype=torch.float32)
-    dc = torch.zeros_like(logits)
-    dw = None if neighbor_vectors is None else torch.zeros_like(neighbor_vectors)
-    for layer in reversed(range(layers)):
-        x, direct, index = z[layer], grads[layer], graphs[layer]
-        vector = logits if neighbor_vectors is None else neighbor_vectors[layer]
-        schedule = schedule_of(index, reflectors.shape[0])
-        by_source, by_set = schedule.by_source, schedule.by_set
-        rows, edges = len(z[layer + 1]), index[4].numel()
-        h, along, dx = all_h[:rows], all_along[:rows], all_dx[: len(x)]
-        weight, slope = all_weight[:edges], all_slope[:edges]
-        source_sums, set_sums = (
-            logits.new_empty(by_source.parts, width),
-            logits.new_empty(by_set.parts, width),
+
+def through_activation(upstream: Tensor, z: Tensor, tanh: bool, h: Tensor, along: Tensor) -> None:
+    """Fill h = dL/dy [N, d] and along = h . y [N]."""
+    width = h.shape[1]
+    if len(along):
+        _through_activation[(len(along),)](
+            upstream, z, h, along, upstream.stride(0), z.stride(0), width, TANH=tanh, BD=_blocks(width)["BD"]
         )
-        set_slopes = logits.new_empty(by_set.parts)
-        set_vectors = logits.new_empty(len(by_set.row) if triple else 0, width)
-        if len(along):
-            _through_activation[(len(along),)](
-                upstream, z[layer + 1], h, along, upstream.stride(0), z[layer + 1].stride(0), width,
-                TANH=tanh, BD=blocks["BD"],
-            )  # fmt: skip
-        if len(by_source.row):
-            _backward_source[(len(by_source.row),)](
-                x, reflectors, logits[layer], vector, h, along, lse[layer], x if direct is None else direct, dx,
-                source_sums, weight, slope, *by_source[:3], by_source.parts, index[4], index[5],
-                x.stride(0), 0 if direct is None else direct.stride(0), direct_rows, width,
-                TRIPLE=triple, DIRECT=direct is not None, **blocks,
-            )  # fmt: skip
-        if len(by_source.shared):
-            _add_shared[(len(by_source.shared),)](
-                source_sums, by_source.shared, by_source.shared_ptr, dx if direct is None else direct, dx,
-                0 if direct is None else direct.stride(0), direct_rows, width, BASE=direct is not None, **blocks,
-            )  # fmt: skip
-        if len(by_set.row):
-            _backward_set[(len(by_set.row),)](
-                x, reflectors, vector, h, du, dc[layer], set_vectors, set_sums, set_slopes, weight, slope,
-                *by_set[:3], by_set.parts, schedule.set_edge, schedule.set_source, schedule.set_destination,
-                x.stride(0), width, TRIPLE=triple, **blocks,
-            )  # fmt: skip
-        if len(by_set.shared):
-            grid, shared = (len(by_set.shared),), (by_set.shared, by_set.shared_ptr)
-            _add_shared[grid](set_sums, *shared, du, du, width, len(du), width, BASE=True, **blocks)
-            _add_shared[grid](set_slopes, *shared, dc[layer], dc[layer], 1, 0, 1, BASE=False, **_blocks(1))
-        if dw is not None:
-            dw[layer] = set_vectors.sum(0)
-        upstream = dx
-    return upstream, du, dc, dw
+
+
+def backward_source(of: Source) -> None:
+    """Write dx, and what each edge gives the next launch."""
+    segments, width = of.segments, of.x.shape[1]
+    given = (0 if of.direct is None else of.direct.stride(0)), of.direct_rows
+    if len(segments.row):
+        _backward_source[(len(segments.row),)](
+            of.x, of.reflectors, of.logits, _or(of.vector, of.logits), of.h, of.along, of.lse, _or(of.direct, of.x),
+            of.dx, of.part_sum, of.edge_weight, of.edge_slope,
+            *segments[:3], segments.parts, of.edge_destination, of.edge_set, of.x.stride(0), *given, width,
+            TRIPLE=of.vector is not None, DIRECT=of.direct is not None, **_blocks(width),
+        )  # fmt: skip
+    if len(segments.shared):
+        _add_shared[(len(segments.shared),)](
+            of.part_sum, segments.shared, segments.shared_ptr, _or(of.direct, of.dx), of.dx, *given, width,
+            BASE=of.direct is not None, **_blocks(width),
+        )  # fmt: skip
+
+
+def backward_set(of: Set) -> None:
+    """Write du, dc and, in triple mode, dw of one layer."""
+    segments, width = of.segments, of.x.shape[1]
+    if len(segments.row):
+        _backward_set[(len(segments.row),)](
+            of.x, of.reflectors, _or(of.vector, of.du), of.h, of.du, of.dc, _or(of.dw_parts, of.du),
+            of.part_sum, of.part_slope, of.edge_weight, of.edge_slope,
+            *segments[:3], segments.parts, of.set_edge, of.set_source, of.set_destination, of.x.stride(0), width,
+            TRIPLE=of.vector is not None, **_blocks(width),
+        )  # fmt: skip
+    if len(segments.shared):
+        grid, shared = (len(segments.shared),), (segments.shared, segments.shared_ptr)
+        rows = len(of.du), width
+        _add_shared[grid](of.part_sum, *shared, of.du, of.du, width, *rows, BASE=True, **_blocks(width))
+        _add_shared[grid](of.part_slope, *shared, of.dc, of.dc, 1, 0, 1, BASE=False, **_blocks(1))
+
+
+def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """An argument that a kernel does not read where there is none."""
+    return other if tensor is None else tensor

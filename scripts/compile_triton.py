@@ -60,15 +60,16 @@ def relation_reflection_attention(dtype: torch.dtype) -> None:
 
 
 def low_rank_fusion(dtype: torch.dtype) -> None:
-    """One to four modalities, with and without row scales; three in each precision, products kept or not."""
-    for widths in ((300,), (300, 300), (300, 300, 300), (63, 128, 300, 1)):
-        inputs = [_random(96, width, dtype=dtype) for width in widths]
+    """One to four modalities, of one row and many, with and without scales; three in each precision, kept or not."""
+    for widths, rows in (((300,), 1), ((300, 300), 96), ((300, 300, 300), 96), ((63, 128, 300, 1), 96)):
+        inputs = [_random(rows, width, dtype=dtype) for width in widths]
         factors = [_random(8, width + 1, 300, dtype=dtype) for width in widths]
         weights, bias = _random(1, 8, dtype=dtype), _random(1, 300, dtype=dtype)
-        for scale in (None, _random(96, len(widths), dtype=dtype)):
-            lf.ops.low_rank_fusion(
-                inputs, factors, weights, bias, row_scale=scale, backend="triton"
-            ).sum().backward()
+        for scale in (None, _random(rows, len(widths), dtype=dtype)):
+            for keep in (False, True):
+                lf.ops.low_rank_fusion(
+                    inputs, factors, weights, bias, scale, "triton", keep_products=keep
+                ).sum().backward()
         if len(widths) == 3:
             for precision in ("tf32", "bfloat16"):
                 for keep in (False, True):

@@ -15,6 +15,6 @@ Environment:
 
 from __future__ import annotations
 
-from loginmea_fast.native.loader import dtype_code, load, status, unavailable
+from loginmea_fast.native.loader import address, dtype_code, load, status, unavailable
 
-__all__ = ["dtype_code", "load", "status", "unavailable"]
+__all__ = ["address", "dtype_code", "load", "status", "unavailable"]

@@ -24,7 +24,7 @@ from loginmea_fast.native.build import compile_library
 from loginmea_fast.native.sources import Sources, find_root
 from loginmea_fast.version import __version__
 
-__all__ = ["dtype_code", "load", "status", "unavailable"]
+__all__ = ["address", "dtype_code", "load", "status", "unavailable"]
 
 DEVICES = ("cpu", "cuda")
 _DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -44,6 +44,11 @@ def dtype_code(dtype: torch.dtype) -> int:
     if code is None:
         raise BackendError(f"native kernels take float32, float64, bfloat16 or float16; got {dtype}")
     return code
+
+
+def address(tensor: torch.Tensor | None) -> int:
+    """Where a tensor's elements begin, as native functions take it; 0, which is null, for None and for no elements."""
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def load(device: str) -> ModuleType:

@@ -45,8 +45,8 @@ def relation_reflection_forward(chain: Chain, set_logits: Tensor | None) -> None
         chain.sizes(), *chain.reflectors.shape,
         [t for graph in chain.graphs for t in _addresses(graph)], _addresses(stream),
         _addresses(chain.z), [t.stride(0) for t in chain.z],
-        chain.reflectors.data_ptr(), _address(set_logits),
-        _address(chain.relation_vectors), _address(chain.neighbor_vectors), chain.activation == "tanh",
+        chain.reflectors.data_ptr(), native.address(set_logits),
+        native.address(chain.relation_vectors), native.address(chain.neighbor_vectors), chain.activation == "tanh",
         chain.logits.data_ptr(), chain.lse[0].data_ptr(),
         torch.get_num_threads(),
     )  # fmt: skip
@@ -67,10 +67,10 @@ def relation_reflection_backward(
         native.dtype_code(chain.reflectors.dtype),
         chain.sizes(), *chain.reflectors.shape,
         [t for graph in chain.graphs for t in _addresses(graph)],
-        [_address(t) for t in grads], [0 if t is None else t.stride(0) for t in grads],
+        [native.address(t) for t in grads], [0 if t is None else t.stride(0) for t in grads],
         _addresses(chain.z), [t.stride(0) for t in chain.z],
         chain.lse[0].data_ptr(), chain.logits.data_ptr(), chain.reflectors.data_ptr(),
-        _address(chain.relation_vectors), _address(chain.neighbor_vectors), chain.activation == "tanh",
+        native.address(chain.relation_vectors), native.address(chain.neighbor_vectors), chain.activation == "tanh",
         activates, dx.data_ptr(), du.data_ptr(), dc.data_ptr(), dv.data_ptr(), dw.data_ptr(),
         torch.get_num_threads(),
     )  # fmt: skip
@@ -79,7 +79,3 @@ def relation_reflection_backward(
 
 def _addresses(tensors: Sequence[Tensor]) -> list[int]:
     return [t.data_ptr() for t in tensors]
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()

@@ -88,9 +88,6 @@ def by_cpu(call: Arguments) -> Outputs:
     def with_dense_rows(rows: Tensor) -> Tensor:
         return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()
 
-    def address(tensor: Tensor | None) -> int:
-        return 0 if tensor is None else tensor.data_ptr()
-
     queries, blocks = with_dense_rows(call.queries), [with_dense_rows(rows) for rows in call.blocks]
     gradients = call.empty()
     rows = queries.new_empty(len(queries), dtype=call.sums_dtype)
@@ -116,8 +113,9 @@ def by_cpu(call: Arguments) -> Outputs:
         native.dtype_code(queries.dtype),
         queries.data_ptr(), queries.stride(0), len(queries), queries.shape[1],
         [keys.data_ptr() for keys in blocks], [keys.stride(0) for keys in blocks], [len(keys) for keys in blocks],
-        address(small["positives"]), address(start), address(excluded), address(small["key_bias"]),
-        call.temperature, address(small["temperatures"]), address(small["coefficients"]),
+        native.address(small["positives"]), native.address(start), native.address(excluded),
+        native.address(small["key_bias"]),
+        call.temperature, native.address(small["temperatures"]), native.address(small["coefficients"]),
         call.normalize, call.positive_in_denominator, call.both_ways, call.precision == "bfloat16",
         rows.data_ptr(),
         gradients[0].data_ptr() if call.with_gradient else 0,

@@ -12,7 +12,6 @@ from loginmea_fast.errors import BackendError, InputError
 from loginmea_fast.ops import _dispatch
 
 __all__ = [
-    "address",
     "autocast",
     "check_inputs",
     "check_present",
@@ -117,10 +116,6 @@ def code(dtype: torch.dtype) -> int:
     from loginmea_fast import native
 
     return native.dtype_code(dtype)
-
-
-def address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None or tensor.numel() == 0 else tensor.data_ptr()
 
 
 def cpu_rows(x: Sequence[Tensor]) -> tuple[list[int], list[int], list[int]]:

@@ -122,7 +122,7 @@ def csr_product(matrix: Tensor, x: Tensor, view: View | None = None) -> Tensor:
 
     parts = matrix.crow_indices(), matrix.col_indices(), matrix.values()
     # Kernels read 64-bit row pointers; SciPy's matrices have 32.
-    transposed = _transposes.of(matrix, parts, transpose)
+    transposed = _transposes.of(parts[0], parts, transpose)
     chosen, places = (None, None) if view is None else (view.entities, view.local)
     return sparse_product(parts[0].long(), *parts[1:], *transposed, x, chosen, places)
 
@@ -176,8 +176,8 @@ def _row_sums(
             native.dtype_code(x.dtype),
             rows, x.shape[1],
             ptr.data_ptr(), index.data_ptr(), index.element_size(),
-            _address(order), _address(targets), _address(places),
-            _address(value), _address(out_scale), _address(in_scale), _address(own),
+            native.address(order), native.address(targets), native.address(places),
+            native.address(value), native.address(out_scale), native.address(in_scale), native.address(own),
             x.data_ptr(), x.stride(0), y.data_ptr(), len(y),
             torch.get_num_threads(),
         )  # fmt: skip
@@ -196,10 +196,6 @@ def _row_sums(
     if out_scale is not None:
         total = total * out_scale[:, None]
     return (total if chosen is None else total[chosen]).to(x.dtype)
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
 
 
 @operator("sparse_product")

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loginmea_fast import native
 from loginmea_fast.errors import InputError
 from loginmea_fast.ops import _dispatch
 from loginmea_fast.ops._device_choice import in_order
 from loginmea_fast.ops._modalities import (
-    address,
     autocast,
     check_inputs,
     check_present,
@@ -213,7 +213,7 @@ def _low_rank_fusion(
         arguments, alive = _cpu_operands(inputs, factors, rank_weights, row_scale)
         wide_bias = sums(bias).contiguous()
         load_cpu().low_rank_fusion_forward(
-            *arguments[:5], wide_bias.data_ptr(), arguments[5], address(products), y.data_ptr(),
+            *arguments[:5], wide_bias.data_ptr(), arguments[5], native.address(products), y.data_ptr(),
             *_cpu_sizes(inputs, factors, precision),
         )  # fmt: skip
         del alive
@@ -280,10 +280,10 @@ def _low_rank_fusion_backward(
         small = [sums(g) for g in (do, db, dr)]  # the kernel writes them in the dtype of its sums
         arguments, alive = _cpu_operands(inputs, factors, rank_weights, row_scale)
         load_cpu().low_rank_fusion_backward(
-            grad.data_ptr(), *arguments, address(products),
+            grad.data_ptr(), *arguments, native.address(products),
             [g.data_ptr() for g in dx] if inputs_needed else [],
             [g.data_ptr() for g in dw] if factors_needed else [],
-            *(address(g) for g in small), *_cpu_sizes(inputs, factors, precision),
+            *(native.address(g) for g in small), *_cpu_sizes(inputs, factors, precision),
         )  # fmt: skip
         del alive
         gradients = [*dx, *dw, *(wide.to(g.dtype) for wide, g in zip(small, (do, db, dr), strict=True))]
@@ -415,7 +415,7 @@ def _cpu_operands(
     """Arguments that forward and backward share, and the tensors that must outlive the call."""
     x, w = [dense_rows(v) for v in inputs], [v.contiguous() for v in factors]
     o, r = sums(rank_weights).contiguous(), None if row_scale is None else sums(row_scale).contiguous()
-    arguments = (*cpu_rows(x), [v.data_ptr() for v in w], o.data_ptr(), address(r))
+    arguments = (*cpu_rows(x), [v.data_ptr() for v in w], o.data_ptr(), native.address(r))
     return arguments, [*x, *w, o, r]
 
 

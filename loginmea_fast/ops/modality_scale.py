@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from loginmea_fast import native
 from loginmea_fast.ops import _dispatch
 from loginmea_fast.ops._modalities import (
-    address,
     autocast,
     check_inputs,
     check_present,
@@ -91,7 +91,12 @@ def scale_of(inputs: Sequence[Tensor], query: Tensor | None, present: Tensor | N
         q = None if query is None else sums(query).contiguous()
         r, has = new_scale(inputs), None if present is None else present.contiguous()
         load_cpu().modality_scale_forward(
-            *cpu_rows(x), address(q), address(has), r.data_ptr(), x[0].shape[0], *cpu_row_type(x)
+            *cpu_rows(x),
+            native.address(q),
+            native.address(has),
+            r.data_ptr(),
+            x[0].shape[0],
+            *cpu_row_type(x),
         )
         return r
     q = None if query is None else sums(query)
@@ -133,7 +138,8 @@ def add_scale_gradient(
         q, wide_dq = None if query is None else sums(query).contiguous(), sums(dq)
         has = None if present is None else present.contiguous()
         load_cpu().modality_scale_backward(
-            grad.data_ptr(), *cpu_rows(x), address(q), address(has), [g.data_ptr() for g in dx], address(wide_dq),
+            grad.data_ptr(), *cpu_rows(x),
+            native.address(q), native.address(has), [g.data_ptr() for g in dx], native.address(wide_dq),
             x[0].shape[0], add, *cpu_row_type(x),
         )  # fmt: skip
         return wide_dq.to(dq.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from loginmea_fast.errors import BackendError, InputError
 from loginmea_fast.graph import AlignmentGraph, View
-from loginmea_fast.ops import _attention_cpu, _dispatch
+from loginmea_fast.ops import _attention_cpu, _attention_gpu, _dispatch
 from loginmea_fast.ops._attention_chain import INDEX, Chain, Gradients, graphs_in
 from loginmea_fast.ops._device_choice import in_order
 from loginmea_fast.reference import relation_reflection_attention as reference
@@ -251,7 +251,7 @@ def _cuda_reason(x: Tensor) -> str | None:
 
 
 def _kernels(backend: str) -> Any:
-    """The module whose two functions run a chain on a GPU."""
+    """The launches of one layer; see `_attention_gpu`."""
     if backend == "cuda":
         from loginmea_fast.ops import _attention_cuda
 
@@ -269,7 +269,8 @@ def _forward(chain: Chain, set_logits: Tensor | None, backend: str) -> None:
     elif chosen == "cpu":
         _attention_cpu.relation_reflection_forward(chain, set_logits)
     else:
-        _gpu_forward(chain, set_logits, _kernels(chosen))
+        _fill_logits(chain, set_logits)
+        _attention_gpu.relation_reflection_forward(chain, _kernels(chosen))
 
 
 def _backward(
@@ -315,30 +316,8 @@ def _reference_backward(chain: Chain, grads: Sequence[Tensor | None]) -> Gradien
     return dx.to(chain.z[0].dtype), du, dc, dv, _or_empty(dw, dc)
 
 
-def _gpu_forward(chain: Chain, set_logits: Tensor | None, kernels: Any) -> None:
-    _fill_logits(chain, set_logits)
-    kernels.relation_reflection_forward(
-        chain.z,
-        chain.lse,
-        chain.logits,
-        chain.reflectors,
-        chain.neighbor_vectors,
-        chain.of_layers(),
-        chain.activation,
-    )
-
-
 def _gpu_backward(chain: Chain, grads: Sequence[Tensor | None], kernels: Any) -> Gradients:
-    dx, du, dc, dw = kernels.relation_reflection_backward(
-        grads,
-        chain.z,
-        chain.lse,
-        chain.logits,
-        chain.reflectors,
-        chain.neighbor_vectors,
-        chain.of_layers(),
-        chain.activation,
-    )
+    dx, du, dc, dw = _attention_gpu.relation_reflection_backward(chain, grads, kernels)
     du, dv = _through_logits(chain, du, dc)
     return dx, du, dc, dv, _or_empty(dw, dc)
 

@@ -26,10 +26,11 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["SEED", "build", "install", "load", "sources", "translate"]
+__all__ = ["LIBRARY", "SEED", "build", "install", "load", "sources", "translate"]
 
 SEED = "LOGINMEA_EMULATED_CUDA"
 SANITIZED = "LOGINMEA_EMULATED_CUDA_SANITIZED"
+LIBRARY = "LOGINMEA_EMULATED_CUDA_LIBRARY"  # one that is built already, with a fault in it
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -189,7 +190,7 @@ def install() -> None:
     from loginmea_fast.native import loader
     from loginmea_fast.ops import _dispatch
 
-    named = os.environ.get("LOGINMEA_EMULATED_CUDA_LIBRARY")
+    named = os.environ.get(LIBRARY)
     library = Path(named) if named else build(sources(), sanitize=os.environ.get(SANITIZED) == "1")
     loader._loaded["cuda"] = kernels = load(library)
     misplaced = _dispatch.misplaced

@@ -61,6 +61,12 @@ def test_a_schedule_follows_its_graph() -> None:
     assert schedule_of(_index_of(graph), graph.num_relation_sets + 1) is not first
     graph.src_set[:] = graph.src_set.flip(0)
     changed = schedule_of(_index_of(graph), graph.num_relation_sets)
+    again = [
+        t.detach() for t in _index_of(graph)
+    ]  # as compiled code, saved tensors and other wrappers have them
+    assert schedule_of(again, graph.num_relation_sets) is changed, (
+        "made again, which a CUDA graph cannot capture"
+    )
     assert torch.equal(changed.set_edge, torch.argsort(graph.src_set, stable=True).int())
 
 

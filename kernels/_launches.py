@@ -1,0 +1,73 @@
+"""What the launches of one layer of relation-reflection attention are given, of Triton and of CUDA C++ alike.
+
+N rows are written, d is their width, U relation sets; sums are float32, or float64 for float64. Rows of x, y and direct
+may lie apart, everything else is contiguous.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from loginmea_fast.kernels._segments import Segments
+from torch import Tensor
+
+__all__ = ["Forward", "Set", "Source"]
+
+
+class Forward(NamedTuple):
+    """y [N, d] and lse [N] are written; part_sum [parts, d], part_peak and part_total [parts] are room."""
+
+    segments: Segments
+    edge_source: Tensor
+    edge_set: Tensor
+    x: Tensor
+    reflectors: Tensor
+    logits: Tensor
+    vector: Tensor | None  # w of triple mode
+    tanh: bool
+    y: Tensor
+    lse: Tensor
+    part_sum: Tensor
+    part_peak: Tensor
+    part_total: Tensor
+
+
+class Source(NamedTuple):
+    """dx and, of every edge in source order, its weight and the gradient of its logit are written."""
+
+    segments: Segments
+    edge_destination: Tensor
+    edge_set: Tensor
+    x: Tensor
+    reflectors: Tensor
+    logits: Tensor
+    vector: Tensor | None
+    h: Tensor
+    along: Tensor
+    lse: Tensor
+    direct: Tensor | None  # what the first direct_rows of dx begin with, beside the gradient along edges
+    direct_rows: int
+    dx: Tensor
+    part_sum: Tensor
+    edge_weight: Tensor
+    edge_slope: Tensor
+
+
+class Set(NamedTuple):
+    """du [U, d] is added to; dc [U] and, in triple mode, a line of dw a segment are written."""
+
+    segments: Segments
+    set_edge: Tensor
+    set_source: Tensor
+    set_destination: Tensor
+    x: Tensor
+    reflectors: Tensor
+    vector: Tensor | None
+    h: Tensor
+    edge_weight: Tensor
+    edge_slope: Tensor
+    du: Tensor
+    dc: Tensor
+    dw_parts: Tensor | None
+    part_sum: Tensor
+    part_slope: Tensor

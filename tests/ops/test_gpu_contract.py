@@ -1,0 +1,85 @@
+"""What the launches of Triton and of CUDA C++ have in common, whichever serves."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.ops import _attention_cuda, _attention_gpu
+from loginmea_fast.ops._attention_chain import Chain, graphs_in
+from loginmea_fast.ops.relation_reflection_attention import _index_of
+from tests.helpers.graphs import triples_of
+
+ROOT = Path(__file__).parents[2]
+LAUNCHES = ("forward", "through_activation", "backward_source", "backward_set")
+
+
+def test_attention_of_triton_and_of_cuda_take_the_same_arguments() -> None:
+    triton = pytest.importorskip("loginmea_fast.kernels.relation_reflection_attention", exc_type=ImportError)
+    for name in (*LAUNCHES, "rows"):
+        of_triton, of_cuda = (inspect.signature(getattr(m, name)) for m in (triton, _attention_cuda))
+        assert of_triton == of_cuda, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_nothing_between_arguments_and_results_is_rounded(dtype: torch.dtype) -> None:
+    """h, the gradient from layer to layer and partial sums have the dtype of sums under either backend."""
+    graph = AlignmentGraph.from_triples(*triples_of("hub"))
+    sums = torch.float64 if dtype == torch.float64 else torch.float32
+    sets, rows, width = graph.num_relation_sets, graph.num_entities, 8
+    z = [torch.randn(rows, width).to(dtype) for _ in range(3)]
+    chain = Chain(
+        z,
+        [torch.zeros(rows, dtype=sums) for _ in range(2)],
+        torch.zeros(2, sets, dtype=sums),
+        F.normalize(torch.randn(sets, width)).to(dtype),
+        None,
+        None,
+        graphs_in(_index_of(graph)),
+        "tanh",
+    )
+    written: list[torch.Tensor] = []
+    upstreams: list[torch.Tensor] = []
+
+    def through_activation(upstream, z, tanh, h, along) -> None:
+        upstreams.append(upstream)
+        written.extend((h, along))
+
+    kernels = SimpleNamespace(
+        rows=lambda x: x,
+        through_activation=through_activation,
+        backward_source=lambda of: written.extend((of.dx, of.part_sum, of.edge_weight, of.edge_slope)),
+        backward_set=lambda of: written.extend((of.du, of.dc, of.part_sum, of.part_slope)),
+    )
+    grads = [None, None, torch.randn(rows, width).to(dtype)]
+    dx, *_ = _attention_gpu.relation_reflection_backward(chain, grads, kernels)
+    assert dx.dtype == dtype
+    assert {t.dtype for t in written} == {sums}
+    assert [t.dtype for t in upstreams] == [dtype, sums], "the gradient to an inner layer was rounded"
+
+
+def test_numbers_that_triton_may_take_for_constants_are_not_converted() -> None:
+    """Triton makes a constant, which has no `.to`, of an argument that is 1, unless it is told not to."""
+    for path in sorted((ROOT / "kernels").glob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(function, ast.FunctionDef) or "jit" not in ast.unparse(function.decorator_list):
+                continue
+            names = {argument.arg for argument in function.args.args}
+            converted = {
+                call.func.value.id
+                for call in ast.walk(function)
+                if isinstance(call, ast.Call)
+                and isinstance(call.func, ast.Attribute)
+                and call.func.attr == "to"
+                and isinstance(call.func.value, ast.Name)
+            }
+            told = "".join(map(ast.unparse, function.decorator_list))
+            for name in names & converted:
+                assert f"'{name}'" in told, f"{path.name}, {function.name}: {name}"
