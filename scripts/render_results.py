@@ -27,6 +27,7 @@ NO_VIEWS = "Nothing is recorded yet: `python bench/views.py --record` measures i
 PYTHON = "Python and the profiler"  # what bench/step_profile.py calls the rest
 NO_PROFILE = "Nothing is recorded yet: `python bench/step_profile.py --record` measures it."
 NO_ALIGN = "Nothing is recorded yet: `python -m bench.align --record` measures it."
+NO_DECISIONS = "Nothing is recorded yet: `python -m bench.align.oracle --record` measures it."
 NO_RELIABILITY = "Nothing is recorded yet: `make {verb}` measures it."
 NO_SCALE = "Nothing is recorded yet: `python bench/scale.py {verb} --record` measures it."
 NO_SIZES = "Nothing is recorded yet: `python bench/sizes.py --record` measures it."
@@ -57,11 +58,12 @@ def render_align(results: Path) -> str:
             "| without counterpart: precision, recall | seconds |",
             "|---|---|---|---|---|---|---|---|",
         ]
-        for row in sorted(record["rows"], key=lambda row: (row["title"], row["method"])):
+        for row in sorted(record["rows"], key=lambda row: (row["title"], row["key"])):
             alone = (
                 f"{row['dangling_precision']:.3f}, {row['dangling_recall']:.3f}" if "dangling" in row else ""
             )
-            cells = [row["title"], f"`{row['method']}`", f"{row['matches']:,}"]
+            told = " ".join([row["method"], *row.get("flags", ())])
+            cells = [row["title"], f"`{told}`", f"{row['matches']:,}"]
             cells += [f"{row[name]:.3f}" for name in ("precision", "recall", "calibration_error")]
             lines.append(f"| {' | '.join([*cells, alone, str(round(row['seconds']))])} |")
         parts.append("\n".join(lines))
@@ -227,6 +229,27 @@ def render_profile(results: Path) -> str:
     return "\n\n".join(parts) or NO_PROFILE
 
 
+def render_decisions(results: Path) -> str:
+    """What decisions were worth, a line before them and one after."""
+    parts = []
+    for record in read_records(results, "align-decisions"):
+        lines = ["| two graphs | | precision | recall | F1 |", "|---|---|---|---|---|"]
+        for row in record["rows"]:
+            told = f"after {row['decisions']:,} decisions, of which {row['accepted']:,} accept"
+            apart = "without the entities decided on"
+            for name, when in (
+                ("before", "before"),
+                ("after", told),
+                ("before_apart", f"before, {apart}"),
+                ("after_apart", f"after, {apart}"),
+            ):
+                found = row[name]
+                figures = " | ".join(f"{found[key]:.3f}" for key in ("precision", "recall", "f1"))
+                lines.append(f"| {row['title']}, `{row['method']}` | {when} | {figures} |")
+        parts.append(f"{record['note'][:1].upper()}{record['note'][1:]}:\n\n" + "\n".join(lines))
+    return "\n\n".join(parts) or NO_DECISIONS
+
+
 def render_reliability(results: Path, what: str) -> str:
     """Counts of bench.reliability, a table a machine: kills by place, or hostile cases by kind."""
     title, one = ("kills", "killed") if what == "killed" else ("cases", "kind")
@@ -348,6 +371,7 @@ if __name__ == "__main__":
     for document, name, text in (
         ("README.md", "results", render(results)),
         ("docs/align.md", "align", render_align(results)),
+        ("docs/report.md", "decisions", render_decisions(results)),
         ("docs/training.md", "profile", render_profile(results)),
         ("docs/sizes.md", "sizes", render_sizes(results)),
         ("docs/sizes.md", "changes", render_changes(results)),

@@ -75,6 +75,7 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         render,
         render_align,
         render_changes,
+        render_decisions,
         render_growth,
         render_profile,
         render_reliability,
@@ -90,6 +91,7 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         ("README.md", render(results)),
         ("README.md", render_tasks(results)),
         ("docs/align.md", render_align(results)),
+        ("docs/report.md", render_decisions(results)),
         ("docs/training.md", render_profile(results)),
         ("docs/sizes.md", render_sizes(results)),
         ("docs/sizes.md", render_changes(results)),
@@ -140,12 +142,26 @@ def test_pictures_of_accuracy_are_drawn_from_records_the_same_again(scripts: Non
     assert b">default<" in again[0]["accuracy-seconds.svg"]
 
 
+def test_pictures_of_results_are_drawn_from_records_the_same_again(scripts: None, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from plot_results import draw_all
+
+    assert draw_all(tmp_path, tmp_path) == []
+    bins = [{"confidence": 0.9, "precision": 0.8, "matches": 30}]
+    write_record(tmp_path / "m", "align", [{"key": "x model", "reliability": bins, "calibration_error": 0.1}])
+    write_record(tmp_path / "m", "bootstrapping", [{"case": "rounds", "links": [[1, 10], [2, 30]]}])
+    again = [[file.read_bytes() for file in draw_all(tmp_path, tmp_path)] for _ in range(2)]
+    assert again[0] == again[1]
+    assert b">x model<" in again[0][0]
+    assert b">Links: rounds<" in again[0][1]
+
+
 def test_an_alignment_is_a_line(scripts: None, tmp_path: Path) -> None:
     from render_results import NO_ALIGN, render_align
 
     assert render_align(tmp_path) == NO_ALIGN
     row = {"title": "two graphs", "method": "model", "matches": 1234, "precision": 0.95, "recall": 0.8}
-    row |= {"calibration_error": 0.01, "seconds": 61.2, "date": "2026-01-02"}
+    row |= {"calibration_error": 0.01, "seconds": 61.2, "date": "2026-01-02", "key": "b"}
     alone = row | {"title": "others", "dangling": 9, "dangling_precision": 0.5, "dangling_recall": 0.25}
     (tmp_path / "m").mkdir()
     record = {"rows": [row, alone], "machine": MACHINE, "note": "so"}
@@ -199,6 +215,24 @@ def test_a_line_a_case_with_the_fastest_of_the_plain_forms(scripts: None, tmp_pa
         "| a whole training step: zh_en | 40.00 s, 9,000 MB | torch.compile: 16.00 s, 7,000 MB | 4.00 s, 1,000 MB "
         "| 10.0x / 4.0x | 2.00 s, 500 MB |",
         "| `relation_reflection_layers`, FR_EN, 2 layers 300 wide | needs about 40 GB |  | 3.00 s, 1 MB | - / - |  |",
+    ]
+
+
+def test_decisions_are_a_line_before_and_one_after(scripts: None, tmp_path: Path) -> None:
+    from render_results import NO_DECISIONS, render_decisions
+
+    assert render_decisions(tmp_path) == NO_DECISIONS
+    row = {"title": "two", "method": "model", "decisions": 200, "accepted": 90}
+    row |= {
+        "before": {"precision": 0.9, "recall": 0.5, "f1": 0.6},
+        "after": {"precision": 0.95, "recall": 0.75, "f1": 0.8},
+    }
+    row |= {"before_apart": row["before"], "after_apart": row["after"]}
+    write_record(tmp_path / "cpu", "align-decisions", [row])
+    assert render_decisions(tmp_path).splitlines()[-4:-1] == [
+        "| two, `model` | before | 0.900 | 0.500 | 0.600 |",
+        "| two, `model` | after 200 decisions, of which 90 accept | 0.950 | 0.750 | 0.800 |",
+        "| two, `model` | before, without the entities decided on | 0.900 | 0.500 | 0.600 |",
     ]
 
 

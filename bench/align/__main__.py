@@ -4,12 +4,13 @@ python -m bench.align                          # every task by propagation, then
 python -m bench.align fr_en --methods model    # more flags of `align` behind --
 python -m bench.align fr_en --record
 
-A task that has been measured is not measured again, so that a stopped run goes on; --again does all anew.
+A task that has been aligned is not aligned again, so that a stopped run goes on; --again does all anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import subprocess
 import sys
@@ -17,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench._record import ROOT, record
-from bench.align.tasks import TASKS
+from bench._record import ROOT, commit, record
+from bench.align.tasks import TASKS, Task
 from loginmea_fast.evaluation.matches import match_metrics
 from loginmea_fast.runs.aligning import read_matches
 
@@ -43,24 +44,19 @@ def main() -> None:
             print(line(rows[-1]), flush=True)
     if args.record:
         note = "precision and recall at the default threshold, by links of which nothing was learned"
-        record(
-            "align",
-            [{**row, "key": f"{row['task']} {row['method']}"} for row in rows],
-            note=note,
-            merge="key",
-        )
+        record("align", rows, note=note, merge="key")
 
 
 def measure(name: str, method: str, work: Path, again: bool, more: list[str]) -> dict[str, Any]:
     """The figures of a task, from its folder where they are there."""
     task, folder = TASKS[name], work / name
     kept = folder / f"{'-'.join([method, *more])}.json".replace("/", "_")
+    out = folder / f"found-{'-'.join([method, *more])}".replace("/", "_")
     if kept.is_file() and not again:
-        return {**json.loads(kept.read_text()), "title": task.title}
+        return {**json.loads(kept.read_text()), **_judged(task, name, method, more, folder, out)}
     if not (folder / "gold.tsv").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         task.export(folder)
-    out = folder / f"found-{method}"
     command = [sys.executable, "-m", "loginmea_fast", "align", f"left{task.suffix}", f"right{task.suffix}"]
     command += ["--seeds", "seeds.tsv"] if (folder / "seeds.tsv").is_file() else []
     command += [*task.flags, "--method", method, "--out", out.name, "--overwrite", "--json", *more]
@@ -68,31 +64,42 @@ def measure(name: str, method: str, work: Path, again: bool, more: list[str]) ->
     report = json.loads(_answer(command, folder))
     # A run that was stopped goes on with its trainings, whose time counts.
     seconds = time.perf_counter() - started + report["earlier_seconds"]
+    row = {
+        "seconds": round(seconds, 1),
+        "threshold": report["threshold"],
+        "expected_precision": report["expected_precision"],
+        "expected_recall": report["expected_recall"],
+        "held_out_links": report["held_out_links"],
+        "share_with_counterpart": report["share_with_counterpart"],
+        "notes": report["notes"],
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+    }
+    kept.write_text(json.dumps(row, indent=1) + "\n")
+    return {**row, **_judged(task, name, method, more, folder, out)}
+
+
+def _judged(task: Task, name: str, method: str, more: list[str], folder: Path, out: Path) -> dict[str, Any]:
+    """What the matches in `out` are worth."""
     gold = read_matches(folder / "gold.tsv").pairs
-    accepted, rejected = (read_matches(out / f"{name}.tsv") for name in ("alignment", "rejected"))
+    accepted, rejected = (read_matches(out / f"{part}.tsv") for part in ("alignment", "rejected"))
     found = match_metrics(accepted.pairs, gold)
     sure = [*(accepted.confidence or []), *(rejected.confidence or [])]
-    error = match_metrics([*accepted.pairs, *rejected.pairs], gold, sure)["calibration"]["error"]
-    row = {
+    every = match_metrics([*accepted.pairs, *rejected.pairs], gold, sure)
+    return {
+        "key": " ".join([name, method, *more]),
         "task": name,
         "title": task.title,
         "method": method,
         "flags": more,
-        "seconds": round(seconds, 1),
-        "matches": report["matches"],
-        "threshold": report["threshold"],
-        "expected_precision": report["expected_precision"],
-        "expected_recall": report["expected_recall"],
+        "matches": found["matches"],
         "precision": found["precision"],
         "recall": found["recall"],
-        "calibration_error": error,  # of all matches, accepted or not
-        "held_out_links": report["held_out_links"],
-        "share_with_counterpart": report["share_with_counterpart"],
-        "notes": report["notes"],
+        "calibration_error": every["calibration"]["error"],  # of all matches, accepted or not
+        "reliability": every["calibration"]["bins"],
+        "curve": every["curve"],
         **_dangling(folder, out),
     }
-    kept.write_text(json.dumps(row, indent=1) + "\n")
-    return row
 
 
 def _answer(command: list[str], folder: Path) -> str:

@@ -35,16 +35,16 @@ def main() -> None:
     parser.add_argument("--record", action="store_true")
     args = parser.parse_args()
     row = measure(args.task, args.method, args.count, args.work)
-    for name in ("before", "after"):
+    for name in ("before", "after", "before_apart", "after_apart"):
         found = row[name]
-        print(f"{name:7} precision {found['precision']:.3f} recall {found['recall']:.3f}")
+        print(f"{name:13} precision {found['precision']:.3f} recall {found['recall']:.3f}")
     if args.record:
         note = "precision and recall at the default threshold, by all links that were not known; decided ones count"
         record("align-decisions", [row], note=note, merge="key")
 
 
 def measure(name: str, method: str, count: int, work: Path) -> dict[str, Any]:
-    """Precision and recall before the decisions and after them."""
+    """Precision and recall before the decisions and after them, of all and apart from the entities decided on."""
     task, folder = TASKS[name], work / name
     if not (folder / "gold.tsv").is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,17 +53,21 @@ def measure(name: str, method: str, count: int, work: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "loginmea_fast", "align", f"left{task.suffix}", f"right{task.suffix}"]
     command += ["--seeds", "seeds.tsv", *task.flags, "--method", method, "--overwrite", "--json"]
 
-    def align(out: str, *more: str) -> tuple[dict[str, float], list[Pair]]:
+    def align(out: str, *more: str) -> tuple[list[Pair], list[Pair]]:
+        """Accepted matches, and all, the most doubtful first."""
         done = subprocess.run([*command, "--out", out, *more], cwd=folder, stdout=subprocess.PIPE, text=True)
         if done.returncode:
             raise SystemExit(f"align ended with {done.returncode}")
         threshold = json.loads(done.stdout)["threshold"]
         parts = [read_matches(folder / out / f"{part}.tsv") for part in ("alignment", "rejected")]
-        found = match_metrics(parts[0].pairs, gold)
         every = [pair for part in parts for pair in part.pairs]
         sure = [confidence for part in parts for confidence in part.confidence or []]
         order = sorted(range(len(every)), key=lambda place: abs(sure[place] - threshold))
-        return {key: found[key] for key in ("precision", "recall", "f1")}, [every[place] for place in order]
+        return list(parts[0].pairs), [every[place] for place in order]
+
+    def figures(pairs: list[Pair], known: list[Pair]) -> dict[str, float]:
+        found = match_metrics(pairs, known)
+        return {key: found[key] for key in ("precision", "recall", "f1")}
 
     before, doubtful = align("before-decisions")
     right, judged = set(gold), {entity for pair in gold for entity in pair}
@@ -74,6 +78,11 @@ def measure(name: str, method: str, count: int, work: Path) -> dict[str, Any]:
         for pair in decided:
             writer.writerow([*map(safe_text, pair), "accepted" if pair in right else "rejected"])
     after, _ = align("after-decisions", "--decisions", "decisions.tsv")
+    seen = [{pair[side] for pair in decided} for side in (0, 1)]
+
+    def apart(pairs: list[Pair]) -> list[Pair]:
+        return [pair for pair in pairs if pair[0] not in seen[0] and pair[1] not in seen[1]]
+
     return {
         "key": f"{name} {method} {count}",
         "task": name,
@@ -81,8 +90,10 @@ def measure(name: str, method: str, count: int, work: Path) -> dict[str, Any]:
         "method": method,
         "decisions": len(decided),
         "accepted": sum(pair in right for pair in decided),
-        "before": before,
-        "after": after,
+        "before": figures(before, gold),
+        "after": figures(after, gold),
+        "before_apart": figures(apart(before), apart(gold)),
+        "after_apart": figures(apart(after), apart(gold)),
     }
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from loginmea_fast.cli.options import Json, RightGraph, key_flags, keys_given
-from loginmea_fast.cli.tables import duration, table
+from loginmea_fast.cli.tables import duration, table, tell
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.training.config import KEYS, Config
 
@@ -159,8 +158,7 @@ def run(
             )
         else:
             pair = load_pair(configuration)
-        if not quiet:
-            print(pair.describe(), file=sys.stderr)
+        tell(pair, quiet)
         prepare_kernels(configuration)
         found = align(
             pair,

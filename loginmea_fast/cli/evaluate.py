@@ -20,7 +20,9 @@ examples:
   loginmea-fast evaluate runs/zh_en --decoder sinkhorn     beside cosine and CSLS; all: every decoder
   loginmea-fast evaluate runs/zh_en --checkpoint last      the parameters of the last epoch, not the best
   loginmea-fast evaluate runs/zh_en --json | jq .csls.left_to_right.mrr
-  loginmea-fast evaluate found/alignment.tsv gold.tsv      precision, recall, reliability of matches"""
+  loginmea-fast evaluate runs/zh_en --plot curves.svg      loss, validation, links, Hits by degree as a picture
+  loginmea-fast evaluate found/alignment.tsv gold.tsv      precision, recall, reliability of matches
+  loginmea-fast evaluate found/alignment.tsv gold.tsv --plot sure.svg   the reliability diagram and the curve"""
 
 
 if TYPE_CHECKING:
@@ -49,16 +51,28 @@ def run(
         Literal["best", "last"] | None,
         Parameter(help="which parameters; default: best, or last where no epoch was validated yet"),
     ] = None,
+    plot: Annotated[
+        str | None, Parameter(metavar="FILE", help="draw the figures, too: an SVG, PNG or PDF")
+    ] = None,
     as_json: Json = False,
     keys: Annotated[Flags | None, Parameter(name="*")] = None,
 ) -> int:
     """Print the metrics of one of the run's checkpoints, or of matches."""
+    if plot is not None:
+        from loginmea_fast.report.plot import check_plot
+
+        check_plot(plot)
     if gold is not None or Path(path).is_file():
-        return _matches(path, gold, as_json, data is not None or checkpoint is not None or bool(keys))
+        return _matches(path, gold, plot, as_json, data is not None or checkpoint is not None or bool(keys))
     from loginmea_fast.runs import evaluate
 
     changes = keys_given(keys) | ({} if data is None else {"path": data})
     result = evaluate(path, checkpoint=checkpoint, **changes)
+    if plot is not None:
+        from loginmea_fast.report.plot import draw
+        from loginmea_fast.report.run import run_figures
+
+        draw(run_figures(Path(path), result), plot)
     if as_json:
         print(json.dumps({"run": path, **result}, indent=2))
     else:
@@ -68,7 +82,7 @@ def run(
     return 0
 
 
-def _matches(path: str, gold: str | None, as_json: bool, flags: bool) -> int:
+def _matches(path: str, gold: str | None, plot: str | None, as_json: bool, flags: bool) -> int:
     """Measure the matches of a file."""
     from loginmea_fast.evaluation.matches import match_metrics
     from loginmea_fast.runs.aligning import read_matches
@@ -86,6 +100,15 @@ def _matches(path: str, gold: str | None, as_json: bool, flags: bool) -> int:
             f"no entity of {path} is in {gold}, so that no match can be judged: {found.pairs[0][0]!r} is its first; "
             "links name entities as the matches do"
         )
+    if plot is not None:
+        if "curve" not in result:
+            raise ConfigError(
+                f"{path} says no confidence of its matches, and without it there is nothing to draw"
+            )
+        from loginmea_fast.report.figures import measured_curve, reliability
+        from loginmea_fast.report.plot import draw
+
+        draw([reliability(**_bins(result)), measured_curve(result["curve"])], plot)
     if as_json:
         print(json.dumps({"matches_file": path, "gold_file": gold, **result}, indent=2))
         return 0
@@ -113,6 +136,14 @@ def _matches(path: str, gold: str | None, as_json: bool, flags: bool) -> int:
         parts.append(f"expected calibration error {result['calibration']['error']:.3f}")
     print("\n\n".join(parts))
     return 0
+
+
+def _bins(result: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "bins": result["calibration"]["bins"],
+        "error": result["calibration"]["error"],
+        "links": "known links",
+    }
 
 
 def _figures(entry: dict[str, Any]) -> list[str]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["COLUMNS", "describe_metrics", "described_epoch", "duration", "metrics_row", "table"]
+if TYPE_CHECKING:
+    from loginmea_fast.data import AlignmentPair
+
+__all__ = ["COLUMNS", "describe_metrics", "described_epoch", "duration", "metrics_row", "table", "tell"]
 
 COLUMNS = {
     "hits@1": "Hits@1",
@@ -18,6 +21,17 @@ COLUMNS = {
     "mr": "MR",
 }
 _DIRECTIONS = {"left_to_right": "left to right", "right_to_left": "right to left"}
+
+
+def tell(pair: AlignmentPair, quiet: bool) -> None:
+    """What was read, on stderr; where it is to be quiet, what was given and is left out or contradicts itself alone."""
+    from loginmea_fast.data.notes import cautions
+
+    if not quiet:
+        print(pair.describe(), file=sys.stderr)
+    else:
+        for note in cautions(pair.notes):
+            print(f"loginmea-fast: warning: {note}", file=sys.stderr)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ from cyclopts import Parameter
 
 from loginmea_fast.cli.options import Json, key_flags, key_help, keys_given
 from loginmea_fast.cli.runs import fresh_run_directory
-from loginmea_fast.cli.tables import describe_metrics, described_epoch
+from loginmea_fast.cli.tables import describe_metrics, described_epoch, tell
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.training.config import KEYS, Config
 
@@ -101,8 +100,7 @@ def run(
     if resume is not None:
         run.check_data(configuration)
     pair = load_pair(configuration)
-    if not quiet:
-        print(pair.describe(), file=sys.stderr)
+    tell(pair, quiet)
     if plan:
         found = plan_memory(pair, configuration)
         print(json.dumps({**asdict(found), "peak": found.peak}, indent=2) if as_json else found.describe())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loginmea_fast.data.notes import Caution
 from loginmea_fast.data.textfile import line_of, shorten
 from loginmea_fast.errors import DataError
 
@@ -56,7 +57,7 @@ class BadLines:
         more = f"; and {len(ranked) - _KINDS:,} more kinds" if len(ranked) > _KINDS else ""
         summary = f"{total:,} bad lines: {told}{more}"
         if self.skip:
-            return [f"{summary}; they are left out"]
+            return [Caution(f"{summary}; they are left out")]
         raise DataError(
             f"{ranked[0][1].path}: {summary}; correct them, or read past them by skip_bad_lines=True (--skip-bad-lines)"
         )

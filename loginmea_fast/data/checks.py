@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from loginmea_fast.data.notes import Caution
 from loginmea_fast.data.textfile import shorten
 from loginmea_fast.errors import DataError
 
@@ -100,7 +101,7 @@ def repeated_links(links: Links, tolerated: float, show: list[str]) -> list[str]
         f"line {links.lines[row]}: entity {entity} ({shorten(show[entity])}) is linked already on {before}"
     )
     if count <= tolerated * len(rows):
-        return [f"{path.name}, {where}; {count:,} of {len(rows):,} links are such, all are kept"]
+        return [Caution(f"{path.name}, {where}; {count:,} of {len(rows):,} links are such, all are kept")]
     raise DataError(
         f"{path}, {where}; keep one of the two links, or allow entities with several partners by "
         f"max_repeated_links=1 ({count:,} of {len(rows):,} links are such, tolerated are {tolerated:.1%})"

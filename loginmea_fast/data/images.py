@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from loginmea_fast.data.filekind import is_clutter
 from loginmea_fast.errors import DataError
 
-__all__ = ["IMAGE_SUFFIXES", "image_files", "image_statistics", "read_images"]
+__all__ = ["IMAGE_SUFFIXES", "image_files", "image_statistics", "read_images", "thumbnail"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 _SIDE = 64  # pixels to which a picture is brought: what is finer is noise here
@@ -18,6 +22,8 @@ _GRID = (6, 4)  # cells of mean colours, across and down
 _CELLS = 4  # cells of edges, each way
 _DIRECTIONS = 8
 _LEVELS = 4  # of each colour in the histogram
+_SMALL = 96  # pixels of the longer side of a thumbnail
+_QUALITIES = (75, 50, 25)  # of a JPEG, until it is small enough
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -48,28 +54,17 @@ def read_images(folder: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         from PIL import Image
     except ImportError:
         raise DataError("pictures need Pillow; pip install pillow") from None
+    broken = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
     vectors: dict[str, np.ndarray] = {}
     damaged: list[str] = []
     files = image_files(folder)
     for path in files:
         name = path.relative_to(folder).as_posix()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(path) as picture:
-                    picture.draft("RGB", (_SIDE, _SIDE))
-                    flat = Image.new("RGB", picture.size, "white")  # behind what is transparent
-                    whole = picture.convert("RGBA")
-                    flat.paste(whole, mask=whole.getchannel("A"))
-                    small = flat.resize((_SIDE, _SIDE), Image.Resampling.BOX)
+            with _opaque(path, _SIDE) as picture:
+                small = picture.resize((_SIDE, _SIDE), Image.Resampling.BOX)
             vectors[name] = image_statistics(np.asarray(small))
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ):
+        except broken:
             damaged.append(name)
     if not vectors:
         raise DataError(
@@ -77,6 +72,39 @@ def read_images(folder: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
             f"{', '.join(IMAGE_SUFFIXES)}"
         )
     return vectors, tuple(damaged)
+
+
+@contextmanager
+def _opaque(path: Path, side: int) -> Iterator[Any]:
+    """A picture on white, read no finer than `side` asks for; one that would fill the memory fails."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path) as picture:
+            picture.draft("RGB", (side, side))
+            flat = Image.new("RGB", picture.size, "white")  # behind what is transparent
+            whole = picture.convert("RGBA")
+            flat.paste(whole, mask=whole.getchannel("A"))
+            yield flat
+
+
+def thumbnail(path: Path, most: int) -> bytes | None:
+    """A JPEG of at most 96 pixels each way and `most` bytes; None of what is none, or not so small."""
+    from PIL import Image
+
+    broken = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+    try:
+        with _opaque(path, _SMALL) as picture:
+            picture.thumbnail((_SMALL, _SMALL))
+            for quality in _QUALITIES:
+                content = io.BytesIO()
+                picture.save(content, "JPEG", quality=quality, optimize=True)
+                if content.tell() <= most:
+                    return content.getvalue()
+    except broken:
+        pass
+    return None
 
 
 def image_statistics(pixels: np.ndarray) -> np.ndarray:

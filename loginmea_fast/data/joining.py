@@ -14,6 +14,7 @@ from loginmea_fast.data.attributes import literal_language, literal_text
 from loginmea_fast.data.identifiers import NONE, SEVERAL, Listed, Respelled, by_identifier, plain_spelling
 from loginmea_fast.data.labeled import LabeledGraph, LabeledLinks
 from loginmea_fast.data.names import display_name
+from loginmea_fast.data.notes import Caution
 from loginmea_fast.data.split import Split
 from loginmea_fast.data.tables import AttributeTable, Entities, ValueTable
 from loginmea_fast.data.textfile import shorten, some_of
@@ -301,7 +302,7 @@ def _match_part(links: LabeledLinks, sides: list[Listed], notes: list[str]) -> n
             else "spell them as the graphs do"
         )
         raise DataError(f"{told}: {examples}; {remedy}")
-    notes.append(f"{told} and are left out: {examples}")
+    notes.append(Caution(f"{told} and are left out: {examples}"))
     return rows[~wrong]
 
 
@@ -351,7 +352,7 @@ def _contradictions(
     told = f"{names}: {entity} is linked with {others[0]} and with {others[1]}"
     count = int(again.sum())
     if count <= tolerated * len(rows):
-        return [f"{told}; {count:,} of {len(rows):,} links are such, all are kept"]
+        return [Caution(f"{told}; {count:,} of {len(rows):,} links are such, all are kept")]
     raise DataError(
         f"{told} ({count:,} of {len(rows):,} links contradict another, tolerated are {tolerated:.1%}); keep one of the "
         "two, or allow entities with several partners by max_repeated_links=1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -324,6 +325,11 @@ class AlignmentPair:
     def num_entities(self) -> int:
         """N, entities of both graphs together."""
         return len(self.left_entities) + len(self.right_entities)
+
+    @property
+    def pictures(self) -> dict[int, Path]:
+        """Entity id -> its picture, of those that a modality was made of."""
+        return {entity: file for own in self.features.values() for entity, file in own.pictures.items()}
 
     @property
     def feature_dims(self) -> dict[str, int]:

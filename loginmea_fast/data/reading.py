@@ -26,6 +26,7 @@ from loginmea_fast.data.columns import (
 from loginmea_fast.data.directory import is_document
 from loginmea_fast.data.filekind import COMPRESSED_SUFFIXES, is_clutter
 from loginmea_fast.data.labeled import GraphBuilder, LabeledGraph, LabeledLinks
+from loginmea_fast.data.notes import Caution
 from loginmea_fast.data.rdf import RDF_SUFFIXES, add_rdf, read_rdf_pairs
 from loginmea_fast.data.rdf_terms import split_literal
 from loginmea_fast.data.tablefiles import TABLE_SUFFIXES, TableFile, open_table
@@ -38,6 +39,8 @@ _FORMATS = tuple(dict.fromkeys([*RDF_SUFFIXES.values(), *TABLE_SUFFIXES.values()
 GRAPH_SUFFIXES = {**RDF_SUFFIXES, **TABLE_SUFFIXES}
 _STATEMENT = re.compile(rb"(?:<[^>\n]*>|_:\S+)[ \t]+<[^>\n]*>[ \t]*.*\.[ \t]*\r?(?:#.*)?$")
 _LISTS = ("entities", "nodes")  # names of tables that list them
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
+_ROWS_TO_TELL = 2  # fewer say nothing about a column
 _TURTLE = re.compile(rb"@?(?:prefix|base)\s", re.IGNORECASE)
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -186,7 +189,7 @@ def _files(path: Paths) -> tuple[list[Path], list[str]]:
                 + "; name the files themselves"
             )
         if unread:
-            notes.append(f"not read in {entry.name}: {some_of(unread)} (no known suffix)")
+            notes.append(Caution(f"not read in {entry.name}: {some_of(unread)} (no known suffix)"))
         files += known
     if len(set(files)) < len(files):
         again = next(file for file in files if files.count(file) > 1)
@@ -333,6 +336,26 @@ def _named(columns: Columns | None) -> bool:
     return columns is not None and any(isinstance(column, str) for column in columns)
 
 
+def _number_column(table: TableFile) -> int | None:
+    """The first column of numbers under a word, where the first of all never repeats: a table of entities has such."""
+    rows = next(iter(table.batches(True, BadLines(skip=True))), None)
+    if not rows or len(rows[0]) < _ROWS_TO_TELL:
+        return None
+    own = ["" if is_missing(cell) else str(cell) for cell in rows[0]]
+    if not all(own) or len(set(own)) < len(own):
+        return None
+    for position, (name, column) in enumerate(zip(table.names, rows, strict=True)):
+        said = [str(cell) for cell in column if not is_missing(cell) and cell != ""]
+        if (
+            position
+            and len(said) > len(own) // 2
+            and all(map(_NUMBER.fullmatch, said))
+            and not _NUMBER.fullmatch(name)
+        ):
+            return position
+    return None
+
+
 def _plan(table: TableFile, columns: Columns | None, notes: list[str]) -> _Plan:
     """What a table is, by the names of its columns if the first row says such, else by their number."""
     about_attributes = "attr" in table.path.name.lower() or "literal" in table.path.name.lower()
@@ -361,12 +384,19 @@ def _plan(table: TableFile, columns: Columns | None, notes: list[str]) -> _Plan:
     if table.width == 1:
         return _Plan("entities", [0], certain)
     kind, roles = known[0]
+    if table.width > len(roles.names) and (number := _number_column(table)) is not None:
+        notes.append(
+            f"{what}: a row is an entity, {shorten(table.names[0])} says which (it never repeats, and "
+            f"{shorten(table.names[number])} is a number wherever given), and the other {table.width - 1} columns "
+            f"are attributes; columns=... says which are {', '.join(roles.names)}"
+        )
+        return _Plan("rows", [0], True)
     if table.width == 2:
         raise DataError(
             f"{table.path} has 2 columns ({some_of(map(shorten, table.names))}); a graph needs 3, "
             f"{', '.join(roles.names)}: give the file that has them, or name the column of entities 'entity'"
         )
-    notes.append(
+    told = (
         f"{what}: the first row ({some_of(map(shorten, table.names))}) names no columns, so it is data"
         + ("" if table.width == 3 else ", and the columns after the third are left out")
         + f"; columns are {', '.join(roles.names)}, columns=... says otherwise"
@@ -374,4 +404,5 @@ def _plan(table: TableFile, columns: Columns | None, notes: list[str]) -> _Plan:
         else f"{what}: the columns {some_of(map(shorten, table.names))} do not say which is what, so the first 3 are "
         f"{', '.join(roles.names)}; columns=... says otherwise"
     )
+    notes.append(told if table.width == 3 else Caution(told))
     return _Plan(kind, [0, 1, 2], certain)

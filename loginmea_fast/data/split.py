@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loginmea_fast.data.notes import Caution
 from loginmea_fast.errors import DataError
 
 if TYPE_CHECKING:
@@ -82,8 +83,10 @@ class Split:
                 if not bool(mask.all())
             )
             notes = (
-                f"{lost:,} links of the official split stand twice or share an entity with an earlier part and are "
-                f"left out, the first is {link} of its {name} part",
+                Caution(
+                    f"{lost:,} links of the official split stand twice or share an entity with an earlier part and are "
+                    f"left out, the first is {link} of its {name} part"
+                ),
             )
         return cls(*(part[mask] for part, mask in zip(parts, kept, strict=True))), notes
 

@@ -18,6 +18,7 @@ __all__ = ["feature_rows", "without_entities"]
 def feature_rows(feature: Feature, entities: Tensor) -> Feature:
     """A feature of `entities` alone, int64 [B], in their order; on the CPU."""
     present = feature.present.cpu()[entities]
+    feature = replace(feature, pictures={})  # whose ids were others
     if isinstance(feature.values, FeatureStore):
         return replace(feature, values=feature.values.taken(entities), present=present)
     values = feature.values.cpu()

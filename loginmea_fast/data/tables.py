@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -77,11 +78,13 @@ class Feature:
         present: [N] bool, True where the entity has this modality itself. Elsewhere the row of a dense feature was
             filled in (see ``description``), the row of a sparse one is empty.
         description: one line for summaries: what the numbers are and how gaps were filled.
+        pictures: entity id -> the picture that its numbers were made of, where they come from a folder of pictures.
     """
 
     values: Any  # a Tensor or a FeatureStore
     present: Tensor
     description: str = ""
+    pictures: Mapping[int, Path] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         values, present = self.values, self.present

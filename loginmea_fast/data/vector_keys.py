@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from loginmea_fast.data.identifiers import NONE, SEVERAL, Listed, Respelled, by_identifier, plain_spelling
+from loginmea_fast.data.notes import Caution
 from loginmea_fast.data.tables import Entities
 from loginmea_fast.data.textfile import read_fields, shorten
 from loginmea_fast.errors import DataError
@@ -103,7 +104,7 @@ def match_ids(path: Path, ids: np.ndarray, pair: Entities) -> Matched:
     found = _matched(path, entities, "ids", ids)
     beyond = ids[entities == NONE]
     if len(beyond) and (beyond == known[-1] + 1).all() and known[0] not in ids:
-        shifted = (
+        shifted = Caution(
             f"{path.name}: its ids seem to count from {known[0] + 1}, those of the entities from {known[0]}"
         )
         return Matched(entities, "ids", (*found.notes, shifted))
@@ -128,8 +129,10 @@ def _matched(path: Path, entities: np.ndarray, told: str, keys: Sequence[str] | 
         missed = np.flatnonzero(entities == code)
         if len(missed):
             notes.append(
-                f"{path.name}: {len(missed):,} of {len(keys):,} keys {what} and are left out (first: "
-                f"{shorten(str(keys[missed[0]]))}); the keys are taken for {told}"
+                Caution(
+                    f"{path.name}: {len(missed):,} of {len(keys):,} keys {what} and are left out (first: "
+                    f"{shorten(str(keys[missed[0]]))}); the keys are taken for {told}"
+                )
             )
     return Matched(entities, told, tuple(notes))
 

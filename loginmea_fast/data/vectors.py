@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,8 +145,9 @@ def vector_feature(
     for start in range(0, len(rows), step):
         rows[start : start + step] = _unit_rows(rows[start : start + step])
     by = f" by {' and '.join(told)}" if told else ""
-    feature = Feature(rows, present, f"vectors from {names}{by}; {_gaps(len(filled), by_neighbours, compat)}")
-    return feature, (*notes, *averaged)
+    told_gaps = _gaps(len(filled), by_neighbours, compat)
+    pictures = {entity: file for part in parts for entity, file in part.pictures.items()}
+    return Feature(rows, present, f"vectors from {names}{by}; {told_gaps}", pictures), (*notes, *averaged)
 
 
 def _numbering(name: str, what: str, pair: Entities) -> tuple[str, ...]:
@@ -172,14 +173,19 @@ class _Part:
     ids: Tensor
     told: str
     notes: list[str]
+    pictures: dict[int, Path] = field(default_factory=dict)
 
 
 def _read_part(path: Path, stored: StoredVectors, pair: Entities, has_vector: Tensor | None) -> _Part:
     told = ""
     notes: list[str] = []
     values: Tensor | MappedMatrix
+    pictures: dict[int, Path] = {}
     if stored.entries is not None:
-        values, ids, told, notes = _keyed(path, stored.entries, pair)
+        values, ids, told, notes, keys = _keyed(path, stored.entries, pair)
+        if path.is_dir():
+            for key, entity in zip(keys, ids.tolist(), strict=True):
+                pictures.setdefault(entity, path / key)
     else:
         assert stored.values is not None
         values = stored.values
@@ -212,7 +218,7 @@ def _read_part(path: Path, stored: StoredVectors, pair: Entities, has_vector: Te
         place = torch.full((pair.num_entities,), -1)
         place[ids[some]] = which[some]
         return _Part(FeatureStore(values, place), ids[some], told, notes)
-    return _Part(values[some], ids[some], told, notes)
+    return _Part(values[some], ids[some], told, notes, pictures)
 
 
 def _some_in_file(path: Path, matrix: MappedMatrix, which: Tensor, ids: Tensor, pair: Entities) -> Tensor:
@@ -343,11 +349,13 @@ def _check_rows(path: Path, values: Tensor | MappedMatrix, count: int) -> None:
         )
 
 
-def _keyed(path: Path, entries: Mapping[Any, Any], pair: Entities) -> tuple[Tensor, Tensor, str, list[str]]:
-    """From a file with arrays an entity: rows [n, d], whose they are [n], what its keys are, and notes."""
+def _keyed(
+    path: Path, entries: Mapping[Any, Any], pair: Entities
+) -> tuple[Tensor, Tensor, str, list[str], list[Any]]:
+    """From a file with arrays an entity: rows [n, d], whose they are [n], what its keys are, notes, each row's key."""
     keys = list(entries)
     owners, told, notes = _owners(path, keys, pair)
-    parts, whose, empty = [], [], []
+    parts, whose, empty, used = [], [], [], []
     width = None
     for key, entity in zip(keys, owners.tolist(), strict=True):
         if entity < 0:
@@ -366,11 +374,12 @@ def _keyed(path: Path, entries: Mapping[Any, Any], pair: Entities) -> tuple[Tens
             )
         parts.append(rows)
         whose.append(torch.full((len(rows),), entity))
+        used += [key] * len(rows)
     if empty:
         notes.append(f"{path.name}: {len(empty):,} keys hold no vector (first: {shorten(str(empty[0]))})")
     if not parts:
         raise DataError(f"{path} holds no vector; check the file or leave its modality out")
-    return torch.cat(parts), torch.cat(whose), told, notes
+    return torch.cat(parts), torch.cat(whose), told, notes, used
 
 
 def _owners(path: Path, keys: Tensor | list[Any], pair: Entities) -> tuple[Tensor, str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import json
@@ -61,11 +62,15 @@ def alignment_contents(directory: Path, before: Path | None = None, most: int = 
         ]
         for entity, others in candidates.items()
     }
+    summary = _summary(report, every, len(rows), before)
+    with_picture, having = entities.pictured()
+    if having:
+        summary.append(["entities with a picture here", f"{with_picture:,} of {having:,} that have one"])
     written = f"{place} {report['matched_by_decoder']} {report['threshold']} {report['seconds']}"
     return {
         "title": f"Alignment: {place.parent.name}/{place.name}",
         "key": hashlib.blake2b(written.encode(), digest_size=16).hexdigest(),
-        "summary": _summary(report, every, len(rows), before),
+        "summary": summary,
         "notes": list(report["notes"]),
         "figures": list(_figures(report, every, names)),
         "matches": columns,
@@ -184,9 +189,15 @@ class _Entities:
                     "degree": row.get("degree"),
                     "neighbors": neighbors,
                     "attributes": [[a["attribute"], a["value"]] for a in row.get("attributes") or ()],
+                    "picture": base64.b64encode(row.get("picture") or b"").decode(),
                 }
             )
         return found
+
+    def pictured(self) -> tuple[int, int]:
+        """How many of those that were numbered are shown with a picture, and how many have one."""
+        rows = [self._portraits.get(key, {}) for key in self._numbers]
+        return sum(bool(row.get("picture")) for row in rows), sum(bool(row.get("pictured")) for row in rows)
 
 
 def _candidates(directory: Path, wanted: set[str]) -> dict[str, list[tuple[str, float]]]:

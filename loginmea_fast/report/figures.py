@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["bars", "curve", "histogram", "lines", "reliability"]
+__all__ = ["bars", "curve", "histogram", "lines", "measured_curve", "reliability"]
 
 _POINTS = 400  # of a curve
 
@@ -21,12 +21,14 @@ def _figure(
     }
 
 
-def reliability(bins: Sequence[Mapping[str, float]], error: float) -> dict[str, Any]:
-    """What confidences said against what was true."""
+def reliability(
+    bins: Sequence[Mapping[str, float]], error: float, links: str = "held-out links"
+) -> dict[str, Any]:
+    """What confidences said against what was true, as `links` tell it."""
     said = [entry["confidence"] for entry in bins]
     return _figure(
         "Calibration",
-        "Confidence against the share that was right, on held-out links; on the diagonal both agree. "
+        f"Confidence against the share that was right, on {links}; on the diagonal both agree. "
         f"Error {error:.3f}.",
         [
             {"x": [0, 1], "y": [0, 1], "mode": "lines", "name": "as said", "line": {"dash": "dot"}},
@@ -34,7 +36,7 @@ def reliability(bins: Sequence[Mapping[str, float]], error: float) -> dict[str, 
                 "x": said,
                 "y": [entry["precision"] for entry in bins],
                 "mode": "lines+markers",
-                "name": "held-out links",
+                "name": links,
                 "text": [f"{entry['matches']:,.0f} matches" for entry in bins],
             },
         ],
@@ -76,6 +78,20 @@ def curve(confidences: Sequence[float], threshold: float) -> dict[str, Any]:
         "threshold",
         "expected precision",
         yaxis2={"title": {"text": "matches"}, "overlaying": "y", "side": "right", "showgrid": False},
+    )
+
+
+def measured_curve(entries: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Precision and recall of the matches above each of some thresholds, by links that are known."""
+    return lines(
+        "Precision and recall",
+        "Of the matches from a confidence on, by known links.",
+        "confidence from",
+        "",
+        {
+            name: [(entry["threshold"], entry[name]) for entry in entries]
+            for name in ("precision", "recall", "f1")
+        },
     )
 
 

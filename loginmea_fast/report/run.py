@@ -10,7 +10,7 @@ from loginmea_fast.errors import ConfigError
 from loginmea_fast.report.figures import bars, lines
 from loginmea_fast.runs import RunDirectory
 
-__all__ = ["run_contents"]
+__all__ = ["run_contents", "run_figures"]
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -21,11 +21,8 @@ def run_contents(directory: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the run has no record yet.
     """
-    run, place = RunDirectory.open(directory), directory.resolve()
-    history = run.metrics()
-    epochs = [record for record in history if record["event"] == "epoch"]
-    if not epochs:
-        raise ConfigError(f"the run in {directory} has no epoch yet; let it train, then make the page")
+    place = directory.resolve()
+    run, history, epochs = _records(directory)
     final = next((record for record in reversed(history) if record["event"] == "final"), None)
     return {
         "title": f"Run: {place.parent.name}/{place.name}",
@@ -33,6 +30,26 @@ def run_contents(directory: Path) -> dict[str, Any]:
         "notes": [note for record in history if record["event"] == "start" for note in record["notes"]],
         "figures": list(_figures(history, epochs, final)),
     }
+
+
+def run_figures(directory: Path, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures alone, Hits by `metrics` that were measured just now.
+
+    Raises:
+        ConfigError: the run has no record yet.
+    """
+    _, history, epochs = _records(directory)
+    return list(_figures(history, epochs, {"metrics": metrics}))
+
+
+def _records(directory: Path) -> tuple[RunDirectory, Records, Records]:
+    """The run, its records and those of its epochs."""
+    run = RunDirectory.open(directory)
+    history = run.metrics()
+    epochs = [record for record in history if record["event"] == "epoch"]
+    if not epochs:
+        raise ConfigError(f"the run in {directory} has no epoch yet; let it train, then make the page")
+    return run, history, epochs
 
 
 def _summary(

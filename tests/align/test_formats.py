@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ import loginmea_fast as lf
 from loginmea_fast.data import AlignmentPair
 
 SUFFIXES = {"turtle": ".ttl", "ntriples": ".nt", "csv": "", "parquet": ""}
+METHODS: dict[str, dict[str, Any]] = {
+    "propagate": {"method": "propagate", "propagation_width": 64},
+    "model": {"preset": "fast", "epochs": 2, "hidden_dim": 16, "propagation_width": 64, "threads": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -18,17 +23,19 @@ def embedded() -> AlignmentPair:
     return lf.data.load_embedded()
 
 
-def aligned(embedded: AlignmentPair, folder: Path, format: str) -> lf.Alignment:
+def aligned(embedded: AlignmentPair, folder: Path, format: str, method: str) -> lf.Alignment:
     lf.data.save(embedded.with_features({}), folder / format, format)
     sides = [lf.data.read_graph(folder / format / f"{side}{SUFFIXES[format]}") for side in ("left", "right")]
     order = torch.randperm(len(embedded.links), generator=torch.Generator().manual_seed(0))
     seeds = [(embedded.uris[a], embedded.uris[b]) for a, b in embedded.links[order[:300]].tolist()]
     pair = AlignmentPair.from_labeled_triples(sides[0], sides[1], seeds)
-    return lf.align(pair, method="propagate", folds=1, propagation_width=64, progress=False)
+    return lf.align(pair, folds=1, progress=False, **METHODS[method])
 
 
-def test_the_embedded_pair_from_any_format(embedded: AlignmentPair, tmp_path: Path) -> None:
-    first, *others = (aligned(embedded, tmp_path, format).columns(every=True) for format in SUFFIXES)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_the_embedded_pair_from_any_format(embedded: AlignmentPair, tmp_path: Path, method: str) -> None:
+    first, *others = (aligned(embedded, tmp_path, format, method).columns(every=True) for format in SUFFIXES)
     assert len(first["left"]) > 1000
     for other in others:
         assert other == first

@@ -120,6 +120,28 @@ def test_two_files_and_known_pairs(call, graphs: Path, tmp_path: Path, suffix: s
     assert measured["recall"] > 0.5
 
 
+def test_two_turtle_files_as_another_tool_writes_them(call, graphs: Path, tmp_path: Path) -> None:
+    """With prefixes, lists of objects and blank nodes, by rdflib; the matches are those of the same N-Triples."""
+    rdflib = pytest.importorskip("rdflib")
+    for side in ("left", "right"):
+        graph = rdflib.Graph().parse(graphs / f"{side}.nt")
+        graph.bind("here", f"http://{side}.example/")
+        graph.serialize(tmp_path / f"{side}.ttl", "turtle")
+        graph.serialize(tmp_path / f"{side}.nt", "nt", encoding="utf-8")
+        assert "@prefix here:" in (tmp_path / f"{side}.ttl").read_text()
+    found = {}
+    for suffix in ("ttl", "nt"):
+        sides = (tmp_path / f"left.{suffix}", tmp_path / f"right.{suffix}", "--seeds", graphs / "seeds.tsv")
+        done = call("align", *sides, *QUICK[:4], "--out", tmp_path / suffix)
+        assert done.status == 0, done.err
+        found[suffix] = call(
+            "evaluate", tmp_path / suffix / "alignment.tsv", graphs / "gold.tsv", "--json"
+        ).json
+    assert found["ttl"]["precision"] > 0.85
+    assert found["ttl"]["recall"] > 0.5
+    assert abs(found["ttl"]["recall"] - found["nt"]["recall"]) < 0.1, "in another order of entities"
+
+
 def test_two_files_alone(call, graphs: Path, tmp_path: Path) -> None:
     out = tmp_path / "found"
     done = call("align", graphs / "left.nt", graphs / "right.nt", *QUICK[:4], "--out", out)
@@ -139,6 +161,21 @@ def test_two_files_alone(call, graphs: Path, tmp_path: Path) -> None:
     )
     assert none.status == 2
     assert "no known link and no pivot" in none.err
+
+
+def test_quiet_hides_no_warning(call, graphs: Path, tmp_path: Path) -> None:
+    """Seeds that name nobody or contradict each other were a note of the description, which quiet leaves out."""
+    lines = (graphs / "seeds.tsv").read_text().splitlines()
+    left, right = lines[1].split("\t")
+    lines += [f"http://left.example/nobody\t{right}", f"{left}\t{lines[2].split()[1]}"]
+    (tmp_path / "seeds.tsv").write_text("\n".join(lines) + "\n")
+    sides = (graphs / "left.nt", graphs / "right.nt", "--seeds", tmp_path / "seeds.tsv")
+    done = call("align", *sides, *QUICK[:4], "--quiet", "--out", tmp_path / "found", "--json")
+    assert done.status == 0, done.err
+    warned = done.err.splitlines()
+    assert all(line.startswith("loginmea-fast: warning: ") for line in warned)
+    assert any("1 of 62 links" in line and "'http://left.example/nobody'" in line for line in warned)
+    assert any("is linked with" in line for line in warned)
 
 
 def test_bad_graphs_and_seeds(call, graphs: Path, tmp_path: Path) -> None:

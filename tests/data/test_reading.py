@@ -187,6 +187,17 @@ def test_what_was_guessed_is_told(tmp_path):
     assert graph.notes == ("g.csv: head is 'source', relation is 'type', tail is 'target'",)
 
 
+def test_a_table_of_entities_under_any_names_is_told_by_its_numbers(tmp_path):
+    """It was read as triples of its first row and all others, and most columns were left out."""
+    text = "city,state,river,population\nWien,AT,Donau,2005760\nGraz,AT,Mur,303270\nRust,AT,,\n"
+    graph = read_graph(write(tmp_path / "g.csv", text))
+    assert graph.entities == ["Wien", "Graz", "Rust"]
+    assert ("Graz", "river", "Mur") in list(graph.labeled_attributes())
+    assert "a row is an entity, 'city' says which" in graph.notes[0]
+    graph = read_graph(write(tmp_path / "t.csv", "a,knows,b,2001\nb,knows,c,2002\nc,knows,d,2003\n"))
+    assert len(list(graph.relation_triples())) == 3
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

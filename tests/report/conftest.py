@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from PIL import Image
 
 import loginmea_fast as lf
 from loginmea_fast.runs import fit
 from loginmea_fast.training import Config
+from tests.align.graphs import write_graphs
 from tests.training.synthetic import synthetic_pair, thinned
 
 HOSTILE = "<img src=x onerror=\"document.title='ran'\"><script>document.title='ran'</script>"
@@ -38,6 +41,29 @@ def directory(found: lf.Alignment, tmp_path_factory: pytest.TempPathFactory) -> 
     path = tmp_path_factory.mktemp("report") / "found"
     found.save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def pictured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An alignment of two graphs that came with a folder of pictures; one of them is no picture any more."""
+    folder = tmp_path_factory.mktemp("pictured")
+    write_graphs(folder, 100)
+    left, right = (lf.data.read_graph(folder / f"{side}.nt") for side in ("left", "right"))
+    (folder / "pictures").mkdir()
+    for number, uri in enumerate([*left.entities[:70], *right.entities]):
+        place = folder / "pictures" / f"{quote(uri, safe='')}.png"
+        picture = Image.effect_noise((300, 200), 90 + number % 7)
+        picture.save(place)
+    pair = lf.AlignmentPair.from_labeled_triples(
+        left, right, lf.data.read_seeds(folder / "seeds.tsv"), vectors={"image": folder / "pictures"}
+    )
+    found = lf.align(pair, method="propagate", propagation_width=64, pivots=False, backend="reference")
+    shown = [
+        entity for match in zip(found.left.tolist(), found.right.tolist(), strict=True) for entity in match
+    ]
+    pair.pictures[next(entity for entity in shown if entity in pair.pictures)].write_text("gone")
+    found.save(folder / "found")
+    return folder / "found"
 
 
 @pytest.fixture(scope="session")

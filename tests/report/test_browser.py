@@ -192,6 +192,25 @@ def test_a_browser_that_keeps_nothing_says_so(browser: Any, directory: Path) -> 
         browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", number)
 
 
+@pytest.mark.parametrize("width", [1400, 390])
+def test_pictures_stand_beside_each_other(browser: Any, pictured: Path, width: int) -> None:
+    show(browser, write_report(pictured), width)
+    data = "matches.shown.findIndex((at) => [matches.columns.left[at], matches.columns.right[at]]"
+    place = browser.execute_script(f"return {data}.every((e) => matches.entities[e].picture))")
+    browser.execute_script("matches.choose(arguments[0])", place)
+    images = until(lambda: browser.find_elements("css selector", "#detail img"))
+    assert len(images) == 2
+    until(lambda: browser.execute_script("return [...document.images].every((i) => i.complete)"))
+    for image in images:
+        assert image.get_attribute("naturalWidth") == "96"
+        assert image.get_attribute("alt").startswith("Picture of ")
+    boxes = [image.rect for image in images]
+    assert boxes[0]["y"] == boxes[1]["y"]
+    assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.get_log("browser") == []
+
+
 def test_a_run_has_its_curves(browser: Any, run: Path) -> None:
     show(browser, write_report(run))
     assert not browser.find_element("id", "decide").is_displayed()

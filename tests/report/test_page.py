@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import loginmea_fast as lf
 from loginmea_fast.errors import ConfigError, DataError
 from loginmea_fast.report import alignment as contents
 from loginmea_fast.report import write_report
+from loginmea_fast.runs.aligning import portraits as looks
 from tests.report.conftest import HOSTILE
 
 
@@ -118,6 +122,41 @@ def test_what_has_changed_since_an_earlier_alignment(
     assert ["since found", "0 new, 3 gone"] in data["summary"]
     back = read(write_report(directory, tmp_path / "back.html", before=tmp_path / "later"))
     assert back["matches"]["change"].count("new") == 3
+
+
+def test_pictures_are_small_few_and_counted(pictured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = read(write_report(pictured))
+    shown = [base64.b64decode(entity["picture"]) for entity in data["entities"] if entity["picture"]]
+    told = dict(data["summary"])["entities with a picture here"]
+    has = int(told.split()[2])
+    assert told == f"{len(shown)} of {has} that have one"
+    assert len(shown) == has - 1, "one is no picture any more"
+    for content in shown:
+        with Image.open(io.BytesIO(content)) as picture:
+            assert picture.format == "JPEG"
+            assert max(picture.size) == 96
+        assert len(content) <= 6000
+    table = pq.read_table(pictured / "entities.parquet")
+    assert table["picture"].null_count == len(table) - len([p for p in table["picture"].to_pylist() if p])
+
+
+def test_of_very_many_pictures_those_of_the_most_doubtful_matches_are_shown(
+    found: lf.Alignment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looks, "_PICTURES", 5)
+    Image.new("RGB", (200, 400), "red").save(tmp_path / "p.png")
+    everyone = dict.fromkeys(range(found.pair.num_entities), tmp_path / "p.png")
+    replace(found, pictures=everyone).save(tmp_path / "found")
+    data = contents.alignment_contents(tmp_path / "found")
+    with_picture = {number for number, entity in enumerate(data["entities"]) if entity["picture"]}
+    assert len(with_picture) == 5
+    first = [
+        number
+        for both in zip(data["matches"]["left"], data["matches"]["right"], strict=True)
+        for number in both
+    ]
+    assert with_picture == set(first[:5])
+    assert dict(data["summary"])["entities with a picture here"].startswith("5 of ")
 
 
 def test_a_run_shows_its_curves(run: Path) -> None:

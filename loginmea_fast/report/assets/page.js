@@ -331,6 +331,9 @@ class Matches {
     const alike = (entity, other, own) => entity[own].filter(([, b]) => b && other[own].some(([, d]) => d === b));
     for (const [entity, other] of [[left, right], [right, left]]) {
       const column = make("div");
+      if (entity.picture) { // above the name, so that the two stand at one height
+        column.append(make("img", null, { src: `data:image/jpeg;base64,${entity.picture}`, alt: `Picture of ${entity.name}` }));
+      }
       column.append(make("h2", entity.name, { dir: "auto" }), make("p", entity.id, { class: "id" }));
       const shared = alike(entity, other, "attributes");
       this.table(column, "Attributes", entity.attributes.map((row) => [row[0], row[1], shared.includes(row)]));

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,7 @@ class Alignment:
         decoder: how matches were found.
         seconds: how long it took, trainings of earlier calls that it went on with included.
         earlier_seconds: the time of these.
+        pictures: entity -> a picture of it, where the pair came with folders of them; for the page.
         notes: what a reader of the figures must know, one sentence each.
     """
 
@@ -110,6 +112,7 @@ class Alignment:
     seconds: float
     notes: tuple[str, ...] = field(default=())
     earlier_seconds: float = 0.0
+    pictures: Mapping[int, Path] = field(default_factory=dict)
 
     @property
     def accepted(self) -> Tensor:
@@ -201,9 +204,9 @@ class Alignment:
         }
         formats = (format,) if isinstance(format, str) else tuple(format)
         doubtful = (self.confidence - self.threshold).abs().argsort(stable=True)[:MOST]
-        shown = torch.cat([self.left[doubtful], self.right[doubtful]])
+        shown = torch.stack([self.left[doubtful], self.right[doubtful]], 1).reshape(-1)
         matches = self.candidates.match[torch.isin(self.candidates.entity, shown)]
-        about = portraits(self.pair, torch.cat([shown, matches[matches >= 0]]), self.known)
+        about = portraits(self.pair, torch.cat([shown, matches[matches >= 0]]), self.known, self.pictures)
         write_directory(self.columns(), tables, self.report(), about, directory, formats, overwrite)
 
     def report(self) -> dict[str, Any]:

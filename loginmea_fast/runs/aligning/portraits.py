@@ -1,13 +1,16 @@
-"""What a person looks at to decide whether two entities are the same: neighbours and attributes, in columns."""
+"""What a person looks at to decide whether two entities are the same: neighbours, attributes, a picture, in columns."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from loginmea_fast.data import AlignmentPair
+from loginmea_fast.data.images import thumbnail
 from loginmea_fast.data.tables import AttributeTable
 from loginmea_fast.runs.aligning.formats import Columns
 
@@ -19,21 +22,26 @@ MOST = 20_000
 _NEIGHBOURS = 12  # of an entity; the total is told
 _ATTRIBUTES = 12
 _LONGEST = 200  # characters of a value
+_PICTURES = 1_000  # entities that are shown with a picture, those of the most doubtful matches; the others are counted
+_PICTURE_BYTES = 6_000  # of one, so that all of them stay below 8 MB inside a page
 
 
-def portraits(pair: AlignmentPair, entities: Tensor, known: Tensor) -> Columns:
+def portraits(
+    pair: AlignmentPair, entities: Tensor, known: Tensor, pictures: Mapping[int, Path] | None = None
+) -> Columns:
     """Columns about entities, one row each.
 
     Args:
         pair: the graphs.
-        entities: int64 [Q], of both graphs; each is told once.
+        entities: int64 [Q], of both graphs, those first that matter most; each is told once.
         known: int64 [K, 2], links that are known.
+        pictures: entity -> file. The first 1,000 entities that have one get it, small.
 
     Returns:
         `entity` (identifier), `side`, `name`, `degree` (distinct neighbours), `neighbors` (direction, relation,
         identifier and name of the other entity, and the identifier that it is known to be the same as; those with the
-        fewest neighbours first, which tell most) and `attributes` (attribute, value; types alone where the pair has no
-        values).
+        fewest neighbours first, which tell most), `attributes` (attribute, value; types alone where the pair has no
+        values), `pictured` (whether it has a picture) and `picture` (JPEG, or nothing).
     """
     chosen = entities.unique()
     degrees = pair.degrees()
@@ -41,6 +49,8 @@ def portraits(pair: AlignmentPair, entities: Tensor, known: Tensor) -> Columns:
     attributes = _attributes(pair, chosen)
     is_left = torch.isin(chosen, pair.left_entities).tolist()
     ids = chosen.tolist()
+    pictures = pictures or {}
+    small = _thumbnails(entities, pictures)
     return {
         "entity": [pair.uris[entity] for entity in ids],
         "side": ["left" if left else "right" for left in is_left],
@@ -48,7 +58,16 @@ def portraits(pair: AlignmentPair, entities: Tensor, known: Tensor) -> Columns:
         "degree": degrees[chosen].tolist(),
         "neighbors": [neighbors[entity] for entity in ids],
         "attributes": [attributes[entity] for entity in ids],
+        "pictured": [entity in pictures for entity in ids],
+        "picture": [small.get(entity) for entity in ids],
     }
+
+
+def _thumbnails(entities: Tensor, pictures: Mapping[int, Path]) -> dict[int, bytes]:
+    """Pictures of the first entities that have one; what cannot be read any more is none."""
+    wanted = [entity for entity in dict.fromkeys(entities.tolist()) if entity in pictures][:_PICTURES]
+    found = {entity: thumbnail(pictures[entity], _PICTURE_BYTES) for entity in wanted}
+    return {entity: content for entity, content in found.items() if content is not None}
 
 
 def _neighbors(

@@ -209,7 +209,8 @@ def align(
         learned = _from_run(run, settings)
     earlier = 0.0 if kept is None else kept.seconds
     found = _alignment(settings, learned, method, precision, k)
-    return replace(found, seconds=time.perf_counter() - started + earlier, earlier_seconds=earlier)
+    seconds = time.perf_counter() - started + earlier
+    return replace(found, seconds=seconds, earlier_seconds=earlier, pictures=pair.pictures)
 
 
 def check_options(
