@@ -131,6 +131,26 @@ def render_views(results: Path) -> str:
     return "\n\n".join(parts) or NO_VIEWS
 
 
+def render_optimiser(results: Path) -> str:
+    """A table a machine of bench/views.py: RMSprop on all rows of the table of entities, or those with a gradient."""
+    parts = []
+    for record in read_records(results, "optimiser"):
+        machine = record["machine"]
+        lines = [
+            f"{record['note']}; {machine['device']}, {machine['cores']} cores, {machine['date']}, beside other work:",
+            "",
+            "| embedded | rows with a gradient | the step, s | optimiser on all rows, s | on these alone, s |",
+            "|---|---|---|---|---|",
+        ]
+        for row in record["rows"]:
+            lines.append(
+                f"| {row['case']} | {row['touched'] / row['entities']:.0%} | {row['step_seconds']:.2f} "
+                f"| {row['dense_seconds']:.3f} | {row['by_rows_seconds']:.3f} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or NO_VIEWS
+
+
 def render_scale(results: Path) -> str:
     """A table a machine of the whole runs of bench/scale.py."""
     parts = []
@@ -376,6 +396,7 @@ if __name__ == "__main__":
         ("docs/sizes.md", "sizes", render_sizes(results)),
         ("docs/sizes.md", "changes", render_changes(results)),
         ("docs/sizes.md", "views", render_views(results)),
+        ("docs/scale.md", "optimiser", render_optimiser(results)),
         ("docs/scale.md", "scale", render_scale(results)),
         ("docs/scale.md", "growth", render_growth(results)),
         *(("docs/reliability.md", what, render_reliability(results, what)) for what in ("killed", "hostile")),
