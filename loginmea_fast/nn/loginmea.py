@@ -258,6 +258,10 @@ class LoginMEA(nn.Module):
         The arguments are those of `forward`, and so are the numbers; `out` [B, D] is filled where it is given.
         """
         view, again = self.view_of(rows)
+        if (
+            view.entities is None and view.rows is not None
+        ):  # rows are taken as they are written, not all at once
+            view, again = self.graph.view(), view.rows
         joint, first = out, 0
         for part in self._parts(features, view, present, {}):
             if joint is None:

@@ -109,8 +109,8 @@ def plan_memory(problem: Problem, model: EntityModel, config: Config) -> Plan:
     columns = model.embedding_dim + (late * 5 * config.propagation_width) // 4
     ranked = _ranked(problem, config)
     layers = (one.depth + 1) * width * size
-    # One encoder writes all its layers, of all entities or nearly; those that are ranked are taken from them.
-    search = count * (layers + 2 * width * size) + ranked * layers
+    # One encoder writes all its layers, of all entities or nearly; of fewer rows they are copied.
+    search = count * (layers + 2 * width * size) + (0 if 2 * ranked > count else ranked * layers)
     search += sum(_kept(ranked * wide * size) for wide in {model.embedding_dim, columns})
     search += late * _kept(propagated) + parameters  # of the best checkpoint, as it is read back
     search += _RANKING + bool(config.rounds) * ranked * _CANDIDATE
