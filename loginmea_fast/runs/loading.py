@@ -13,7 +13,7 @@ from loginmea_fast.runs.device import choose_device
 from loginmea_fast.runs.directory import RunDirectory, Which
 from loginmea_fast.runs.problem import Problem, assemble, build_model, load_pair
 from loginmea_fast.training.config import Config
-from loginmea_fast.training.late import beside_propagation
+from loginmea_fast.training.late import embedding_of
 
 __all__ = ["LoadedRun", "load_run"]
 
@@ -75,12 +75,10 @@ def load_run(
     loaded.check_model(problem.fingerprint(model), file)
     model.load_state_dict(loaded.part("model"))
     joint = JointEmbedding(model, problem.features)
-    embedding: Embedding = joint
-    if config.propagation == "late":
-        # Only the best checkpoint of a run at its end has the weight; of another it is chosen as it would be then.
-        same = config.propagation_width == run.config.propagation_width
-        weight = loaded.state.get("late_weight") if same else None
-        joined = loaded.part("links").get("joined", problem.split.train[:0])
-        embedding = beside_propagation(joint, problem, config, joined, weight)
+    # Only the best checkpoint of a run at its end has the weight; of another it is chosen as it would be then.
+    same = config.propagation_width == run.config.propagation_width
+    weight = loaded.state.get("late_weight") if same else None
+    joined = loaded.part("links").get("joined", problem.split.train[:0])
+    embedding = embedding_of(joint, problem, config, joined, weight)
     chosen = None if loaded.state["best_score"] is None else loaded.state["best_epoch"]
     return LoadedRun(run, config, problem, model, loaded.state["epoch"], chosen, embedding)

@@ -216,6 +216,14 @@ class Config(BaseModel):
     )
     propagation_width: int = _key("training", 1024, "columns of a propagated label", ge=1)
 
+    whitening: float = _key(
+        "training",
+        0.5,
+        "power by which directions that most entities share are damped in what a run aligns by; 0: not",
+        ge=0,
+        le=1,
+    )
+
     # Choosing the epoch.
     eval_every: int = _key(
         "training",

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loginmea_fast.evaluation.embedding import JointEmbedding
+from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding
 from loginmea_fast.evaluation.rows import link_rows
+from loginmea_fast.evaluation.whitening import whiten_labels, whitened
 from loginmea_fast.log import log
 from loginmea_fast.mapped import release, room_for
 from loginmea_fast.propagation import join, late_weight, propagate_labels
@@ -17,7 +18,7 @@ from loginmea_fast.training.bootstrapping import without
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.protocols import Problem
 
-__all__ = ["LateEmbedding", "beside_propagation"]
+__all__ = ["LateEmbedding", "beside_propagation", "embedding_of", "model_embedding"]
 
 _WEIGHT = 0.7  # where there is nothing to choose by
 _RIVALS = (
@@ -32,12 +33,12 @@ class LateEmbedding:
 
     Attributes:
         model: the other, of the same entities.
-        propagated: F [N, D'], unit or zero rows, on the device of `model`.
+        propagated: F [N, D'], unit or zero rows, whitened as the other is, on its device.
         weight: of F.
         links: how many links' labels were propagated.
     """
 
-    model: JointEmbedding
+    model: Embedding
     propagated: Tensor
     weight: float
     links: int
@@ -45,7 +46,7 @@ class LateEmbedding:
     @property
     def parts(self) -> list[tuple[str, int]]:
         """Those of the model, then the labels."""
-        return [*self.model.parts, ("labels", self.propagated.shape[1])]
+        return [*getattr(self.model, "parts", ()), ("labels", self.propagated.shape[1])]
 
     def embed(self, rows: Tensor) -> Tensor:
         """Unit rows [B, D + D'], in the dtype of the model's."""
@@ -63,8 +64,28 @@ class LateEmbedding:
         return {"weight": self.weight, "links": self.links, "columns": self.propagated.shape[1]}
 
 
-def beside_propagation(
+def model_embedding(joint: JointEmbedding, problem: Problem, config: Config) -> Embedding:
+    """The model's rows, whitened by what all entities have in common."""
+    if not config.whitening:
+        return joint
+    return whitened(joint, torch.arange(problem.graph.num_entities), config.whitening)
+
+
+def embedding_of(
     joint: JointEmbedding, problem: Problem, config: Config, joined: Tensor, weight: float | None = None
+) -> Embedding:
+    """What a run aligns by: `model_embedding`, with propagated labels beside it where the configuration has them.
+
+    The arguments are those of `beside_propagation`.
+    """
+    embedding = model_embedding(joint, problem, config)
+    if config.propagation == "late":
+        return beside_propagation(embedding, problem, config, joined, weight)
+    return embedding
+
+
+def beside_propagation(
+    joint: Embedding, problem: Problem, config: Config, joined: Tensor, weight: float | None = None
 ) -> LateEmbedding:
     """Propagate the labels of training links and put them beside a model; the same again for the same `config.seed`.
 
@@ -84,6 +105,8 @@ def beside_propagation(
     propagated = propagate_labels(
         problem.graph, links, width=config.propagation_width, seed=config.seed, backend=backend
     ).embedding
+    if config.whitening:
+        propagated = whiten_labels(propagated, config.whitening)
     if weight is None and not len(split.valid):
         weight = _WEIGHT
         log.warning(

@@ -32,7 +32,7 @@ from loginmea_fast.training.checkpoint import Checkpoint
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.effect import without_effect
 from loginmea_fast.training.interrupt import StopOnSignal, TrainingInterrupted
-from loginmea_fast.training.late import beside_propagation
+from loginmea_fast.training.late import beside_propagation, embedding_of, model_embedding
 from loginmea_fast.training.measuring import measure_test_links
 from loginmea_fast.training.memory import measure_peak_memory
 from loginmea_fast.training.objectives import Batch, WeightedObjectives
@@ -442,9 +442,7 @@ class Trainer:
         standing = self.standing
         before = self.bootstrapping.joined
         then, now = standing.round_before, standing.round_score
-        self.embedding = self.joint
-        if self.config.propagation == "late":
-            self.embedding = beside_propagation(self.joint, self.problem, self.config, before)
+        self.embedding = embedding_of(self.joint, self.problem, self.config, before)
         proposed = propose(
             self.embedding,
             *self._without_training_link(),
@@ -483,7 +481,7 @@ class Trainer:
         self.sampler = None
 
     def _mutual_nearest(self, left: Tensor, right: Tensor) -> Tensor:
-        joint = self.joint.embed(torch.cat([left, right]))
+        joint = model_embedding(self.joint, self.problem, self.config).embed(torch.cat([left, right]))
         found = ops.mutual_nearest(joint[: len(left)], joint[len(left) :], backend=self.config.backend)
         return found.cpu()
 
@@ -524,7 +522,8 @@ class Trainer:
     def _validation_metrics(self) -> dict[str, float]:
         """Both ways together, among all entities without a training link: so few links tell epochs apart better."""
         valid = self.problem.split.valid
-        ranks = rank_links(self.joint, valid, *self._without_training_link(), backend=self.config.backend)
+        embedding = model_embedding(self.joint, self.problem, self.config)
+        ranks = rank_links(embedding, valid, *self._without_training_link(), backend=self.config.backend)
         return rank_metrics(torch.cat([ranks[0], ranks[1]]))
 
     def _keep_best(self) -> None:
@@ -549,12 +548,14 @@ class Trainer:
         best = self.run.load()[0] if self.run is not None else self.best
         assert best is not None, "the last epoch is always validated"
         self.model.load_state_dict(best.part("model"))
-        metrics = measure_test_links(self.joint, self.problem, self.config)
+        alone = model_embedding(self.joint, self.problem, self.config)
+        metrics = measure_test_links(alone, self.problem, self.config)
         record: dict[str, Any] = {}
+        self.embedding = alone
         if self.config.propagation == "late":
             started = time.perf_counter()
             joined = best.part("links").get("joined", self.problem.split.train[:0])
-            late = beside_propagation(self.joint, self.problem, self.config, joined)
+            late = beside_propagation(alone, self.problem, self.config, joined)
             record = {"alone": metrics, "propagation_seconds": round(time.perf_counter() - started, 4)}
             self.embedding = late
             if self.run is not None:

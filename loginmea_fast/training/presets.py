@@ -27,6 +27,7 @@ _LOGINMEA: Mapping[str, Any] = {
     "objectives": ("contrastive",),
     "rounds": 0,
     "propagation": "none",
+    "whitening": 0.0,
 }
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {

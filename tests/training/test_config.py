@@ -61,6 +61,7 @@ OTHER = Config(
     bootstrap_window=4,
     propagation="none",
     propagation_width=64,
+    whitening=0.25,
     eval_every=2,
     patience=5,
     compat="authors",

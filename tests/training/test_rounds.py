@@ -25,6 +25,7 @@ ROUNDS = {
     "valid_ratio": 0.2,
     "eval_every": 3,
     "propagation_width": 64,
+    "whitening": 0,
 }
 
 
