@@ -34,6 +34,7 @@ from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.mapped import release, room_for
 from loginmea_fast.ops import alignment_ranks, mutual_nearest, propagate
 from loginmea_fast.ops.graph_mean import sparse_product
+from loginmea_fast.whitening import whiten_labels
 
 __all__ = [
     "VIEWS",
@@ -119,6 +120,7 @@ def propagate_labels(
     depth: int = 2,
     seed: int = 0,
     folds: int = 0,
+    whitening: float = 0.0,
     backend: str = "auto",
 ) -> Propagated:
     """Embed all entities by the known links alone; the same again for the same seed, on one machine.
@@ -133,6 +135,7 @@ def propagate_labels(
         folds: 0, or at least 2: a seed's own row is then what the links of the other folds alone make of it, as the
             row of an entity without a link is. An embedding that is trained on needs that: its own label would tell
             a seed its partner.
+        whitening: power of `loginmea_fast.whitening` by which directions that most entities share are damped; 0: not.
         backend: of `ops.propagate`.
 
     Returns:
@@ -162,6 +165,8 @@ def propagate_labels(
             others = run(fold != number)
             own = seeds[fold == number].reshape(-1)
             embedding[own] = others[own]
+    if whitening:
+        whiten_labels(embedding, whitening)
     reached = embedding.any(1)
     return Propagated(embedding, reached, len(seeds), lost)
 
@@ -189,7 +194,7 @@ def propagate_rounds(
     rounds: int = 2,
     csls_k: int = 10,
     backend: str = "auto",
-    **options: int | Sequence[str],
+    **options: float | Sequence[str],
 ) -> tuple[Propagated, Tensor]:
     """Propagate, take mutual nearest neighbours for links, and propagate again: bootstrapping without training.
 

@@ -71,6 +71,7 @@ _INGREDIENTS = (
     Row("four models side by side", ("members=4",)),
     Row("one round of bootstrapping", ("rounds=1",)),
     Row("two rounds of bootstrapping", ("rounds=2",)),
+    Row("rows that are not whitened", ("whitening=0",)),
 )
 
 _FUSED = "aggregation=fused"

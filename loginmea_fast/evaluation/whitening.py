@@ -1,55 +1,19 @@
-"""Whitening: directions that most entities share are damped, so that a cosine tells entities apart by the others.
-
-With x the unit rows of one part of an embedding, mu their mean and C their covariance over all entities of both graphs,
-and l the mean length of the part before:
-
-    y = l unit( C'^(-power / 2) (x - mu) ) ,   C' = (N C + trace(C) I) / (N + D)
-
-N rows of D columns say less of their covariance the fewer they are, so that C' is drawn to that of a sphere (a plain
-form of Ledoit and Wolf, 2004).
-
-Power 1 makes every direction count alike, which raises noise as well; half of it keeps the order of the directions.
-(Whitening of sentence vectors after Su et al., arXiv 2103.15316; before bilingual dictionaries are induced, Artetxe,
-Labaka and Agirre, AAAI 2018.) No link is looked at.
-"""
+"""An embedding whose parts are whitened, by `loginmea_fast.whitening`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from loginmea_fast.evaluation.embedding import Embedding
 from loginmea_fast.mapped import release
+from loginmea_fast.whitening import SAMPLE, Whitening, fit_whitening
 
-__all__ = ["WhitenedEmbedding", "Whitening", "whiten_labels", "whitened"]
+__all__ = ["WhitenedEmbedding", "whitened"]
 
-_BLOCK = 16384  # rows that are formed at once
-_SAMPLE = 65536  # rows that a covariance is taken of, at most
-_NONE = 1e-12  # a variance of unit rows that is rounding
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """The map of one part.
-
-    Attributes:
-        mean: mu [D].
-        matrix: C'^(-power / 2) [D, D], symmetric.
-        length: l.
-    """
-
-    mean: Tensor
-    matrix: Tensor
-    length: float = 1.0
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Rows y [B, D] of x [B, D], in their dtype; zero where x is, of which nothing is known."""
-        known = rows.any(1, keepdim=True)
-        centred = F.normalize(rows.float(), dim=1) - self.mean
-        return F.normalize(centred @ self.matrix, dim=1).mul_(known * self.length).to(rows.dtype)
+_BLOCK = 16384  # rows that are whitened at once
 
 
 @dataclass(frozen=True)
@@ -83,43 +47,12 @@ def whitened(embedding: Embedding, entities: Tensor, power: float) -> WhitenedEm
     Args:
         embedding: where it names no `parts`, all is one.
         entities: int64 [N], of both graphs; every n-th of them is looked at where there are more than 65,536.
-        power: of the module's formula, 0 to 1.
+        power: of `loginmea_fast.whitening`, 0 to 1.
     """
-    rows = embedding.embed(entities[:: -(-len(entities) // _SAMPLE)])
+    rows = embedding.embed(entities[:: -(-len(entities) // SAMPLE)])
     parts = list(getattr(embedding, "parts", None) or [("embedding", rows.shape[1])])
-    whitenings = [_fit(part, power) for part in _split(rows, parts)]
+    whitenings = [fit_whitening(part, power) for part in _split(rows, parts)]
     return WhitenedEmbedding(embedding, parts, whitenings)
-
-
-def whiten_labels(propagated: Tensor, power: float) -> Tensor:
-    """Propagated labels [N, D], unit or zero rows, whitened in place; not centred, for signs of labels are random."""
-    whitening = replace(_fit(propagated[:: -(-len(propagated) // _SAMPLE)], power, centred=False), length=1.0)
-    for block in propagated.split(_BLOCK):
-        block.copy_(whitening(block))
-    return propagated
-
-
-def _fit(rows: Tensor, power: float, centred: bool = True) -> Whitening:
-    """The map that whitens rows [B, D]; zero rows do not count."""
-    width = rows.shape[1]
-    total = torch.zeros(width, dtype=torch.float64, device=rows.device)
-    squares = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
-    count, lengths = 0, 0.0
-    for block in rows.split(_BLOCK):
-        length = block.float().norm(dim=1)
-        unit = F.normalize(block.float(), dim=1)
-        count += int((length > 0).sum())
-        lengths += float(length.sum())
-        total += unit.sum(0, dtype=torch.float64)
-        squares += unit.T @ unit
-    mean = total / max(count, 1) if centred else torch.zeros_like(total)
-    covariance = squares / max(count, 1) - mean.outer(mean)
-    variance, directions = torch.linalg.eigh(covariance)
-    variance = (count * variance.clamp_min(0) + variance.sum()) / (count + width)
-    # Where all rows are alike there is no direction to damp.
-    variance = torch.where(variance > _NONE, variance, torch.ones_like(variance))
-    matrix = directions * variance.pow(-power / 2) @ directions.T
-    return Whitening(mean.float(), matrix.float(), lengths / max(count, 1))
 
 
 def _split(rows: Tensor, parts: list[tuple[str, int]]) -> tuple[Tensor, ...]:

@@ -156,7 +156,7 @@ class Config(BaseModel):
         "what keys are that nobody gives: a trade of seconds for accuracy, or the paper's model, trained as here or as "
         "by its authors",
     )
-    epochs: int = _key("training", 12, "epochs of a round; each sees all training links once", ge=1)
+    epochs: int = _key("training", 9, "epochs of a round; each sees all training links once", ge=1)
     updates: int = _key(
         "training", 5, "one update a batch, of which an epoch has at least so many; 0: one an epoch", ge=0
     )
@@ -196,7 +196,7 @@ class Config(BaseModel):
     # Bootstrapping.
     rounds: int = _key(
         "training",
-        2,
+        3,
         "further rounds of training from new parameters, each with links that the round before has proposed",
         ge=0,
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding
 from loginmea_fast.evaluation.rows import link_rows
-from loginmea_fast.evaluation.whitening import whiten_labels, whitened
+from loginmea_fast.evaluation.whitening import whitened
 from loginmea_fast.log import log
 from loginmea_fast.mapped import release, room_for
 from loginmea_fast.propagation import join, late_weight, propagate_labels
@@ -103,10 +103,13 @@ def beside_propagation(
     links = torch.cat([split.train, joined])
     backend = config.backend if config.backend in ("reference", "cpu") else "auto"
     propagated = propagate_labels(
-        problem.graph, links, width=config.propagation_width, seed=config.seed, backend=backend
+        problem.graph,
+        links,
+        width=config.propagation_width,
+        seed=config.seed,
+        whitening=config.whitening,
+        backend=backend,
     ).embedding
-    if config.whitening:
-        propagated = whiten_labels(propagated, config.whitening)
     if weight is None and not len(split.valid):
         weight = _WEIGHT
         log.warning(

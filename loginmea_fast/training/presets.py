@@ -31,9 +31,9 @@ _LOGINMEA: Mapping[str, Any] = {
 }
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "fast": {"rounds": 0},
+    "fast": {"epochs": 12, "rounds": 0},
     "default": {},
-    "best": {"members": 2, "epochs": 16, "rounds": 3},
+    "best": {"members": 2, "epochs": 12},
     "loginmea": _LOGINMEA,
     # The values in the authors' `run_mmkb.sh` and their procedure.
     "authors": {

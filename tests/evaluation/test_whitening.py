@@ -10,9 +10,11 @@ from loginmea_fast.errors import ConfigError
 from loginmea_fast.evaluation import JointEmbedding, rank_links
 from loginmea_fast.evaluation import whitening as module
 from loginmea_fast.evaluation.embedding import StoredEmbedding
-from loginmea_fast.evaluation.whitening import WhitenedEmbedding, whiten_labels, whitened
+from loginmea_fast.evaluation.whitening import WhitenedEmbedding, whitened
+from loginmea_fast.propagation import propagate_labels
 from loginmea_fast.runs import fit, load_run
 from loginmea_fast.training import Config
+from loginmea_fast.whitening import whiten_labels
 from tests.training.synthetic import synthetic_pair
 
 PARTS = [("graph", 5), ("name", 3)]
@@ -104,7 +106,7 @@ def test_many_rows_are_judged_by_every_nth(monkeypatch: pytest.MonkeyPatch) -> N
             asked.append(rows)
             return embedding.embed(rows)
 
-    monkeypatch.setattr(module, "_SAMPLE", 60)
+    monkeypatch.setattr(module, "SAMPLE", 60)
     whitened(Watched(), torch.arange(200), 0.5)
     assert asked[0].tolist() == list(range(0, 200, 4))
 
@@ -126,3 +128,11 @@ def test_a_run_aligns_by_whitened_rows_and_reads_them_back(tmp_path) -> None:
 def test_a_power_outside_its_range_is_refused() -> None:
     with pytest.raises(ConfigError, match="'whitening' must be"):
         Config(whitening=1.5)
+
+
+def test_propagated_labels_are_whitened_where_it_is_asked_for() -> None:
+    pair = synthetic_pair()
+    links = pair.links[:20]
+    plain = propagate_labels(pair.graph(), links, width=64).embedding
+    found = propagate_labels(pair.graph(), links, width=64, whitening=0.5).embedding
+    assert torch.equal(found, whiten_labels(plain, 0.5))

@@ -231,6 +231,7 @@ class _Propagation:
             backend="auto" if config.backend == "triton" else config.backend,
             width=config.propagation_width,
             seed=config.seed,
+            whitening=config.whitening,
         )[0].embedding
 
 
