@@ -78,7 +78,7 @@ native: $(VENV)/.package ## build the CPU library ahead of time, into the packag
 	$(BIN)/cmake --build build/native
 	$(BIN)/cmake --install build/native --prefix loginmea_fast/native/lib
 
-compile-cuda: $(VENV)/.package ## every .cu with nvcc for sm_80 and sm_90; no GPU needed; build/cuda-report.txt
+compile-cuda: $(VENV)/.package ## every .cu with nvcc for sm_80, sm_90 and sm_90a; no GPU needed; build/cuda-report.txt
 	$(BIN)/python scripts/compile_cuda.py
 
 compile-triton: $(VENV)/.test ## every Triton kernel for sm_80 and sm_90; no GPU needed

@@ -1,6 +1,7 @@
 """Compiles every CUDA source for real machines, on a machine that needs no GPU, and reports registers and spills.
 
-The report is kept in build/cuda-report.txt: a line a kernel and architecture. Exits 1 where a source does not compile.
+The report is kept in build/cuda-report.txt: a line a kernel and architecture. With --render, the table of
+docs/gpu.md is written from it. Exits 1 where a source does not compile.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from cuda_kernels import Compiled, table
+from markers import render_into
+
 from loginmea_fast.native.toolchain import jobs
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "cuda"
-ARCHITECTURES = os.environ.get("LOGINMEA_CUDA_ARCHS", "80;90").split(";")
+ARCHITECTURES = os.environ.get("LOGINMEA_CUDA_ARCHS", "80;90;90a").split(";")
 
 _KERNEL = re.compile(r"Compiling entry function '(?P<name>\S+)' for '(?P<arch>\w+)'")
 _SPILL = re.compile(
@@ -37,8 +41,8 @@ def compile_one(nvcc: str, source: Path) -> tuple[Path, int, str]:
     return source, done.returncode, done.stdout + done.stderr
 
 
-def kernels(printed: str) -> list[tuple[str, str, int, int, int]]:
-    """Reads ptxas' report: (kernel, architecture, registers, spilled bytes, static shared memory) of each kernel."""
+def kernels(source: str, printed: str) -> list[Compiled]:
+    """Reads ptxas' report of a source."""
     found = []
     name, arch, spilled = "", "", 0
     for line in printed.splitlines():
@@ -47,9 +51,11 @@ def kernels(printed: str) -> list[tuple[str, str, int, int, int]]:
         elif match := _SPILL.search(line):
             spilled = int(match["stores"]) + int(match["loads"])
         elif (match := _USED.search(line)) and name:
-            found.append((name, arch, int(match["registers"]), spilled, int(match["shared"] or 0)))
+            used = int(match["registers"]), spilled, int(match["shared"] or 0)
+            found.append(Compiled(source, name, arch, *used))
             name = ""
-    return found
+    plain = demangle([row.name for row in found])
+    return [row._replace(name=name) for row, name in zip(found, plain, strict=True)]
 
 
 def demangle(names: list[str]) -> list[str]:
@@ -59,6 +65,8 @@ def demangle(names: list[str]) -> list[str]:
     plain = subprocess.run(
         ["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True
     ).stdout
+    for number, product in enumerate(("tf32", "exact", "bf16")):  # Products of low_rank_fusion.cuh
+        plain = plain.replace(f"(loginmea::Products){number}", product)
     return [
         re.sub(r"^void |loginmea::|\(anonymous namespace\)::", "", line).split("(")[0]
         for line in plain.splitlines()
@@ -75,20 +83,18 @@ def main() -> int:
     sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
     with ThreadPoolExecutor(jobs()) as pool:
         results = list(pool.map(lambda source: compile_one(nvcc, source), sources))
-    report = []
+    compiled: list[Compiled] = []
     for source, code, printed in results:
-        if code != 0:
-            print(printed, file=sys.stderr)
-            print(f"compile-cuda: {source.relative_to(ROOT)} does not compile", file=sys.stderr)
+        if code == 0:
+            compiled += kernels(source.name, printed)
             continue
-        rows = kernels(printed)
-        for name, (_, arch, registers, spilled, shared) in zip(
-            demangle([row[0] for row in rows]), rows, strict=True
-        ):
-            spill = f"{spilled} bytes spilled" if spilled else "no spills"
-            report.append(
-                f"{source.name:40} {arch}  {registers:3} registers  {shared:6} B shared  {spill:>20}  {name}"
-            )
+        print(printed, file=sys.stderr)
+        print(f"compile-cuda: {source.relative_to(ROOT)} does not compile", file=sys.stderr)
+    report = [
+        f"{row.source:40} {row.arch:6}  {row.registers:3} registers  {row.shared:6} B shared  "
+        f"{f'{row.spilled} bytes spilled' if row.spilled else 'no spills':>20}  {row.name}"
+        for row in compiled
+    ]
     target = ROOT / "build" / "cuda-report.txt"
     target.write_text("\n".join([f"nvcc {nvcc_release(nvcc)}", *report]) + "\n")
     print(target.read_text(), end="")
@@ -96,6 +102,8 @@ def main() -> int:
     print(
         f"{len(sources) - failed} of {len(sources)} sources compiled for sm_{', sm_'.join(ARCHITECTURES)}; {target}"
     )
+    if "--render" in sys.argv[1:] and not failed:
+        render_into(ROOT / "docs" / "gpu.md", "kernels", table(compiled, nvcc_release(nvcc)))
     return 1 if failed else 0
 
 

@@ -1,0 +1,127 @@
+"""The table of docs/gpu.md: what each CUDA kernel does on zh_en, what it occupies, and what is predicted of it.
+
+Registers, shared memory and spills are the compiler's; work is counted by hand from the sources, for float32 rows of
+300 columns, one layer or one call; predictions are judgements, written down before a card could confirm them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bench.gpu.work import ZH_EN
+
+__all__ = ["Compiled", "occupancy", "table"]
+
+
+class Compiled(NamedTuple):
+    """A line of the compiler's report."""
+
+    source: str
+    name: str
+    arch: str
+    registers: int
+    spilled: int
+    shared: int
+
+
+class Kernel(NamedTuple):
+    """What is known of a kernel before it has run.
+
+    Attributes:
+        name: in the report, with the instantiation that serves zh_en.
+        threads: a block.
+        dynamic: shared memory beside what the kernel declares, bytes.
+        gflop: multiplications and additions, 1e9.
+        gigabytes: rows that are read and written, whether L2 or memory gives them.
+        bound: which floor is the larger on an H100.
+        predicted: share of that floor.
+        overturned: what a record would have to show for another design.
+    """
+
+    name: str
+    threads: int
+    dynamic: int
+    gflop: float
+    gigabytes: float
+    bound: str
+    predicted: str
+    overturned: str
+
+
+_N, _E, _U = ZH_EN
+_D, _K, _M, _PAD = 300, 8, 3, 320
+_ROW = 4 * _D / 1e9  # gigabytes
+_STAGES = 3 * (128 + 64) * 36 * 4
+_PRODUCTS = 2 * _N * _K * _M * _D * (_D + 1) / 1e9
+# Every tile of 128 x 64 reads its operands of all modalities once a rank.
+_TILES = -(-_N // 128) * (_PAD // 64) * _K * (128 + 64) * _M * _PAD * 4 / 1e9
+_WRITTEN = _N * _K * _M * _PAD * 4 / 1e9  # dP
+_SCORES = 10_500**2
+
+KERNELS = (
+    Kernel("forward_segments<float, float, 4, 3>", 128, 0, 6 * _E * _D / 1e9, (2 * _E + _N) * _ROW, "bytes", "0.6",
+           "below 0.5: loads wait for the edge before; a ring of rows by bulk copies"),
+    Kernel("forward_shared<float, float, 4, 3>", 256, 0, 0, 0, "latency", "under 2 % of a layer",
+           "more than that: hubs are to be cut into longer segments"),
+    Kernel("through_activation<float, float, float, 4, 3>", 128, 0, 8 * _N * _D / 1e9, 3 * _N * _ROW, "bytes", "0.8",
+           "it counts: join it to the source pass of the layer above"),
+    Kernel("backward_source<float, float, 4, 3>", 128, 0, 10 * _E * _D / 1e9, (2 * _E + 3 * _N) * _ROW, "bytes", "0.55",
+           "below 0.5 at this occupancy: fewer registers, or rows by bulk copies"),
+    Kernel("backward_set<float, float, 4, 3>", 128, 0, 8 * _E * _D / 1e9, (2 * _E + 3 * _U) * _ROW, "bytes", "0.5",
+           "two thirds of backward_source or more: one source pass with private reflector sums, as on the CPU"),
+    Kernel("add_shared<float, float, 4, 3>", 256, 0, 0, 0, "latency", "under 2 % of a layer",
+           "more than that: sets are to be cut into longer segments"),
+    Kernel("pack_rows<float, float>", 256, 0, _N * _M * _D / 1e9, 2 * _N * _M * _ROW, "bytes", "0.7",
+           "it counts: round to TF32 here, once, in place of the inner loop"),
+    Kernel("forward<float, float, tf32, 4>", 256, _STAGES, _PRODUCTS, _TILES, "products", "0.25",
+           "above 0.4: operands from L2 are not what it waits for, and wgmma would gain less than twice"),
+    Kernel("forward<float, float, exact, 4>", 256, _STAGES, 3 * _PRODUCTS, _TILES, "products", "0.3",
+           "below 0.25: registers leave one block an SM; two accumulators a warp row"),
+    Kernel("projection_gradient<float, float, tf32, 4, 3>", 256, _STAGES, _PRODUCTS, _TILES + _WRITTEN,
+           "products", "0.2", "slower than cuBLAS into kept products and one elementwise kernel: take those"),
+    Kernel("input_gradient<float>", 256, 0, 3 * _N * _M * _D / 1e9, 3 * _N * _M * _ROW, "bytes", "0.7",
+           "it counts: an epilogue of the product before it"),
+    Kernel("offer_to_rows", 256, 0, 2 * _SCORES / 1e9, 4 * _SCORES / 1e9, "bytes", "0.5",
+           "below 0.3: insertions are not rare; a threshold before the list"),
+    Kernel("offer_to_columns", 32, 128 * 32 * 8, 2 * _SCORES / 1e9, 4 * _SCORES / 1e9, "bytes", "0.2",
+           "below 0.15: one warp a block leaves too few loads in flight; four warps, joined lists"),
+    Kernel("count_scores", 256, 0, 6 * _SCORES / 1e9, 4 * _SCORES / 1e9, "bytes", "0.6",
+           "below 0.4: ballots are what it waits for; count eight rows a turn"),
+)  # fmt: skip
+
+
+def occupancy(registers: int, threads: int, shared: int) -> int:
+    """Warps that an SM of compute capability 9.0 holds at once (CUDA C++ Programming Guide, technical limits)."""
+    warps = threads // 32
+    by_registers = 65536 // (-(-registers * 32 // 256) * 256) // warps  # whole warps, 256 registers at a time
+    by_shared = 228 * 1024 // (shared + 1024)  # a block's own kilobyte included
+    return warps * min(by_registers, by_shared, 64 // warps, 32)
+
+
+def table(compiled: Sequence[Compiled], release: str) -> str:
+    """Markdown: a row a kernel, as it was compiled for sm_90.
+
+    Raises:
+        KeyError: a kernel of the table was not compiled.
+    """
+    found: Mapping[str, Compiled] = {row.name: row for row in compiled if row.arch == "sm_90"}
+    lines = [
+        f"Compiled by nvcc {release} for sm_90; of 64 warps an SM can hold.",
+        "",
+        "| kernel | GFLOP | GB | registers | shared, KiB | warps | bound by "
+        "| predicted share | what would overturn it |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for k in KERNELS:
+        row = found[k.name]
+        shared = row.shared + k.dynamic
+        warps = occupancy(row.registers, k.threads, shared)
+        work = [f"{x:.2f}" if x else "" for x in (k.gflop, k.gigabytes)]
+        spilled = f" ({row.spilled} B spilled)" if row.spilled else ""
+        cells = [f"`{k.name}`", *work, f"{row.registers}{spilled}", f"{shared / 1024:.0f}", str(warps)]
+        lines.append("| " + " | ".join([*cells, k.bound, k.predicted, k.overturned]) + " |")
+    return "\n".join(lines)
