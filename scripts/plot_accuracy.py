@@ -41,6 +41,7 @@ def against_seconds(rows: Sequence[Mapping[str, Any]], task: str, axes: Any) -> 
                 if (row["task"], row["preset"]) == (task, preset)
                 and not row["changes"]
                 and not row["removed"]
+                and row["cpu_seconds"] is not None
             ]
             if same:
                 seconds = statistics.median(row["cpu_seconds"] for row in same)

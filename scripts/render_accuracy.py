@@ -85,7 +85,10 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _seconds(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    return [f"{statistics.median(row[key] for row in rows):.0f}" for key in ("seconds", "cpu_seconds")]
+    known = [row for row in rows if row["seconds"] is not None]  # a run that was stopped and went on has none
+    if not known:
+        return ["-", "-"]
+    return [f"{statistics.median(row[key] for row in known):.0f}" for key in ("seconds", "cpu_seconds")]
 
 
 def _mean(values: Sequence[float]) -> str:

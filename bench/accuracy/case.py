@@ -46,14 +46,15 @@ class Case:
 
 
 def measure(case: Case, work: Path, again: bool = False) -> dict[str, Any]:
-    """The figures of one training, from its file where it is there; one that was stopped goes on."""
+    """The figures of one training, kept in a file; a training that was stopped goes on, and says no seconds."""
     task = TASKS[case.task]
     stem = "".join(letter if letter.isalnum() or letter in ".=-_" else "-" for letter in case.key)
     kept, run = work / f"{stem}.json", work / "runs" / stem
     if kept.is_file() and not again:
         return json.loads(kept.read_text())
     work.mkdir(parents=True, exist_ok=True)
-    if (run / "last.safetensors").is_file() and not again:
+    resumed = (run / "last.safetensors").is_file() and not again
+    if resumed:
         what = ["--resume", str(run)]
     else:
         shutil.rmtree(run, ignore_errors=True)
@@ -88,8 +89,9 @@ def measure(case: Case, work: Path, again: bool = False) -> dict[str, Any]:
         "seed_ratio": task.seed_ratio,
         "candidates": task.candidates,
         "pairs": metrics["pairs"],
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(busy, 1),
+        # Those before the stop are not known.
+        "seconds": None if resumed else round(seconds, 1),
+        "cpu_seconds": None if resumed else round(busy, 1),
         "peak_memory": answer["peak_memory"],
         "cosine": _scores(metrics["cosine"]),
         "csls": _scores(metrics["csls"]),
@@ -113,7 +115,9 @@ def describe(row: Mapping[str, Any]) -> str:
     scores = ", ".join(
         f"{name} {row[name]['left_to_right']['hits@1']:.3f}" for name in ("cosine", "csls", "sinkhorn")
     )
-    return f"{row['key']}: Hits@1 {scores}; {row['seconds']:.0f} s, {row['cpu_seconds']:.0f} CPU s"
+    resumed = row["seconds"] is None
+    spent = "resumed" if resumed else f"{row['seconds']:.0f} s, {row['cpu_seconds']:.0f} CPU s"
+    return f"{row['key']}: Hits@1 {scores}; {spent}"
 
 
 def _scores(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -8,7 +8,7 @@ import pytest
 
 from bench.accuracy import __main__ as command
 from bench.accuracy import case as measuring
-from bench.accuracy.case import Case, measure
+from bench.accuracy.case import Case, describe, measure
 from bench.accuracy.studies import STUDIES
 from bench.accuracy.tasks import SMOKE, TASKS, Task
 from bench.accuracy.thinning import without_attributes
@@ -29,6 +29,23 @@ def test_a_run_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not any((tmp_path / "work" / "runs").iterdir()), "what is measured is kept, the run is not"
     monkeypatch.setattr(measuring.subprocess, "run", None)
     assert measure(case, tmp_path / "work")["csls"] == row["csls"]
+
+
+def test_a_run_that_was_stopped_goes_on_and_says_no_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.save(synthetic_pair(), tmp_path / "pair", "dbp15k")
+    monkeypatch.setitem(TASKS, "small", Task("pair", ("relation",), 0.4))
+    monkeypatch.setattr(measuring, "DATA", tmp_path)
+    case = Case("small", "fast", 3, ("epochs=2",))
+    whole = measure(case, tmp_path / "whole")
+    monkeypatch.setattr(measuring.shutil, "rmtree", lambda *_, **__: None)
+    measure(case, tmp_path / "work")  # the run stays
+    (tmp_path / "work" / "small-fast-3-epochs=2.json").unlink()
+    row = measure(case, tmp_path / "work")
+    assert (row["seconds"], row["cpu_seconds"]) == (None, None)
+    assert row["csls"] == whole["csls"]
+    assert describe({**row, "key": "small"}).endswith("; resumed")
 
 
 def test_a_smoke_run_must_reach_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
