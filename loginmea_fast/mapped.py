@@ -71,7 +71,7 @@ class MappedMatrix:
         found = self._rows[index].clone() if isinstance(index, slice) else self._rows.index_select(0, index)
         self._touched += max(found.nbytes, 0 if isinstance(index, slice) else len(found) * _AROUND)
         if self._touched > _KEPT:
-            self._map.madvise(mmap.MADV_DONTNEED)
+            _let_go(self._map, 0, len(self._map))
             self._touched = 0
         return found
 
@@ -116,7 +116,10 @@ def room_for(rows: int, columns: int, dtype: torch.dtype, device: torch.device) 
         return torch.empty(rows, columns, dtype=dtype, device=device)
     with tempfile.TemporaryFile() as file:
         try:
-            os.posix_fallocate(file.fileno(), 0, size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:  # elsewhere than on Linux; a full disk is then told when it is full
+                file.truncate(size)
         except OSError as error:
             raise LoginMEAError(
                 f"{rows:,} embeddings of {columns:,} numbers need {size / 1e9:.1f} GB in {tempfile.gettempdir()} "
@@ -130,10 +133,15 @@ def room_for(rows: int, columns: int, dtype: torch.dtype, device: torch.device) 
 
 def release(part: Tensor) -> None:
     """Give the memory of some rows of a matrix of `room_for` back; the file keeps what was written."""
-    for mapped, (first, end) in _scratch.items():
+    for mapped, (first, end) in list(_scratch.items()):  # another thread may add one
         if first <= part.data_ptr() < end:
             start = (part.data_ptr() - first) // mmap.PAGESIZE * mmap.PAGESIZE
             length = part.data_ptr() - first - start + len(part) * part.stride(0) * part.element_size()
             if length:
-                mapped.madvise(mmap.MADV_DONTNEED, start, min(length, end - first - start))
+                _let_go(mapped, start, min(length, end - first - start))
             return
+
+
+def _let_go(mapped: mmap.mmap, start: int, length: int) -> None:
+    if hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED, start, length)
