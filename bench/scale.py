@@ -62,7 +62,6 @@ def run(directory: str, overrides: Sequence[str], ranked: int) -> dict[str, Any]
     loaded = time.perf_counter()
     standing = sizes.peak_bytes()
     lf.runs.prepare_kernels(config)
-    planned = lf.runs.plan(pair, config).peak
     with tempfile.TemporaryDirectory() as folder:
         result = lf.fit(pair, config, out=Path(folder) / "run", progress=False)
     epochs = [r for r in result.history if r["event"] == "epoch"]
@@ -82,7 +81,7 @@ def run(directory: str, overrides: Sequence[str], ranked: int) -> dict[str, Any]
         "step_bytes": max(r["peak_memory"] for r in epochs),
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time(),
-        "planned_bytes": planned,
+        "planned_bytes": result.plan.peak,
         "process_bytes": sizes.peak_bytes(),
         "hits@1": sum(way["hits@1"] for way in ways) / 2,
         "mrr": sum(way["mrr"] for way in ways) / 2,

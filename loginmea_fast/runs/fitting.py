@@ -48,6 +48,7 @@ class FitResult:
         best_epoch: the same where validation chose it; None where nothing was validated and the last one is kept.
         embedding: of the entities, what evaluation and decoding take: the model's, and propagated labels beside it
             where `propagation` asks for them.
+        plan: what it was expected to need of memory.
         run: the run directory; None where none was asked for.
     """
 
@@ -59,6 +60,7 @@ class FitResult:
     epoch: int
     best_epoch: int | None
     embedding: Embedding
+    plan: Plan
     run: RunDirectory | None = None
 
 
@@ -117,15 +119,15 @@ def fit(
         problem = assemble(pair, config, split)
         check_negatives(pair, problem.split.train, further_entities(config))
         prepare_kernels(config)
-        check_plan(problem, config, partial(sketch_model, problem))
+        planned = check_plan(problem, config, partial(sketch_model, problem))
         if out is None:
-            return _train(problem, config, None, resume, progress, callbacks)
+            return _train(problem, config, planned, None, resume, progress, callbacks)
         if run is None:
             run = RunDirectory.create(out, config)
         with run.hold():
             if split is None:
                 run.save_split(problem.split)
-            return _train(problem, config, run, resume, progress, callbacks)
+            return _train(problem, config, planned, run, resume, progress, callbacks)
 
 
 def plan(pair: AlignmentPair, config: Config | None = None, **overrides: Any) -> Plan:
@@ -163,6 +165,7 @@ def _threads(count: int | None) -> Iterator[None]:
 def _train(
     problem: Problem,
     config: Config,
+    planned: Plan,
     run: RunDirectory | None,
     resume: bool,
     progress: bool | None,
@@ -193,6 +196,7 @@ def _train(
         trainer.standing.best_epoch,
         trainer.standing.chosen_epoch,
         trainer.embedding,
+        planned,
         run,
     )
 

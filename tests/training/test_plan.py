@@ -32,10 +32,9 @@ import torch
 config = lf.Config.build(path=sys.argv[1], seed_ratio=0.3, epochs=2, rounds=0, threads=1).override(sys.argv[2:])
 pair = lf.runs.load_pair(config)
 lf.runs.prepare_kernels(config)
-planned = lf.runs.plan(pair, config).peak
 with measure_peak_memory(torch.device("cpu")) as memory:
-    lf.fit(pair, config, progress=False)
-print(json.dumps([planned, memory.peak]))
+    result = lf.fit(pair, config, progress=False)
+print(json.dumps([result.plan.peak, memory.peak]))
 """
 
 
