@@ -1,7 +1,7 @@
 """What decisions are worth: the most doubtful matches are decided by links known to be right, then aligned again.
 
-python -m bench.align.oracle                    # 200 decisions on fr_en without names, by propagation
-python -m bench.align.oracle fr_en --count 500 --record
+python -m bench.align.oracle                    # 200 decisions on the pair inside the package, by propagation
+python -m bench.align.oracle fr_en-without-names --method model --record
 
 The oracle stands in for the person at the page of `report`, who sees the same matches first.
 """
@@ -28,7 +28,7 @@ Pair = tuple[str, str]
 def main() -> None:
     """Align, decide, align again, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("task", nargs="?", choices=list(TASKS), default="fr_en-without-names")
+    parser.add_argument("task", nargs="?", choices=list(TASKS), default="embedded-without-names")
     parser.add_argument("--method", choices=("propagate", "model"), default="propagate")
     parser.add_argument("--count", type=int, default=200, help="decisions")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench-align")

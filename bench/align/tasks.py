@@ -82,6 +82,13 @@ def _embedded(folder: Path) -> None:
     _links(pair, folder, 0)
 
 
+def _embedded_known(folder: Path) -> None:
+    """The same; 100 of its 1,133 links are known."""
+    pair = data.load_embedded()
+    _ntriples(pair, folder)
+    _links(pair, folder, 100)
+
+
 def _ntriples(pair: AlignmentPair, folder: Path, without: Iterable[int] = ()) -> None:
     right, gone = set(pair.right_entities.tolist()), set(without)
     names = pair.relation_names or [f"relation/{number}" for number in range(pair.num_relations)]
@@ -148,5 +155,11 @@ TASKS = {
     ),
     "fb15k_db15k": Task("FB15K-DB15K with values, CSV, 2,500 known pairs", _mmkb, ""),
     "embedded-no-seeds": Task("embedded pair, N-Triples, no pair known", _embedded, ".nt"),
+    "embedded-without-names": Task(
+        "embedded pair without names, N-Triples, 100 known pairs",
+        _embedded_known,
+        ".nt",
+        ("--modalities", "relation,attribute"),
+    ),
     "fr_en-twice": Task("DBP15K fr_en, the same, half of the left graph without counterpart", _twice, ".nt"),
 }

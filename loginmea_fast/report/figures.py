@@ -26,9 +26,11 @@ def reliability(
 ) -> dict[str, Any]:
     """What confidences said against what was true, as `links` tell it."""
     said = [entry["confidence"] for entry in bins]
+    most = max((entry["matches"] for entry in bins), default=1.0)
     return _figure(
         "Calibration",
-        f"Confidence against the share that was right, on {links}; on the diagonal both agree. "
+        f"Confidence against the share that was right, on {links}; on the diagonal both agree; the more "
+        "matches, the larger the point. "
         f"Error {error:.3f}.",
         [
             {"x": [0, 1], "y": [0, 1], "mode": "lines", "name": "as said", "line": {"dash": "dot"}},
@@ -38,6 +40,7 @@ def reliability(
                 "mode": "lines+markers",
                 "name": links,
                 "text": [f"{entry['matches']:,.0f} matches" for entry in bins],
+                "marker": {"size": [4 + 14 * (entry["matches"] / most) ** 0.5 for entry in bins]},
             },
         ],
         "mean confidence",
@@ -77,7 +80,15 @@ def curve(confidences: Sequence[float], threshold: float) -> dict[str, Any]:
         ],
         "threshold",
         "expected precision",
-        yaxis2={"title": {"text": "matches"}, "overlaying": "y", "side": "right", "showgrid": False},
+        yaxis2={
+            "title": {"text": "matches"},
+            "overlaying": "y",
+            "side": "right",
+            "showgrid": False,
+            "rangemode": "tozero",
+            "tickmode": "auto",
+            "tickformat": ",d",
+        },
     )
 
 

@@ -95,11 +95,15 @@ def _draw(figure: Mapping[str, Any], axes: Any) -> None:
             trace["y"],
             _STYLES.get(line.get("dash", ""), "-"),
             linewidth=line.get("width", 1.5),
-            marker="o" if "markers" in trace["mode"] else "",
+            marker="o" if "markers" in trace["mode"] and "marker" not in trace else "",
             markersize=3,
             color=color,
             label=trace["name"],
         )
+        if "marker" in trace:  # sizes are diameters there, areas here
+            own.scatter(
+                trace["x"], trace["y"], [size**2 / 2 for size in trace["marker"]["size"]], color=color
+            )
     axes.set_title(figure["title"])
     axes.set_xlabel(layout["xaxis"]["title"]["text"])
     axes.set_ylabel(layout["yaxis"]["title"]["text"])

@@ -157,3 +157,11 @@ def test_only_matches_of_known_entities_are_judged() -> None:
     assert found["calibration"]["matches"] == 3
     with pytest.raises(InputError, match="known links"):
         match_metrics(matches, [])
+
+
+@pytest.mark.parametrize(("held_out", "asked"), [(50, 0.975), (250, 0.963)])
+def test_the_margin_that_docs_tell(held_out: int, asked: float) -> None:
+    known = np.full(held_out, 0.999)
+    for mean, accepted in ((asked, True), (asked - 0.002, False)):
+        threshold = lowest_threshold(np.full(10, mean), 0.95, known)
+        assert (threshold == mean) == accepted

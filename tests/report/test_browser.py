@@ -192,6 +192,26 @@ def test_a_browser_that_keeps_nothing_says_so(browser: Any, directory: Path) -> 
         browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", number)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("http://a.example/b/label", "label"),
+        ("http://www.w3.org/2000/01/rdf-schema#label", "label"),
+        ("http://a.example/Gr%C3%B6%C3%9Fe", "Größe"),
+        ("http://a.example/100%", "100%"),
+        ("http://a.example/type http://a.example/City", "type City"),
+        ("geonames:country timezone", "country timezone"),
+        ("date of birth", "date of birth"),
+    ],
+)
+def test_relations_and_attributes_are_called_by_the_end_of_their_iris(
+    browser: Any, directory: Path, name: str, told: str
+) -> None:
+    """Whole IRIs filled the columns, a few letters a line on a phone."""
+    show(browser, write_report(directory))
+    assert browser.execute_script("return local(arguments[0])", name) == told
+
+
 @pytest.mark.parametrize("width", [1400, 390])
 def test_pictures_stand_beside_each_other(browser: Any, pictured: Path, width: int) -> None:
     show(browser, write_report(pictured), width)

@@ -11,6 +11,15 @@ function make(tag, text, attributes = {}) {
   return node;
 }
 
+// What people call a relation or an attribute: of an IRI the last part, of each where there are two (a type and a class).
+function local(name) {
+  return name.split(" ").map((word) => {
+    if (!/^[a-z][a-z0-9+.-]*:./i.test(word)) return word;
+    const last = word.split(/[\/#:]/).filter(Boolean).pop();
+    try { return decodeURIComponent(last); } catch { return last; }
+  }).join(" ");
+}
+
 async function contents() {
   const packed = Uint8Array.from(atob($("data").textContent.trim()), (letter) => letter.charCodeAt(0));
   const plain = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -143,7 +152,7 @@ class Matches {
     this.chosen = 0;
     this.fill("show", [["all", "all"], ["open", "not decided"], ["accepted", "accepted by confidence"],
       ["rejected", "not sure enough"], ["decided", "decided"], ...(this.columns.change.some(Boolean) ? [["changed", "changed"]] : [])]);
-    this.fill("order", [["doubtful", "the most doubtful first"], ["most", "the surest first"], ["least", "the least sure first"],
+    this.fill("order", [["doubtful", "most doubtful first"], ["most", "surest first"], ["least", "least sure first"],
       ["name", "by name"]]);
     for (const id of ["show", "order"]) $(id).addEventListener("change", () => this.again());
     let waiting;
@@ -354,7 +363,8 @@ class Matches {
     const table = make("table");
     for (const [name, value, same] of rows) {
       const row = make("tr", null, same ? { class: "same", title: "the other one has it too" } : {});
-      row.append(make("td", name, { dir: "auto" }), make("td", value, { dir: "auto" }));
+      const [arrow, said] = /^[→←] /.test(name) ? [name.slice(0, 2), name.slice(2)] : ["", name];
+      row.append(make("td", arrow + local(said), { dir: "auto", title: said }), make("td", value, { dir: "auto" }));
       table.append(row);
     }
     column.append(make("h3", title), table);
