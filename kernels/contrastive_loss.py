@@ -123,11 +123,13 @@ def _column_softmax(logits, largest, total, rows, batch, columns, BN: tl.constex
     j = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
     high = tl.load(largest + j, mask=j < batch, other=0.0)
     summed = tl.load(total + j, mask=j < batch, other=0.0)
-    for row in range(0, rows):
-        s = tl.load(logits + row * columns + j, mask=j < batch, other=0.0)
+    line = logits + j
+    for _ in range(0, rows):
+        s = tl.load(line, mask=j < batch, other=0.0)
         higher = tl.maximum(high, s)
         summed = summed * tl.exp(high - higher) + tl.exp(s - higher)
         high = higher
+        line += columns
     tl.store(largest + j, high, mask=j < batch)
     tl.store(total + j, summed, mask=j < batch)
 
@@ -168,9 +170,11 @@ def _bias_gradient(
     """out_j += sum over the panel's rows of w_bj / tau_b."""
     j = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
     total = tl.load(out + j, mask=j < columns, other=0.0)
+    line = logits + j
     for row in range(0, rows):
         own = first_row + row
-        s = tl.load(logits + row * columns + j, mask=j < columns, other=0.0)
+        s = tl.load(line, mask=j < columns, other=0.0)
+        line += columns
         total += _softmaxes(s, row_lse, row_lse, row_share, own, j, batch, columns, False)
         total -= tl.where(j == tl.load(positives + own), tl.load(row_share + own), 0.0)
     tl.store(out + j, total, mask=j < columns)

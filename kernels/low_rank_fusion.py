@@ -1,12 +1,9 @@
 """Low-rank fusion in Triton: products with the factors and the product over modalities in one kernel.
 
-Operands are packed first, so that the inner loops load whole, aligned tiles and need no mask: t = r x by blocks of
-rows, [R, sum of padded d_m], and the factors, o_k folded into the first, [sum of padded d_m, K padded d], so that k is
-a range of columns. A tile of P_mk is born in registers with its constant, row 0 of the factor, multiplied into the
-product over m, and the product into the sum over k; only y is written.
-
-Backward, a block of rows at a time: one kernel computes P_mk again and writes dP [M, R, K padded d], which fits in L2;
-two products turn it into dt and dW. Blocks follow each other in order and each sum has one owner, so results repeat.
+Operands are packed (`_operands.py`), so that the inner loops load whole, aligned tiles and need no mask: k is a range
+of rows of w. A tile of P_mk is born in registers with its constant, row 0 of the factor, multiplied into the product
+over m, and the product into the sum over k; only y is written. Backward, a block of rows at a time, one kernel computes
+P_mk again and writes dP, which fits in L2; two products turn it into dt and dW.
 """
 
 from __future__ import annotations
@@ -17,12 +14,10 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from loginmea_fast.kernels._operands import BLOCK_ROWS, PAD, Operands, round_up
 from torch import Tensor
 
-__all__ = ["low_rank_fusion_backward", "low_rank_fusion_forward", "unsupported"]
-
-DP_BYTES = 48 << 20  # of dP; an H100 has 50 MiB of L2, an A100 40
-PAD = 64  # of depths and widths: a BK divides it, and the BN of a kernel without masks; BK divides every BM
+__all__ = ["forward", "input_gradients", "multiply", "pack_rows", "projection_gradient", "unsupported"]
 
 
 class Tile(NamedTuple):
@@ -35,6 +30,7 @@ class Tile(NamedTuple):
     stages: int
 
 
+# BK divides PAD and every BM, BN divides PAD where a kernel has no mask, BM divides BLOCK_ROWS.
 # What each kernel is launched with, by the precision of its products: chosen for registers and shared memory by the
 # compiler's report, to be chosen by the clock with bench/gpu.
 TILES: dict[tuple[str, str], Tile] = {
@@ -48,7 +44,6 @@ TILES: dict[tuple[str, str], Tile] = {
     ("matmul", "tf32"): Tile(128, 128, 32, 8, 3),
     ("matmul", "bfloat16"): Tile(128, 128, 64, 8, 3),
 }
-BLOCK_ROWS = 128  # every BM divides it
 
 
 @triton.jit
@@ -74,7 +69,7 @@ def _pack_rows(
 @triton.jit
 def _projection(
     t, w, constants, im, jn,
-    START: tl.constexpr, END: tl.constexpr, TOTAL: tl.constexpr, KN: tl.constexpr,
+    START: tl.constexpr, END: tl.constexpr, TOTAL: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One tile of P = [1 | t] W of one modality, [BM, BN]."""
@@ -82,7 +77,7 @@ def _projection(
     for start in range(START, END, BK):
         i = start + tl.arange(0, BK)
         a = tl.load(t + im[:, None] * TOTAL + i[None, :])  # [BM, BK]
-        b = tl.load(w + i[:, None] * KN + jn[None, :])  # [BK, BN]
+        b = tl.load(w + jn[None, :] * TOTAL + i[:, None])  # [BK, BN]
         p = tl.dot(a, b, p, input_precision=PRECISION)
     return p
 
@@ -104,7 +99,7 @@ def _forward(
         product = tl.zeros([BM, BN], tl.float32) + 1.0
         for m in tl.static_range(M):
             p = _projection(
-                t, w, constants + m * KN, im, k * PADDED + j, STARTS[m], STARTS[m + 1], TOTAL, KN, BM, BN, BK, PRECISION
+                t, w, constants + m * KN, im, k * PADDED + j, STARTS[m], STARTS[m + 1], TOTAL, BM, BN, BK, PRECISION
             )  # fmt: skip
             if KEEP:
                 where = products + ((k * M + m) * rows.to(tl.int64) + row[:, None]) * WIDTH + j[None, :]
@@ -116,14 +111,13 @@ def _forward(
 
 @triton.jit(do_not_specialize=["rows"])
 def _projection_gradient(
-    g, t, w, constants, products, dp, sums, first, rows, block,
+    g, t, w, constants, products, dp, first, rows, block,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, STARTS: tl.constexpr, TOTAL: tl.constexpr, KN: tl.constexpr,
     M: tl.constexpr, KEPT: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """Rows dP_mk = g prod_{n != m} P_nk of one block and one k, and column sums, a row of them a tile."""
-    tile = tl.program_id(0)
-    im = tile * BM + tl.arange(0, BM)
+    """Rows dP_mk = g prod_{n != m} P_nk of one block and one k."""
+    im = tl.program_id(0) * BM + tl.arange(0, BM)
     j = tl.program_id(1) * BN + tl.arange(0, BN)
     k = tl.program_id(2)
     jn = k * PADDED + j
@@ -137,7 +131,7 @@ def _projection_gradient(
         elif M > 1:
             ps = ps + (  # noqa: RUF005
                 _projection(
-                    t, w, constants + m * KN, im, jn, STARTS[m], STARTS[m + 1], TOTAL, KN, BM, BN, BK, PRECISION
+                    t, w, constants + m * KN, im, jn, STARTS[m], STARTS[m + 1], TOTAL, BM, BN, BK, PRECISION
                 ),
             )  # fmt: skip
     upstream = tl.load(g + row[:, None] * WIDTH + j[None, :], mask=mask, other=0.0).to(tl.float32)
@@ -149,7 +143,6 @@ def _projection_gradient(
         # Rows and columns of the padding: a factor may be NaN, what it pads must still be 0.
         gradient = tl.where(mask, gradient, 0.0)
         tl.store(dp + (m * block + im[:, None]) * KN + jn[None, :], gradient)
-        tl.store(sums + (tile * M + m) * KN + jn, tl.sum(gradient, axis=0))
 
 
 @triton.jit
@@ -201,77 +194,6 @@ def _input_gradient(
             tl.store(scale_gradient + row * M + m, tl.sum(inner, axis=1), mask=row < rows)
 
 
-class _Operands:
-    """Sizes, and the factors packed for this call."""
-
-    def __init__(
-        self,
-        inputs: Sequence[Tensor],
-        factors: Sequence[Tensor],
-        rank_weights: Tensor,
-        row_scale: Tensor | None,
-        precision: str,
-    ) -> None:
-        self.inputs = tuple(x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous() for x in inputs)
-        self.strides = tuple(x.stride(0) for x in self.inputs)
-        self.widths = tuple(x.shape[1] for x in inputs)
-        self.scale = None if row_scale is None else row_scale.float().contiguous()
-        self.precision = precision
-        self.rows, self.count = inputs[0].shape[0], len(inputs)
-        self.rank, _, self.width = factors[0].shape
-        self.padded = triton.cdiv(self.width, PAD) * PAD
-        self.columns = self.rank * self.padded
-        starts = [0]
-        for width in self.widths:
-            starts.append(starts[-1] + triton.cdiv(width, PAD) * PAD)
-        self.starts, self.total = tuple(starts), starts[-1]
-        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        w = inputs[0].new_zeros(self.total, self.rank, self.padded, dtype=self.dtype)
-        constants = inputs[0].new_zeros(self.count, self.rank, self.padded, dtype=torch.float32)
-        for m, factor in enumerate(factors):
-            wide = factor.float() * rank_weights.float().T[:, :, None] if m == 0 else factor
-            w[starts[m] : starts[m] + self.widths[m], :, : self.width] = wide[:, 1:].transpose(0, 1)
-            constants[m, :, : self.width] = wide[:, 0]
-        self.w, self.constants = w.view(self.total, self.columns), constants.view(self.count, self.columns)
-
-    def tile(self, kernel: str) -> Tile:
-        return TILES[kernel, self.precision]
-
-    @property
-    def dot(self) -> str:
-        """What `tl.dot` may do with float32 operands."""
-        return "ieee" if self.precision == "ieee" else "tf32"
-
-    def block_rows(self) -> int:
-        """Rows of which dP takes DP_BYTES, in whole tiles."""
-        row = self.count * self.columns * self.w.element_size()
-        most = max(DP_BYTES // row, BLOCK_ROWS)
-        return triton.cdiv(min(most, max(self.rows, 1)), BLOCK_ROWS) * BLOCK_ROWS
-
-    def pack_rows(self, t: Tensor, first: int) -> None:
-        _pack_rows[(triton.cdiv(t.shape[0], 16),)](
-            self.inputs, self.strides, self.scale, t, first, self.rows,
-            WIDTHS=self.widths, STARTS=self.starts, TOTAL=self.total, M=self.count, SCALED=self.scale is not None,
-            BR=16, BD=PAD,
-        )  # fmt: skip
-
-    def sizes(self) -> dict[str, object]:
-        return {
-            "WIDTH": self.width, "PADDED": self.padded, "STARTS": self.starts, "TOTAL": self.total,
-            "KN": self.columns, "M": self.count, "PRECISION": self.dot,
-        }  # fmt: skip
-
-    def matmul(self, a: Tensor, b: Tensor, c: Tensor, add: bool) -> None:
-        """Product c (+)= a b; a and b may be transposed views."""
-        tile = self.tile("matmul")
-        m, n = c.shape
-        _matmul[(triton.cdiv(m, tile.BM), triton.cdiv(n, tile.BN))](
-            a, b, c, m, n, a.shape[1], *a.stride(), *b.stride(), c.stride(0),
-            ADD=add, PRECISION=self.dot, BM=tile.BM, BN=tile.BN, BK=tile.BK,
-            num_warps=tile.warps, num_stages=tile.stages,
-        )  # fmt: skip
-
-
 def unsupported(dtype: torch.dtype) -> str | None:
     """Why these kernels cannot take a dtype, or None."""
     if dtype == torch.float64:
@@ -281,87 +203,67 @@ def unsupported(dtype: torch.dtype) -> str | None:
     return None
 
 
-def low_rank_fusion_forward(
-    y: Tensor,
-    inputs: Sequence[Tensor],
-    factors: Sequence[Tensor],
-    rank_weights: Tensor,
-    bias: Tensor,
-    row_scale: Tensor | None,
-    products: Tensor | None,
-    precision: str,
+def pack_rows(f: Operands, first: int, count: int) -> None:
+    """Fill t with rows [first, first + count) of the inputs, and zeros."""
+    _pack_rows[(triton.cdiv(f.block, 16),)](
+        tuple(f.inputs), tuple(x.stride(0) for x in f.inputs), f.scale, f.t, first, first + count,
+        TOTAL=f.total, **_modalities(f), BR=16, BD=PAD,
+    )  # fmt: skip
+
+
+def forward(f: Operands, bias: Tensor, y: Tensor, products: Tensor | None, first: int, count: int) -> None:
+    """Fill rows [first, first + count) of y and, unless None, of products."""
+    tile = TILES["forward", f.precision]
+    _forward[(triton.cdiv(count, tile.BM), f.padded // tile.BN)](
+        f.t, f.w, f.constants, bias, y, products, first, f.rows, f.rank, **_sizes(f, tile), KEEP=products is not None
+    )  # fmt: skip
+
+
+def projection_gradient(
+    f: Operands, grad: Tensor, products: Tensor | None, dp: Tensor, first: int, count: int
 ) -> None:
-    """Fill y [B, d] and, unless None, products [K, M, B, d] with P_mk, o_k folded into the first modality's.
-
-    Arguments are those of `loginmea_fast.ops.low_rank_fusion`; `precision` is "ieee", "tf32" or "bfloat16".
-    """
-    f = _Operands(inputs, factors, rank_weights, row_scale, precision)
-    if f.rows == 0:
-        return
-    tile, bias = f.tile("forward"), bias.float().contiguous()
-    t = f.w.new_empty(f.block_rows(), f.total)
-    for first in range(0, f.rows, len(t)):
-        f.pack_rows(t, first)
-        used = triton.cdiv(min(len(t), f.rows - first), tile.BM)
-        _forward[(used, f.padded // tile.BN)](
-            t, f.w, f.constants, bias, y, products, first, f.rows, f.rank, **f.sizes(), KEEP=products is not None,
-            BM=tile.BM, BN=tile.BN, BK=tile.BK, num_warps=tile.warps, num_stages=tile.stages,
-        )  # fmt: skip
+    """Fill dp [M, block, columns] for rows [first, first + count), and with zeros up to BLOCK_ROWS."""
+    tile = TILES["projection_gradient", f.precision]
+    _projection_gradient[(round_up(count, BLOCK_ROWS) // tile.BM, f.padded // tile.BN, f.rank)](
+        grad, f.t, f.w, f.constants, products, dp, first, f.rows, f.block, **_sizes(f, tile),
+        KEPT=products is not None,
+    )  # fmt: skip
 
 
-def low_rank_fusion_backward(
-    grad: Tensor,
-    inputs: Sequence[Tensor],
-    factors: Sequence[Tensor],
-    rank_weights: Tensor,
-    row_scale: Tensor | None,
-    products: Tensor | None,
-    gradients: Sequence[Tensor],
-    precision: str,
+def input_gradients(
+    f: Operands, dt: Tensor, dx: Sequence[Tensor], dr: Tensor | None, first: int, count: int
 ) -> None:
-    """Fill `gradients`: dx_m, dW_m, do, db, dr, one after another; empty ones are not wanted."""
-    f = _Operands(inputs, factors, rank_weights, row_scale, precision)
-    dx, dfactors, (do, db, dr) = gradients[: f.count], gradients[f.count : -3], gradients[-3:]
-    inputs_needed, factors_needed = dr.numel() > 0 or any(g.numel() for g in dx), do.numel() > 0
-    db.copy_(grad.float().sum(dim=0, keepdim=True))
-    tile, block = f.tile("projection_gradient"), f.block_rows()
-    t, dp = f.w.new_empty(block, f.total), f.w.new_empty(f.count, block, f.columns)
-    dt = grad.new_empty(block, f.total, dtype=torch.float32)
-    sums = grad.new_empty(block // tile.BM, f.count, f.columns, dtype=torch.float32)
-    dw = grad.new_zeros(f.total, f.columns, dtype=torch.float32)
-    constants = torch.zeros_like(f.constants)
-    for first in range(0, f.rows, block):
-        f.pack_rows(t, first)
-        count = min(block, f.rows - first)
-        used = triton.cdiv(count, tile.BM)
-        _projection_gradient[(used, f.padded // tile.BN, f.rank)](
-            grad, t, f.w, f.constants, products, dp, sums, first, f.rows, block, **f.sizes(),
-            KEPT=products is not None, BM=tile.BM, BN=tile.BN, BK=tile.BK,
-            num_warps=tile.warps, num_stages=tile.stages,
-        )  # fmt: skip
-        valid = used * tile.BM
-        for m in range(f.count):
-            part = slice(f.starts[m], f.starts[m + 1])
-            if inputs_needed:
-                f.matmul(dp[m, :valid], f.w[part].T, dt[:valid, part], add=False)
-            if factors_needed:
-                f.matmul(t[:valid, part].T, dp[m, :valid], dw[part], add=True)
-        if factors_needed:
-            constants += sums[:used].sum(dim=0)
-        if inputs_needed:
-            _input_gradient[(triton.cdiv(count, 16),)](
-                dt, f.inputs, f.strides, f.scale, tuple(dx), dr, first, f.rows,
-                WIDTHS=f.widths, STARTS=f.starts, TOTAL=f.total, M=f.count, SCALED=f.scale is not None,
-                BR=16, BD=PAD,
-            )  # fmt: skip
-    if not factors_needed:
-        return
-    for m, (factor, gradient) in enumerate(zip(factors, dfactors, strict=True)):
-        wide = torch.empty_like(factor, dtype=torch.float32, memory_format=torch.contiguous_format)
-        rows = dw[f.starts[m] : f.starts[m] + f.widths[m]].view(-1, f.rank, f.padded)
-        wide[:, 1:] = rows[:, :, : f.width].transpose(0, 1)
-        wide[:, 0] = constants[m].view(f.rank, f.padded)[:, : f.width]
-        if m == 0:
-            do.copy_((wide * factor).sum(dim=(1, 2))[None])
-            wide *= rank_weights.float().T[:, :, None]
-        gradient.copy_(wide)
+    """Fill rows [first, first + count) of dx_m = r dt and dr = dt . x."""
+    _input_gradient[(triton.cdiv(count, 16),)](
+        dt, tuple(f.inputs), tuple(x.stride(0) for x in f.inputs), f.scale, tuple(dx), dr, first, f.rows,
+        TOTAL=f.total, **_modalities(f), BR=16, BD=PAD,
+    )  # fmt: skip
+
+
+def multiply(f: Operands, a: Tensor, b: Tensor, out: Tensor, add: bool) -> None:
+    """Multiply into `out`, or add to it, float32; a and b may be transposed views, whose depth PAD divides."""
+    tile = TILES["matmul", f.precision]
+    m, n = out.shape
+    _matmul[(triton.cdiv(m, tile.BM), triton.cdiv(n, tile.BN))](
+        a, b, out, m, n, a.shape[1], *a.stride(), *b.stride(), out.stride(0),
+        ADD=add, PRECISION=_dot(f), BM=tile.BM, BN=tile.BN, BK=tile.BK,
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+
+
+def _dot(f: Operands) -> str:
+    """What `tl.dot` may do with float32 operands."""
+    return "ieee" if f.precision == "ieee" else "tf32"
+
+
+def _modalities(f: Operands) -> dict[str, object]:
+    widths = tuple(x.shape[1] for x in f.inputs)
+    return {"WIDTHS": widths, "STARTS": tuple(f.starts), "M": f.count, "SCALED": f.scale is not None}
+
+
+def _sizes(f: Operands, tile: Tile) -> dict[str, object]:
+    return {
+        "WIDTH": f.width, "PADDED": f.padded, "STARTS": tuple(f.starts), "TOTAL": f.total, "KN": f.columns,
+        "M": f.count, "PRECISION": _dot(f), "BM": tile.BM, "BN": tile.BN, "BK": tile.BK,
+        "num_warps": tile.warps, "num_stages": tile.stages,
+    }  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from loginmea_fast import native
 from loginmea_fast.errors import InputError
-from loginmea_fast.ops import _dispatch
+from loginmea_fast.ops import _dispatch, _fusion_gpu
 from loginmea_fast.ops._device_choice import in_order
 from loginmea_fast.ops._modalities import (
     autocast,
@@ -218,9 +218,10 @@ def _low_rank_fusion(
         )  # fmt: skip
         del alive
     elif chosen in ("triton", "cuda"):
-        _gpu(chosen).low_rank_fusion_forward(
-            y, inputs, factors, rank_weights, bias, row_scale, kept, _product_precision(inputs[0], precision)
-        )
+        _fusion_gpu.low_rank_fusion_forward(
+            y, inputs, factors, rank_weights, bias, row_scale, kept, _product_precision(inputs[0], precision),
+            _gpu(chosen),
+        )  # fmt: skip
     else:
         y.copy_(reference.low_rank_fusion_forward(inputs, factors, rank_weights, bias, row_scale, kept))
     return y, products, scale
@@ -288,9 +289,9 @@ def _low_rank_fusion_backward(
         del alive
         gradients = [*dx, *dw, *(wide.to(g.dtype) for wide, g in zip(small, (do, db, dr), strict=True))]
     elif chosen in ("triton", "cuda"):
-        _gpu(chosen).low_rank_fusion_backward(
+        _fusion_gpu.low_rank_fusion_backward(
             grad, inputs, factors, rank_weights, row_scale, kept, gradients,
-            _product_precision(inputs[0], precision),
+            _product_precision(inputs[0], precision), _gpu(chosen),
         )  # fmt: skip
     else:
         dx, dw, *rest = reference.low_rank_fusion_backward(
@@ -395,7 +396,7 @@ def _choose(inputs: Sequence[Tensor], precision: str, backend: str) -> str:
 
 
 def _gpu(backend: str) -> Any:
-    """The module that serves a GPU: the same two functions under each backend."""
+    """The launches that serve a GPU: the same functions under each backend; see `_fusion_gpu`."""
     if backend == "triton":
         from loginmea_fast.kernels import low_rank_fusion as kernels
 

@@ -12,20 +12,34 @@ import torch
 import torch.nn.functional as F
 
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.ops import _attention_cuda, _attention_gpu
+from loginmea_fast.ops import _attention_cuda, _attention_gpu, _fusion_cuda
 from loginmea_fast.ops._attention_chain import Chain, graphs_in
 from loginmea_fast.ops.relation_reflection_attention import _index_of
 from tests.helpers.graphs import triples_of
 
 ROOT = Path(__file__).parents[2]
-LAUNCHES = ("forward", "through_activation", "backward_source", "backward_set")
 
 
-def test_attention_of_triton_and_of_cuda_take_the_same_arguments() -> None:
-    triton = pytest.importorskip("loginmea_fast.kernels.relation_reflection_attention", exc_type=ImportError)
-    for name in (*LAUNCHES, "rows"):
-        of_triton, of_cuda = (inspect.signature(getattr(m, name)) for m in (triton, _attention_cuda))
-        assert of_triton == of_cuda, name
+@pytest.mark.parametrize(
+    ("op", "of_cuda", "launches"),
+    [
+        (
+            "relation_reflection_attention",
+            _attention_cuda,
+            ["backward_set", "backward_source", "forward", "rows", "through_activation"],
+        ),
+        (
+            "low_rank_fusion",
+            _fusion_cuda,
+            ["forward", "input_gradients", "multiply", "pack_rows", "projection_gradient"],
+        ),
+    ],
+)
+def test_launches_of_triton_and_of_cuda_take_the_same_arguments(op, of_cuda, launches) -> None:
+    of_triton = pytest.importorskip(f"loginmea_fast.kernels.{op}", exc_type=ImportError)
+    for name in launches:
+        of_both = [inspect.signature(getattr(module, name)) for module in (of_triton, of_cuda)]
+        assert of_both[0] == of_both[1], name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)

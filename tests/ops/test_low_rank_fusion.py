@@ -41,10 +41,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Every backend that can serve here, on the GPU with blocks so small that a few hundred rows make several."""
     name: str = request.param
     _skip_unless_served(name, torch.float32)
-    if name == "triton":
-        monkeypatch.setattr("loginmea_fast.kernels.low_rank_fusion.DP_BYTES", 1)
-    if name == "cuda":
-        monkeypatch.setattr("loginmea_fast.ops._fusion_cuda.DP_BYTES", 1)
+    monkeypatch.setattr("loginmea_fast.kernels._operands.DP_BYTES", 1)
     return name
 
 

@@ -1,0 +1,76 @@
+"""What the launches of low-rank fusion are given, of Triton and of CUDA C++ alike: operands packed in aligned tiles.
+
+Depths and widths are padded to PAD and blocks of rows to BLOCK_ROWS, so that inner loops need no mask. With
+total = sum of padded d_m and columns = K padded d, modality m has the columns part(m) of t and w:
+
+    t [block, total]         rows t_m = r_m x_m side by side, of one block; zero in the padding
+    w [columns, total]       factors, o_k folded into the first: row k padded_d + j is column j of W'^(k), all m
+    constants [M, columns]   row 0 of the same, float32
+
+Both operands have the depth running fastest, which is how tensor cores of every generation take them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["BLOCK_ROWS", "PAD", "Operands", "round_up"]
+
+DP_BYTES = 48 << 20  # of dP in one block of rows; an H100 has 50 MiB of L2, an A100 40
+PAD, BLOCK_ROWS = 64, 128  # as in csrc/cuda/low_rank_fusion.h; every tile of the Triton kernels divides them
+
+
+def round_up(n: int, multiple: int) -> int:
+    """The least multiple that is no less than n."""
+    return (n + multiple - 1) // multiple * multiple
+
+
+class Operands:
+    """Sizes, the factors packed for this call, and room for a block of rows.
+
+    Attributes:
+        inputs: x_m [B, d_m], the elements of a row adjacent.
+        scale: [B, M] float32, or None for ones.
+        dtype: of the inputs, `compute` that of t and w; `precision` "ieee", "tf32" or "bfloat16".
+        rows: B, `count` M, `rank` K, `width` d, `padded` d padded.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Tensor],
+        factors: Sequence[Tensor],
+        rank_weights: Tensor,
+        row_scale: Tensor | None,
+        precision: str,
+    ) -> None:
+        self.inputs = [x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous() for x in inputs]
+        self.scale = None if row_scale is None else row_scale.float().contiguous()
+        self.dtype, self.precision = inputs[0].dtype, precision
+        self.rows, self.count = inputs[0].shape[0], len(inputs)
+        self.rank, _, self.width = factors[0].shape
+        self.padded = round_up(self.width, PAD)
+        self.columns = self.rank * self.padded
+        self.starts = [0]
+        for x in inputs:
+            self.starts.append(self.starts[-1] + round_up(x.shape[1], PAD))
+        self.total = self.starts[-1]
+        self.compute = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        w = inputs[0].new_zeros(self.rank, self.padded, self.total, dtype=self.compute)
+        constants = inputs[0].new_zeros(self.count, self.rank, self.padded, dtype=torch.float32)
+        for m, factor in enumerate(factors):
+            folded = factor.float() * rank_weights.float().T[:, :, None] if m == 0 else factor
+            columns = slice(self.starts[m], self.starts[m] + factor.shape[1] - 1)
+            w[:, : self.width, columns] = folded[:, 1:].transpose(1, 2)
+            constants[m, :, : self.width] = folded[:, 0]
+        self.w, self.constants = w.view(self.columns, self.total), constants.view(self.count, self.columns)
+        row_bytes = self.count * self.columns * self.w.element_size()
+        most = max(DP_BYTES // row_bytes, BLOCK_ROWS)
+        self.block = round_up(min(most, max(self.rows, 1)), BLOCK_ROWS)
+        self.t = self.w.new_empty(self.block, self.total)
+
+    def part(self, m: int) -> slice:
+        """Columns of t and w that belong to a modality."""
+        return slice(self.starts[m], self.starts[m + 1])
