@@ -19,7 +19,7 @@ from typing import Any
 from bench._record import ROOT, record
 from bench.align.tasks import TASKS
 from loginmea_fast.evaluation.matches import match_metrics
-from loginmea_fast.runs.aligning import read_matches
+from loginmea_fast.runs.aligning import MatchFile, read_matches
 from loginmea_fast.runs.aligning.formats import safe_text
 
 Pair = tuple[str, str]
@@ -28,7 +28,7 @@ Pair = tuple[str, str]
 def main() -> None:
     """Align, decide, align again, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("task", nargs="?", choices=list(TASKS), default="embedded-without-names")
+    parser.add_argument("task", nargs="?", choices=list(TASKS), default="embedded")
     parser.add_argument("--method", choices=("propagate", "model"), default="propagate")
     parser.add_argument("--count", type=int, default=200, help="decisions")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench-align")
@@ -59,7 +59,11 @@ def measure(name: str, method: str, count: int, work: Path) -> dict[str, Any]:
         if done.returncode:
             raise SystemExit(f"align ended with {done.returncode}")
         threshold = json.loads(done.stdout)["threshold"]
-        parts = [read_matches(folder / out / f"{part}.tsv") for part in ("alignment", "rejected")]
+        files = [folder / out / f"{part}.tsv" for part in ("alignment", "rejected")]
+        parts = [
+            read_matches(file) if len(file.read_text().splitlines()) > 1 else MatchFile([], None)
+            for file in files
+        ]
         every = [pair for part in parts for pair in part.pairs]
         sure = [confidence for part in parts for confidence in part.confidence or []]
         order = sorted(range(len(every)), key=lambda place: abs(sure[place] - threshold))

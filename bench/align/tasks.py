@@ -155,11 +155,6 @@ TASKS = {
     ),
     "fb15k_db15k": Task("FB15K-DB15K with values, CSV, 2,500 known pairs", _mmkb, ""),
     "embedded-no-seeds": Task("embedded pair, N-Triples, no pair known", _embedded, ".nt"),
-    "embedded-without-names": Task(
-        "embedded pair without names, N-Triples, 100 known pairs",
-        _embedded_known,
-        ".nt",
-        ("--modalities", "relation,attribute"),
-    ),
+    "embedded": Task("embedded pair, N-Triples, 100 known pairs", _embedded_known, ".nt"),
     "fr_en-twice": Task("DBP15K fr_en, the same, half of the left graph without counterpart", _twice, ".nt"),
 }
