@@ -15,7 +15,7 @@ from torch import Tensor
 
 from loginmea_fast import native
 from loginmea_fast.errors import InputError
-from loginmea_fast.ops import _dispatch, _fusion_gpu
+from loginmea_fast.ops import _dispatch
 from loginmea_fast.ops._device_choice import in_order
 from loginmea_fast.ops._modalities import (
     autocast,
@@ -218,6 +218,8 @@ def _low_rank_fusion(
         )  # fmt: skip
         del alive
     elif chosen in ("triton", "cuda"):
+        from loginmea_fast.ops import _fusion_gpu
+
         _fusion_gpu.low_rank_fusion_forward(
             y, inputs, factors, rank_weights, bias, row_scale, kept, _product_precision(inputs[0], precision),
             _gpu(chosen),
@@ -289,6 +291,8 @@ def _low_rank_fusion_backward(
         del alive
         gradients = [*dx, *dw, *(wide.to(g.dtype) for wide, g in zip(small, (do, db, dr), strict=True))]
     elif chosen in ("triton", "cuda"):
+        from loginmea_fast.ops import _fusion_gpu
+
         _fusion_gpu.low_rank_fusion_backward(
             grad, inputs, factors, rank_weights, row_scale, kept, gradients,
             _product_precision(inputs[0], precision), _gpu(chosen),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from loginmea_fast.errors import BackendError, InputError
 from loginmea_fast.graph import AlignmentGraph, View
-from loginmea_fast.ops import _attention_cpu, _attention_gpu, _dispatch
+from loginmea_fast.ops import _attention_cpu, _dispatch
 from loginmea_fast.ops._attention_chain import INDEX, Chain, Gradients, graphs_in
 from loginmea_fast.ops._device_choice import in_order
 from loginmea_fast.reference import relation_reflection_attention as reference
@@ -269,6 +269,8 @@ def _forward(chain: Chain, set_logits: Tensor | None, backend: str) -> None:
     elif chosen == "cpu":
         _attention_cpu.relation_reflection_forward(chain, set_logits)
     else:
+        from loginmea_fast.ops import _attention_gpu
+
         _fill_logits(chain, set_logits)
         _attention_gpu.relation_reflection_forward(chain, _kernels(chosen))
 
@@ -317,6 +319,8 @@ def _reference_backward(chain: Chain, grads: Sequence[Tensor | None]) -> Gradien
 
 
 def _gpu_backward(chain: Chain, grads: Sequence[Tensor | None], kernels: Any) -> Gradients:
+    from loginmea_fast.ops import _attention_gpu
+
     dx, du, dc, dw = _attention_gpu.relation_reflection_backward(chain, grads, kernels)
     du, dv = _through_logits(chain, du, dc)
     return dx, du, dc, dv, _or_empty(dw, dc)
