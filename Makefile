@@ -39,9 +39,11 @@ demo: $(VENV)/.package ## align two real knowledge graphs, with progress, in min
 test: $(VENV)/.test ## the test suite; tests on real data skip where ../shared/data is absent
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
-test-emulated: $(VENV)/.test ## every CUDA kernel executed on the CPU, three orders of threads, one under address sanitizer; long
+test-emulated: $(VENV)/.test ## every CUDA kernel executed on the CPU, in three orders of threads, one under address sanitizer; and with planted faults; long
 	LOGINMEA_EMULATED_CUDA=1 $(BIN)/python -m tests.emulation.library pytest tests/ops -k cuda --timeout 1200
 	for seed in 2 3; do LOGINMEA_EMULATED_CUDA=$$seed $(BIN)/python -m pytest tests/ops -k cuda --timeout 1200 || exit 1; done
+	$(BIN)/python -m tests.emulation.faults
+	$(BIN)/python scripts/render_faults.py
 
 fuzz: $(VENV)/.test ## readers against 20,000 damaged copies of real files; minutes
 	OMP_WAIT_POLICY=passive LOGINMEA_FUZZ_CASES=20000 $(BIN)/python -m pytest tests/fuzz

@@ -1,0 +1,280 @@
+"""Plants faults in the CUDA kernels, one at a time, and looks whether the emulated tests see each.
+
+    python -m tests.emulation.faults               # all, with two orders of threads; minutes
+    python -m tests.emulation.faults "a mask"      # those whose kernel or name contains this
+
+The record is faults.json beside this file; scripts/render_faults.py writes it into docs/gpu.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.emulation import library
+from tests.emulation.test_kernels import ATTENTION, FORMULA
+
+__all__ = ["FAULTS", "RECORD", "SEEN", "Fault", "planted"]
+
+RECORD = Path(__file__).with_name("faults.json")
+SEEDS = (1, 2)
+SEEN = {"wrong number", "emulator", "address sanitizer"}  # how a fault can show
+
+HUB = f"{ATTENTION}test_layers_and_every_gradient[cuda-hub-triple-torch.float32]"
+CUT = f"{ATTENTION}test_rows_cut_into_parts[cuda-relation]"
+VIEW = "views.py::test_layers_of_a_view[cuda-parallel-triple-torch.float32]"
+DEEP = f"{FORMULA}[cuda-(6, 2, (128, 300, 301), 16)-torch.float32-scaled]"
+NARROW = f"{FORMULA}[cuda-(400, 2, (65, 64, 63), 130)-torch.bfloat16-plain]"
+COUNTS = "search_kernels.py::test_cuda_counts_are_those_of_the_thresholds"
+LISTS = "search_kernels.py::test_cuda_lists_hold_the_largest_of_all_strips"
+
+
+class Fault(NamedTuple):
+    """One text in a source in place of another.
+
+    Attributes:
+        name: what is wrong, for the table.
+        kernel: where.
+        source: file below csrc/cuda.
+        old: what stands there.
+        new: what is planted.
+        case: of tests/ops, which must pass without the fault and fail with it.
+        place: which of several occurrences of `old`, from 0.
+        sanitize: the case runs under the address sanitizer.
+    """
+
+    name: str
+    kernel: str
+    source: str
+    old: str
+    new: str
+    case: str
+    place: int = 0
+    sanitize: bool = False
+
+
+_A, _AH = "relation_reflection_attention.cu", "relation_reflection_attention.cuh"
+_F, _FH = "low_rank_fusion.cu", "low_rank_fusion.cuh"
+_S, _SH = "alignment_search.cu", "alignment_search.cuh"
+
+FAULTS = (
+    Fault("the last edge is left out", "forward_segments", _A, "e < stop; ++e", "e < stop - 1; ++e", HUB),
+    Fault(
+        "an edge too many, of the next row", "forward_segments", _A, "e < stop; ++e", "e <= stop; ++e", HUB
+    ),
+    Fault(
+        "the last row of a block is left out",
+        "launch_warps",
+        _A,
+        "{blocks(warps, kWarps)}",
+        "{warps / kWarps}",
+        HUB,
+    ),
+    Fault("no barrier before partial sums are joined", "forward_shared", _A, "__syncthreads();", "", HUB, 0),
+    Fault("no barrier before partial sums are added", "add_shared", _A, "__syncthreads();", "", HUB, 1),
+    Fault(
+        "the last warp's partial sum is forgotten",
+        "add_shared",
+        _A,
+        "other < kJoiners",
+        "other < kJoiners - 1",
+        CUT,
+        1,
+    ),
+    Fault(
+        "a mask one column short",
+        "Row::load",
+        _AH,
+        "column, column < width",
+        "column, column + 1 < width",
+        HUB,
+    ),
+    Fault("a sum over half a warp", "sum_of_warp", _AH, "int lanes = 16", "int lanes = 8", HUB),
+    Fault(
+        "a wrong derivative of tanh", "through_activation", _A, "(1 - v) * (1 + v)", "(1 - v) * (1 - v)", HUB
+    ),
+    Fault(
+        "source in place of destination",
+        "backward_set",
+        _A,
+        "h + i * width, width), xj",
+        "h + j * width, width), xj",
+        HUB,
+    ),
+    Fault(
+        "cp.async waited for too late",
+        "Pipeline::stage",
+        _F,
+        "wait_for_copies<kFusionStages - 2>",
+        "wait_for_copies<kFusionStages - 1>",
+        DEEP,
+    ),
+    Fault("no barrier after the wait", "Pipeline::stage", _F, "__syncthreads();", "", NARROW),
+    Fault(
+        "a copy into the stage that is read",
+        "Pipeline::stage",
+        _F,
+        "fetch(i + kFusionStages - 1)",
+        "fetch(i + kFusionStages)",
+        DEEP,
+    ),
+    Fault(
+        "a row off by one",
+        "Pipeline::fetch",
+        _F,
+        "(row - Tile::kRows) * total",
+        "(row - Tile::kRows + 1) * total",
+        DEEP,
+    ),
+    Fault(
+        "less shared memory than is used",
+        "forward",
+        _F,
+        "Tile::kSharedBytes, stream",
+        "Tile::kSharedBytes - 32, stream",
+        DEEP,
+    ),
+    Fault(
+        "a stride between rows off by one word",
+        "multiply_stage",
+        _FH,
+        "(warp_row + lane / 4) * kFusionStride",
+        "(warp_row + lane / 4) * (kFusionStride + 1)",
+        DEEP,
+    ),
+    Fault(
+        "two parts of a fragment exchanged",
+        "multiply_stage",
+        _FH,
+        "a[r][1] = at[8 * kFusionStride], a[r][2] = at[4]",
+        "a[r][2] = at[8 * kFusionStride], a[r][1] = at[4]",
+        NARROW,
+    ),
+    Fault(
+        "a small term of the product left out",
+        "multiply_stage",
+        _FH,
+        "multiply_tf32(step_sum, a[r], b_low[c]);",
+        "",
+        DEEP,
+    ),
+    Fault(
+        "the factor itself among the others",
+        "projection_gradient",
+        _F,
+        "if (n != m) gradient",
+        "gradient",
+        DEEP,
+    ),
+    Fault("a sum over half a warp", "input_gradient", _F, "int lanes = 16", "int lanes = 8", DEEP),
+    Fault(
+        "a list that has risen since the ballot",
+        "offer_to_rows",
+        _S,
+        "if (offered > list.smallest) {",
+        "{",
+        LISTS,
+    ),
+    Fault(
+        "lanes that are not told the new value", "WarpList::replace", _SH, "mine && s == at", "s == at", LISTS
+    ),
+    Fault(
+        "the last place of a list is not looked at",
+        "offer_to_columns",
+        _SH,
+        "s < capacity; ++s) {\n      if (value",
+        "s < capacity - 1; ++s) {\n      if (value",
+        LISTS,
+    ),
+    Fault("counts are not zero at first", "count_scores", _S, "of_row[r] = 0;", ";", COUNTS),
+    Fault("no barrier before counts are added up", "count_scores", _S, "__syncthreads();", "", COUNTS, 1),
+    Fault(
+        "lanes that skip a ballot",
+        "count_scores",
+        _S,
+        "    const Answer in_row = ask(",
+        "    if (row_offset + i + pair_shift == j) continue;\n    const Answer in_row = ask(",
+        COUNTS,
+    ),
+    Fault(
+        "codes shifted by one place",
+        "count_scores",
+        _S,
+        "(row_offset + i) << 14",
+        "(row_offset + i) << 13",
+        COUNTS,
+    ),
+)
+
+
+def planted(fault: Fault) -> dict[str, str]:
+    """The sources with the fault in them.
+
+    Raises:
+        ValueError: what the fault replaces is no longer there.
+    """
+    files = library.sources()
+    name = f"cuda/{fault.source}"
+    parts = files[name].split(fault.old)
+    if len(parts) <= fault.place + 1:
+        raise ValueError(f"{fault.source} no longer has {fault.old!r} ({fault.name})")
+    before, after = parts[: fault.place + 1], parts[fault.place + 1 :]
+    files[name] = fault.old.join(before) + fault.new + fault.old.join(after)
+    return files
+
+
+def judge(case: str, path: Path, seed: int, sanitize: bool) -> str:
+    """What a case says of a library: "passed", "wrong number", "emulator" or "address sanitizer"."""
+    environment = library.sanitized_environment() if sanitize else dict(os.environ)
+    environment |= {library.SEED: str(seed), library.LIBRARY: str(path), "OMP_NUM_THREADS": "1"}
+    # -s: what the sanitizer says before it ends the process would be lost with pytest's capture.
+    command = [sys.executable, "-m", "pytest", "-qxs", "-p", "no:cacheprovider", f"tests/ops/test_{case}"]
+    done = subprocess.run(command, cwd=library.ROOT, env=environment, capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    if done.returncode == 0:
+        return "passed" if re.search(r"\b1 passed", said) else f"not run: {said[-300:]}"
+    if "AddressSanitizer" in said or "runtime error:" in said:
+        return "address sanitizer"
+    if re.search(r"RuntimeError: .*\(block \d", said):
+        return "emulator"
+    return "wrong number" if "AssertionError" in said else f"failed otherwise: {said[-300:]}"
+
+
+def run(faults: tuple[Fault, ...]) -> Iterator[dict[str, Any]]:
+    """A row a fault: what each order of threads said of it, after the sources as they are have passed the same case."""
+    sound: set[tuple[str, bool]] = set()
+    for fault in faults:
+        if (fault.case, fault.sanitize) not in sound:
+            whole = library.build(library.sources(), sanitize=fault.sanitize)
+            for seed in SEEDS:
+                verdict = judge(fault.case, whole, seed, fault.sanitize)
+                assert verdict == "passed", f"without any fault {fault.case} gives: {verdict}"
+            sound.add((fault.case, fault.sanitize))
+        path = library.build(planted(fault), sanitize=fault.sanitize)
+        seen = [judge(fault.case, path, seed, fault.sanitize) for seed in SEEDS]
+        yield {"fault": fault.name, "kernel": fault.kernel, "case": fault.case, "seen": seen}
+
+
+def main(wanted: str = "") -> int:
+    """Plants the faults whose kernel or name contains `wanted`; the record keeps what it says of the others."""
+    kept = {}
+    if wanted and RECORD.exists():
+        kept = {(row["kernel"], row["fault"]): row for row in json.loads(RECORD.read_text())["rows"]}
+    for row in run(tuple(fault for fault in FAULTS if wanted in f"{fault.kernel}: {fault.name}")):
+        kept[row["kernel"], row["fault"]] = row
+        print(f"{row['kernel']}: {row['fault']}: {', '.join(row['seen'])}", flush=True)
+        rows = [kept[key] for f in FAULTS if (key := (f.kernel, f.name)) in kept]
+        RECORD.write_text(json.dumps({"seeds": list(SEEDS), "rows": rows}, indent=1) + "\n")
+    caught = sum(set(row["seen"]) <= SEEN for row in rows)
+    print(f"{caught} of {len(rows)} faults seen with each of {len(SEEDS)} orders of threads")
+    return 0 if caught == len(FAULTS) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
