@@ -1,6 +1,6 @@
-"""Draws docs/images/reliability.svg and bootstrapping.svg from the records of bench.align and bench/bootstrapping.py.
+"""Draws docs/images/reliability.svg from the record of bench.align.
 
-They are drawn as `evaluate --plot` draws; matplotlib comes with the extras `bench` and `plot`.
+It is drawn as `evaluate --plot` draws; matplotlib comes with the extras `bench` and `plot`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from markers import read_records
 from render_results import ROOT
 
-from loginmea_fast.report.figures import lines, reliability
+from loginmea_fast.report.figures import reliability
 from loginmea_fast.report.plot import draw
 
 
@@ -26,28 +26,10 @@ def reliability_figures(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return figures
 
 
-def bootstrapping_figures(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Links by epoch, a figure a case."""
-    return [
-        lines(f"Links: {row['case']}", "", "epoch", "links", {"links": row["links"]})
-        for row in record["rows"]
-    ]
-
-
-PICTURES = {
-    "reliability": ("align", reliability_figures),
-    "bootstrapping": ("bootstrapping", bootstrapping_figures),
-}
-
-
 def draw_all(results: Path, images: Path) -> list[Path]:
-    """Every picture that something is recorded for, of the last machine that has measured it."""
-    files = []
-    for name, (benchmark, figures) in PICTURES.items():
-        for record in read_records(results, benchmark):
-            if found := figures(record):
-                files.append(draw(found, images / f"{name}.svg"))
-    return files
+    """The pictures that something is recorded for, of the last machine that has measured it."""
+    found = [reliability_figures(record) for record in read_records(results, "align")]
+    return [draw(figures, images / "reliability.svg") for figures in found if figures]
 
 
 if __name__ == "__main__":

@@ -151,11 +151,9 @@ def test_pictures_of_results_are_drawn_from_records_the_same_again(scripts: None
     assert draw_all(tmp_path, tmp_path) == []
     bins = [{"confidence": 0.9, "precision": 0.8, "matches": 30}]
     write_record(tmp_path / "m", "align", [{"key": "x model", "reliability": bins, "calibration_error": 0.1}])
-    write_record(tmp_path / "m", "bootstrapping", [{"case": "rounds", "links": [[1, 10], [2, 30]]}])
     again = [[file.read_bytes() for file in draw_all(tmp_path, tmp_path)] for _ in range(2)]
     assert again[0] == again[1]
     assert b">x model<" in again[0][0]
-    assert b">Links: rounds<" in again[0][1]
 
 
 def test_an_alignment_is_a_line(scripts: None, tmp_path: Path) -> None:
