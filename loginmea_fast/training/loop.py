@@ -7,13 +7,15 @@ bit.
 
 from __future__ import annotations
 
+import operator
 import os
 import platform
 import shlex
+import statistics
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -201,7 +203,8 @@ class Trainer:
                 self.optimizer.state[parameter] = state
         links = checkpoint.part("links")
         self.bootstrapping.joined, self.bootstrapping.candidates = links["joined"], links["candidates"]
-        self.standing = Standing(**checkpoint.state)
+        known = {field.name for field in fields(Standing)}  # an earlier version may have saved more
+        self.standing = Standing(**{name: value for name, value in checkpoint.state.items() if name in known})
 
     def _save(self) -> None:
         if self.run is not None:
@@ -441,7 +444,6 @@ class Trainer:
         started = time.perf_counter()
         standing = self.standing
         before = self.bootstrapping.joined
-        then, now = standing.round_before, standing.round_score
         self.embedding = embedding_of(self.joint, self.problem, self.config, before)
         proposed = propose(
             self.embedding,
@@ -454,8 +456,8 @@ class Trainer:
             why = "no pair is certain enough"
         elif len(proposed) < len(before) / 2:
             why = f"{len(proposed):,} pairs are certain, of {len(before):,} the round before"
-        elif now is not None and then is not None and now < then:
-            why = "validation is worse than in the round before"
+        elif standing.best_epoch <= standing.epoch - self.config.epochs:
+            why = "validation is worse than in a round before"
         standing.stopped_early = bool(why)
         self._record("round", links=len(proposed), seconds=round(time.perf_counter() - started, 4))
         if why:
@@ -463,7 +465,7 @@ class Trainer:
             return
         bar.say(f"a new round with {len(proposed):,} links besides the known ones")
         self.bootstrapping.begin(proposed)
-        standing.stale, standing.round_before, standing.round_score = 0, standing.round_score, None
+        standing.stale, standing.round_score = 0, None
         self._renew()
 
     def _without_training_link(self) -> tuple[Tensor, Tensor]:
@@ -489,42 +491,60 @@ class Trainer:
 
     def _validate(self, bar: Progress) -> None:
         standing = self.standing
-        metrics, score = self._score()
-        # A tie goes to the later epoch: few validation links tie often, and longer training seldom hurts. It is no
-        # progress though: patience goes on counting.
-        strictly = self.config.compat == "authors"
+        metrics, score, ranks = self._score()
         if score is None or standing.best_score is None:
             better = True
+        elif self.config.compat == "authors":
+            better = score > standing.best_score
         else:
-            better = score > standing.best_score if strictly else score >= standing.best_score
+            # A tie goes to the later epoch: few validation links tie often, and longer training seldom hurts. It is no
+            # progress though: patience goes on counting.
+            better = score >= standing.best_score - self._chance(ranks)
         progress = score is None or standing.round_score is None or score > standing.round_score
         standing.stale = 0 if progress else standing.stale + 1
         if score is not None:
             standing.round_score = max(score, standing.round_score or 0.0)
         if better:
-            standing.best_score, standing.best_epoch = score, standing.epoch
+            standing.best_score, standing.best_epoch, standing.best_ranks = score, standing.epoch, ranks
             self._keep_best()
         if metrics:
             self._record("validation", best_epoch=standing.best_epoch, **metrics)
             bar.say(f"validation Hits@1 {metrics['hits@1']:.3f}, MRR {metrics['mrr']:.3f}")
 
-    def _score(self) -> tuple[dict[str, float], float | None]:
-        """Metrics to choose the epoch by, and the one that decides; None where there is nothing to choose by."""
+    def _chance(self, ranks: list[float]) -> float:
+        """How much worse than the best an epoch may be and still be kept.
+
+        Nothing within a round. A round has learned from more links than those before it, and a few hundred validation
+        links say little of what that is worth: it has to be worse by more than one standard error of the difference
+        (the rule of Breiman et al. for trees).
+        """
+        standing = self.standing
+        first = standing.epoch - 1 - (standing.epoch - 1) % self.config.epochs  # epochs before this round
+        if standing.best_epoch > first or len(ranks) != len(standing.best_ranks) or len(ranks) < 2:
+            return 0.0
+        return statistics.stdev(map(operator.sub, ranks, standing.best_ranks)) / len(ranks) ** 0.5
+
+    def _score(self) -> tuple[dict[str, float], float | None, list[float]]:
+        """Metrics to choose the epoch by, the one that decides, and `Standing.best_ranks` of it.
+
+        None and no ranks where there is nothing to choose by; no ranks where test links choose, as the authors have it.
+        """
         if self.config.compat == "authors":
             found = measure_test_links(self.joint, self.problem, self.config, breakdown=False)
             metrics = found["csls" if self.config.csls_k else "cosine"]
-            return metrics["left_to_right"], metrics["left_to_right"]["hits@1"]
+            return metrics["left_to_right"], metrics["left_to_right"]["hits@1"], []
         if len(self.problem.split.valid):
-            chosen = self._validation_metrics()
-            return chosen, chosen["mrr"]
-        return {}, None
+            chosen, ranks = self._validation_metrics()
+            return chosen, chosen["mrr"], ranks
+        return {}, None, []
 
-    def _validation_metrics(self) -> dict[str, float]:
+    def _validation_metrics(self) -> tuple[dict[str, float], list[float]]:
         """Both ways together, among all entities without a training link: so few links tell epochs apart better."""
         valid = self.problem.split.valid
         embedding = model_embedding(self.joint, self.problem, self.config)
         ranks = rank_links(embedding, valid, *self._without_training_link(), backend=self.config.backend)
-        return rank_metrics(torch.cat([ranks[0], ranks[1]]))
+        reciprocal = (ranks[0].double().reciprocal() + ranks[1].double().reciprocal()) / 2
+        return rank_metrics(torch.cat([ranks[0], ranks[1]])), reciprocal.tolist()
 
     def _keep_best(self) -> None:
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}

@@ -18,9 +18,9 @@ class Standing:
         loss: mean over the links of these updates, so far.
         terms: the same of each term of the loss, where there are several.
         best_score: of the best validation so far; None before the first.
+        best_ranks: of each validation link its reciprocal rank then, the mean of both ways.
         best_epoch: the epoch it followed, or without validation the last; 0 before the first.
         round_score: the best score of this round.
-        round_before: the best score of the round before it.
         stale: validations of this round since its best.
         stopped_early: whether patience ran out in the last round, or a further one would gain nothing.
         settled: whether the bootstrapping and validation that follow `epoch` are done.
@@ -32,9 +32,9 @@ class Standing:
     loss: float = 0.0
     terms: dict[str, float] = field(default_factory=dict)
     best_score: float | None = None
+    best_ranks: list[float] = field(default_factory=list)
     best_epoch: int = 0
     round_score: float | None = None
-    round_before: float | None = None
     stale: int = 0
     stopped_early: bool = False
     settled: bool = True

@@ -179,7 +179,9 @@ def test_without_validation_the_last_epoch_is_kept_and_none_is_called_the_best(t
 
 def test_patience_stops_training_and_keeps_the_best(monkeypatch):
     scores = iter([0.1, 0.9, 0.3, 0.2, 0.1])
-    monkeypatch.setattr(Trainer, "_validation_metrics", lambda self: {"hits@1": 0.0, "mrr": next(scores)})
+    monkeypatch.setattr(
+        Trainer, "_validation_metrics", lambda self: ({"hits@1": 0.0, "mrr": next(scores)}, [])
+    )
     result = quiet_fit(eval_every=1, patience=2)
     assert [r["epoch"] for r in result.history if r["event"] == "validation"] == [1, 2, 3, 4]
     assert result.best_epoch == 2
@@ -187,7 +189,9 @@ def test_patience_stops_training_and_keeps_the_best(monkeypatch):
 
 def test_a_tie_is_the_later_epoch_but_no_progress(monkeypatch):
     scores = iter([0.1, 0.5, 0.5, 0.5, 0.9])
-    monkeypatch.setattr(Trainer, "_validation_metrics", lambda self: {"hits@1": 0.0, "mrr": next(scores)})
+    monkeypatch.setattr(
+        Trainer, "_validation_metrics", lambda self: ({"hits@1": 0.0, "mrr": next(scores)}, [])
+    )
     result = quiet_fit(eval_every=1, patience=2)
     assert [r["epoch"] for r in result.history if r["event"] == "validation"] == [1, 2, 3, 4]
     assert result.best_epoch == 4
@@ -453,7 +457,9 @@ def test_a_checkpoint_of_another_model_is_refused_before_data_is_read(tmp_path):
 
 def test_the_checkpoint_to_measure_can_be_chosen(tmp_path, monkeypatch):
     scores = iter([0.9, 0.1])
-    monkeypatch.setattr(Trainer, "_validation_metrics", lambda self: {"hits@1": 0.0, "mrr": next(scores)})
+    monkeypatch.setattr(
+        Trainer, "_validation_metrics", lambda self: ({"hits@1": 0.0, "mrr": next(scores)}, [])
+    )
     run = quiet_fit(out=tmp_path / "run", epochs=2, eval_every=1).run
     epochs = {
         c: lf.runs.evaluate(run.path, synthetic_pair(), checkpoint=c)["epoch"] for c in ("best", "last")

@@ -155,7 +155,9 @@ def test_a_run_goes_on_with_more_epochs(tmp_path):
 
 def test_patience_begins_anew_with_more_epochs(tmp_path, monkeypatch):
     scores = iter([0.9, 0.1, 0.1, 0.2, 0.3, 0.3])
-    monkeypatch.setattr(Trainer, "_validation_metrics", lambda self: {"hits@1": 0.0, "mrr": next(scores)})
+    monkeypatch.setattr(
+        Trainer, "_validation_metrics", lambda self: ({"hits@1": 0.0, "mrr": next(scores)}, [])
+    )
     quiet_fit(out=tmp_path / "run", eval_every=1, patience=2)
     assert losses(resume(tmp_path / "run").history)[-1][0] == 3, "it had ended"
     assert losses(resume(tmp_path / "run", epochs=20).history)[-1][0] == 5
