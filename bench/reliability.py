@@ -81,7 +81,8 @@ def summary(what: str, counted: Counted) -> list[dict[str, Any]]:
     found = counted.kills if what == "killed" else counted.passed
     return [
         {"kind": kind, "count": count, "skipped": counted.skipped[kind]}
-        for kind, count in sorted(found.items())
+        for kind, count in sorted((dict.fromkeys(counted.skipped, 0) | dict(found)).items())
+        if kind
     ]
 
 

@@ -51,10 +51,11 @@ COLUMNS = (
 )
 
 # What each part may import of the package. What is in FOUNDATION is everybody's.
-FOUNDATION = {"derived", "errors", "locks", "log", "machine", "mapped", "version"}
+FOUNDATION = {"derived", "errors", "files", "locks", "log", "machine", "mapped", "version"}
 MAY_IMPORT: dict[str, set[str]] = {
     "derived": set(),
     "errors": set(),
+    "files": set(),
     "locks": set(),
     "log": set(),
     "mapped": set(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -186,7 +187,7 @@ def _names(
 ) -> tuple[dict[int, list[str]] | None, list[str]]:
     """Words of names by entity where attributes give names, and what to call every entity."""
     labels = [*left.entities, *right.entities]
-    names = [label if label.startswith("_:") else display_name(label) for label in labels]
+    names = [_called(label) for label in labels]
     count = len(left.entities)
     rank_of: dict[str, int] = {}
     for name in (*asked, *NAME_ATTRIBUTES):
@@ -357,3 +358,10 @@ def _contradictions(
         f"{told} ({count:,} of {len(rows):,} links contradict another, tolerated are {tolerated:.1%}); keep one of the "
         "two, or allow entities with several partners by max_repeated_links=1"
     )
+
+
+def _called(label: str) -> str:
+    """What to call an entity: of an IRI its last part, any other label (AC/DC, Track #1) as it stands."""
+    if label.startswith("_:") or not re.match(r"<?[A-Za-z][A-Za-z0-9+.\-]*:\S", label.strip()):
+        return label.replace("_", " ").strip() if not label.startswith("_:") else label
+    return display_name(label)

@@ -12,7 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from loginmea_fast.errors import ConfigError, DataError
+from loginmea_fast.errors import ConfigError, DataError, LoginMEAError
+from loginmea_fast.files import write_whole
 from loginmea_fast.report.alignment import alignment_contents
 from loginmea_fast.report.run import run_contents
 
@@ -42,21 +43,29 @@ def write_report(
         DataError: a file is missing or malformed, or the page cannot be written.
     """
     source = Path(directory)
-    if (source / "config.toml").is_file() and not (source / "report.json").is_file():
-        if before is not None:
-            raise ConfigError("before compares alignments; a run has none, align it first")
-        contents = run_contents(source)
-    else:
-        contents = alignment_contents(source, None if before is None else Path(before))
+    a_run = (source / "config.toml").is_file() and not (source / "report.json").is_file()
+    if a_run and before is not None:
+        raise ConfigError("before compares alignments; a run has none, align it first")
+    try:
+        contents = (
+            run_contents(source)
+            if a_run
+            else alignment_contents(source, None if before is None else Path(before))
+        )
+    except LoginMEAError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        what, remedy = ("run", "train again") if a_run else ("alignment", "align again")
+        raise DataError(
+            f"{source} holds a damaged {what} ({type(error).__name__}: {error}); {remedy}"
+        ) from None
     target = source if out is None else Path(out)
     if target.is_dir():
         target /= NAME
-    beside = target.with_name(f".{target.name}.tmp")
+    page = _page(contents).encode("utf-8", "backslashreplace")
     try:
-        beside.write_text(_page(contents), encoding="utf-8")
-        beside.replace(target)
+        write_whole(target, page)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise DataError(f"{target} cannot be written ({error.strerror or error})") from None
     return target
 

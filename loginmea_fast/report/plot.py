@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loginmea_fast.errors import ConfigError, DataError
+from loginmea_fast.files import write_whole
 
 __all__ = ["SUFFIXES", "check_plot", "draw"]
 
@@ -59,7 +61,6 @@ def draw(figures: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], col
     columns = min(columns, len(figures))
     rows = math.ceil(len(figures) / columns)
     settings: Any = {"svg.hashsalt": "loginmea_fast", "svg.fonttype": "none", "font.size": 9}
-    beside = target.with_name(f".{target.stem}.tmp{target.suffix}")
     with matplotlib.rc_context(settings):
         picture = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows), layout="constrained")
         FigureCanvasAgg(picture)
@@ -67,10 +68,10 @@ def draw(figures: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], col
             _draw(figure, picture.add_subplot(rows, columns, number + 1))
         stamp = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
         try:
-            picture.savefig(beside, dpi=150, metadata=stamp.get(target.suffix.lower()))
-            beside.replace(target)
+            drawn, suffix = io.BytesIO(), target.suffix.lower()
+            picture.savefig(drawn, dpi=150, metadata=stamp.get(suffix), format=suffix.removeprefix("."))
+            write_whole(target, drawn.getvalue())
         except OSError as error:
-            beside.unlink(missing_ok=True)
             raise DataError(f"{target} cannot be written ({error.strerror or error})") from None
     return target
 

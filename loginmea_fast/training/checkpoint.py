@@ -163,7 +163,8 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object], size: int) -> 
     """
     temporary = path.with_name(f".{path.name}{_TEMPORARY}")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # of a write that was killed, or a link that somebody has put there
+        with temporary.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

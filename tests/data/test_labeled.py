@@ -358,3 +358,24 @@ def test_labels_come_back_as_they_are(left, right):
     assert said["sides"] == [
         list(dict.fromkeys(x for h, _, t in rows for x in (h, t))) for rows in (left, right)
     ]
+
+
+def test_an_iri_is_called_by_its_last_part_and_a_label_as_it_stands() -> None:
+    labels = [
+        "AC/DC",
+        "Track #1",
+        "C#",
+        "<b>x</b>",
+        "New_York",
+        "http://a/resource/Old_York",
+        "<http://a/b#c>",
+        "_:b1",
+    ]
+    pair = lf.AlignmentPair.from_labeled_triples(
+        [(label, "r", labels[0]) for label in labels], [("x", "r", "y")], seeds=[("AC/DC", "x")]
+    )
+    called = dict(zip(pair.uris, pair.names, strict=True))
+    assert [called[label] for label in labels] == [
+        *("AC/DC", "Track #1", "C#", "<b>x</b>", "New York", "Old York"),
+        *("c", "_:b1"),
+    ]

@@ -17,13 +17,17 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import loginmea_fast as lf
 from loginmea_fast.data import read_graph, read_seeds, vector_files
 from loginmea_fast.data.vector_files import read_vectors
 from loginmea_fast.errors import DataError
+from loginmea_fast.files import write_whole
+from loginmea_fast.report.plot import draw
 from loginmea_fast.runs.aligning import read_decisions
+from loginmea_fast.training.checkpoint import save_tensors
 from tests.align.graphs import write_graphs
 
 RDF = '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:a="http://a/">'
@@ -276,3 +280,30 @@ def test_errors_show_control_and_bidirectional_characters_by_number(tmp_path: Pa
     with pytest.raises(DataError) as caught:
         read()
     assert not set(str(caught.value)) & set(ODD) - set("moc.elpmaxe[31")
+
+
+@pytest.mark.hostile("paths")
+@pytest.mark.parametrize("writer", ["page", "plot", "checkpoint", "table"])
+def test_a_link_laid_where_a_file_is_being_written_leads_nowhere(tmp_path: Path, writer: str) -> None:
+    """Each writes beside the file first; what lies there under the name that it would take must not be followed."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    name = {"page": "report.html", "plot": "plot.svg", "checkpoint": "last.safetensors", "table": "a.tsv"}[
+        writer
+    ]
+    target = tmp_path / "given" / name
+    target.parent.mkdir()
+    for beside in (f".{name}.tmp", f".{target.stem}.tmp{target.suffix}", name):
+        (target.parent / beside).symlink_to(precious)
+    if writer == "checkpoint":
+        save_tensors(target, {"a": torch.ones(2)})
+    elif writer == "plot":
+        pytest.importorskip("matplotlib")
+        trace = {"type": "scatter", "x": [0, 1], "y": [0, 1], "name": "a", "mode": "lines"}
+        axis = {"title": {"text": "x"}}
+        draw([{"title": "t", "layout": {"xaxis": axis, "yaxis": axis}, "traces": [trace]}], target)
+    else:
+        write_whole(target, b"ours")
+    assert precious.read_text() == "mine"
+    assert target.is_file()
+    assert not target.is_symlink()

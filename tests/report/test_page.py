@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -205,3 +206,39 @@ def test_without_plotly_it_says_what_to_install(directory: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(ConfigError, match=r"pip install 'loginmea-fast\[report\]'"):
         write_report(directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "was", "becomes"),
+    [
+        ("alignment.tsv", b"\t0.", b"\tfoo0."),
+        ("alignment.tsv", b"left", b"\xff\xfe"),
+        ("report.json", b'"threshold": 0', b'"threshold": null, "was": 0'),
+        ("report.json", b'"matched_by_decoder"', b'"other"'),
+    ],
+)
+def test_a_damaged_alignment_is_one_sentence(
+    directory: Path, tmp_path: Path, name: str, was: bytes, becomes: bytes
+) -> None:
+    place = tmp_path / "damaged"
+    shutil.copytree(directory, place)
+    content = (place / name).read_bytes()
+    assert was in content
+    (place / name).write_bytes(content.replace(was, becomes))
+    with pytest.raises(DataError, match="align again"):
+        write_report(place)
+
+
+@pytest.mark.parametrize("line", ['{"event": "epoch"}', "[1]", '{"event": "epoch", "epoch": 1, "loss": "x"}'])
+def test_a_damaged_record_is_one_sentence(run: Path, tmp_path: Path, line: str) -> None:
+    place = tmp_path / "damaged"
+    shutil.copytree(run, place)
+    (place / "metrics.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError, match="damaged"):
+        write_report(place)
+
+
+def test_a_page_that_cannot_be_written_is_one_sentence(directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_report(directory, tmp_path / "file" / "page.html")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loginmea_fast.errors import ConfigError, DataError
+from loginmea_fast.files import write_whole
 from loginmea_fast.runs.aligning.formats import FORMATS, Columns, check_format
 
 _ENTITIES = "entities.parquet"
@@ -38,19 +39,11 @@ def write_matches(
         format = max(found, key=lambda key: len(FORMATS[key][0]))
     check_format(format)
     content = FORMATS[format][1](columns, report)
-    scratch: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
+        write_whole(path, content)
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror or error})") from None
-    finally:
-        if scratch is not None and os.path.exists(scratch):
-            os.unlink(scratch)
 
 
 def write_directory(
@@ -77,7 +70,7 @@ def write_directory(
         left_behind = _left_behind(target)
         scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=target))
         for name, content in files.items():
-            (scratch / name).write_bytes(content)
+            write_whole(scratch / name, content)
         (target / _REPORT).unlink(missing_ok=True)
         for old in _files_of_alignment(target):
             if old.name not in files:
