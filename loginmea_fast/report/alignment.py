@@ -213,9 +213,14 @@ def _compared(
 ) -> list[dict[str, Any]]:
     """Rows with what has changed since `earlier`, and the accepted matches that are gone."""
     old = {(row["left"], row["right"]): row for row in earlier if row["accepted"]}
-    lefts = {row["left"] for row in rows}
-    if rows and earlier and not any(row["left"] in lefts for row in earlier):
-        raise ConfigError(f"{before} is an alignment of other graphs: none of its entities is matched here")
+    for side in ("left", "right"):
+        here, then = ({row[side] for row in some} for some in (rows, earlier))
+        # Labels of other graphs coincide here and there; matches of the same graphs share nearly all entities.
+        if 2 * len(here & then) < min(len(here), len(then)):
+            raise ConfigError(
+                f"{before} is an alignment of other graphs: {len(here & then):,} of its {len(then):,} {side} entities "
+                "are matched here"
+            )
     present = {(row["left"], row["right"]) for row in rows}
     for row in rows:
         key = (row["left"], row["right"])

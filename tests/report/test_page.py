@@ -242,3 +242,18 @@ def test_a_page_that_cannot_be_written_is_one_sentence(directory: Path, tmp_path
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="cannot be written"):
         write_report(directory, tmp_path / "file" / "page.html")
+
+
+def test_an_earlier_alignment_of_another_right_graph_is_refused(directory: Path, tmp_path: Path) -> None:
+    """Its left entities are the same, and a few labels of the right one coincide."""
+    place = tmp_path / "other"
+    shutil.copytree(directory, place)
+    for name in ("alignment.tsv", "rejected.tsv"):
+        head, *lines = (place / name).read_text(encoding="utf-8").splitlines()
+        right = head.split("\t").index("right")
+        rows = [line.split("\t") for line in lines]
+        for number, row in enumerate(rows):
+            row[right] = row[right] if number % 10 == 0 else f"other {row[right]}"
+        (place / name).write_text("\n".join([head, *map("\t".join, rows)]) + "\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="right entities are matched here"):
+        write_report(directory, tmp_path / "page.html", before=place)
