@@ -8,9 +8,27 @@ __all__ = ["free_memory"]
 
 
 def free_memory() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not say."""
+    """Bytes that can be had without swapping, of the machine or of a container's limit; None where neither is told."""
+    found = [_free_on_machine(), _free_in_group(Path("/sys/fs/cgroup"))]
+    return min((free for free in found if free is not None), default=None)
+
+
+def _free_on_machine() -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
-    except (OSError, StopIteration):
+    except OSError:
         return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _free_in_group(group: Path) -> int | None:
+    """Of a container's limit (control groups, version 2) what is not taken; None where there is none.
+
+    Pages of files are taken for nobody: the system drops them when memory is asked for.
+    """
+    try:
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # "max" stands for no limit
+        return None
+    return max(limit - used + int(told.get("file", 0)) - int(told.get("shmem", 0)), 0)

@@ -14,14 +14,16 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from loginmea_fast.errors import DataError, LoginMEAError
 
-__all__ = ["MappedMatrix", "release", "room_for"]
+__all__ = ["MappedMatrix", "normalize", "release", "room_for"]
 
 IN_MEMORY = 1 << 29  # bytes from which a matrix that is only read from here on is written into a file
 
+_BLOCK = 4096  # rows that are normalised at a time
 _KEPT = 1 << 27  # bytes of the file that may stay in the memory of the process after a read
 _AROUND = 1 << 16  # what the system brings along with a row
 
@@ -140,6 +142,14 @@ def release(part: Tensor) -> None:
             if length:
                 _let_go(mapped, start, min(length, end - first - start))
             return
+
+
+def normalize(rows: Tensor) -> Tensor:
+    """Unit rows, or zero ones, in place and block by block; each block is released."""
+    for block in rows.split(_BLOCK) if len(rows) else ():
+        F.normalize(block, dim=1, out=block)
+        release(block)
+    return rows
 
 
 def _let_go(mapped: mmap.mmap, start: int, length: int) -> None:

@@ -31,7 +31,7 @@ from torch import Tensor
 from loginmea_fast.data import Feature
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.mapped import release, room_for
+from loginmea_fast.mapped import normalize, room_for
 from loginmea_fast.ops import alignment_ranks, mutual_nearest, propagate
 from loginmea_fast.ops.graph_mean import sparse_product
 from loginmea_fast.whitening import whiten_labels
@@ -342,7 +342,7 @@ def _embed(
             x = propagate(spoken, weights, graph, own, normalize=False, backend=backend)
             for rows, told in zip(x.split(_BLOCK), incidence.sums_by_entity(p, _BLOCK), strict=True):
                 rows.add_(told, alpha=float(said.mean()))
-            _normalize(x)
+            normalize(x)
         else:
             x = propagate(spoken, weights, graph, own, backend=backend)
         p = F.normalize(incidence.sums_by_relation(spoken), dim=1)
@@ -355,7 +355,7 @@ def _embed(
     w = _set_sums(graph, F.normalize(z_relations, dim=1))
     beside = F.normalize(x[:, : max(width // _NARROW, 1)], dim=1).mul_(_BESIDE)
     del x
-    triples = propagate(_normalize(z).mul_(said[:, None]), w, graph, backend=backend)
+    triples = propagate(normalize(z).mul_(said[:, None]), w, graph, backend=backend)
     if "entities" not in views:
         return triples
     del z
@@ -363,15 +363,7 @@ def _embed(
     found[:, :width] = triples
     del triples
     found[:, width:] = beside
-    return _normalize(found)
-
-
-def _normalize(rows: Tensor) -> Tensor:
-    """Unit rows, in place."""
-    for block in rows.split(_BLOCK):
-        F.normalize(block, dim=1, out=block)
-        release(block)
-    return rows
+    return normalize(found)
 
 
 def _set_sums(graph: AlignmentGraph, relations: Tensor) -> Tensor:

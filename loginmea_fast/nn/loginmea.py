@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from loginmea_fast.errors import CheckpointError, ConfigError, InputError
 from loginmea_fast.graph import AlignmentGraph, View, check_rows
-from loginmea_fast.mapped import release
+from loginmea_fast.mapped import normalize, release
 from loginmea_fast.nn.authors import AuthorsState, translate_authors_state
 from loginmea_fast.nn.dropout import PooledDropout
 from loginmea_fast.nn.features import Features, RawFeatures, presence_of
@@ -26,7 +26,7 @@ from loginmea_fast.ops import relation_reflectors
 
 __all__ = ["LoginMEA", "LoginMEAOutput"]
 
-_BLOCK = 4096  # rows that are normalised at a time
+_BLOCK = 4096  # rows that are written at a time
 _RECOMPUTED = 1 << 15  # entities whose modalities are made anew at a time
 # Of the entities; where more are asked for, two hops reach nearly all edges and a view only costs.
 _MOST = 0.5
@@ -272,10 +272,7 @@ class LoginMEA(nn.Module):
                 release(joint[block])
             first += part.shape[1]
         assert joint is not None, "a model has a part"
-        for block in joint.split(_BLOCK) if len(joint) else ():
-            F.normalize(block, dim=1, eps=1e-12, out=block)
-            release(block)
-        return joint
+        return normalize(joint)
 
     def view_of(self, rows: Tensor | View | None) -> tuple[View, Tensor | None]:
         """What is to be computed, and which of its rows are wanted; None for all, each once."""

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from loginmea_fast.machine import free_memory
+
 __all__ = ["PeakMemory", "available_memory", "measure_peak_memory", "resident_memory"]
 
 
@@ -54,29 +56,7 @@ def available_memory(device: torch.device) -> int | None:
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = [_free_on_machine(), _free_in_group(Path("/sys/fs/cgroup"))]
-    return min((free for free in found if free is not None), default=None)
-
-
-def _free_on_machine() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def _free_in_group(group: Path) -> int | None:
-    """Of a container's limit (control groups, version 2) what is not taken; None where there is none.
-
-    Pages of files are taken for nobody: the system drops them when memory is asked for.
-    """
-    try:
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # "max" stands for no limit
-        return None
-    return max(limit - used + int(told.get("file", 0)) - int(told.get("shmem", 0)), 0)
+    return free_memory()
 
 
 def _reset_high_water() -> None:

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import loginmea_fast as lf
+from loginmea_fast import machine
 from loginmea_fast.data import Synthetic, generate
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.runs.problem import sketch_model
-from loginmea_fast.training import memory
 from loginmea_fast.training import plan as planning
 from loginmea_fast.training.memory import available_memory, measure_peak_memory, resident_memory
 
@@ -102,8 +102,8 @@ def test_the_limit_of_a_container(limit: str, expected: int | None, tmp_path: Pa
     (tmp_path / "memory.max").write_text(limit)
     (tmp_path / "memory.current").write_text("700\n")
     (tmp_path / "memory.stat").write_text("anon 400\nfile 300\nshmem 50\n")
-    assert memory._free_in_group(tmp_path) == expected
-    assert memory._free_in_group(tmp_path / "none") is None
+    assert machine._free_in_group(tmp_path) == expected
+    assert machine._free_in_group(tmp_path / "none") is None
 
 
 def test_memory_of_the_process() -> None:
