@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.errors import CheckpointError, InputError
-from loginmea_fast.view import View, check_rows
+from loginmea_fast.view import View, check_rows, places_of
 
 __all__ = ["AlignmentGraph", "View", "check_rows"]
 
@@ -254,6 +254,52 @@ class AlignmentGraph:
             InputError: an id out of range or given twice, or a depth below 1.
         """
         return View(self) if rows is None else View.of(self, rows, depth)
+
+    def sources_of(self, rows: Tensor) -> Tensor:
+        """The entities with an edge to one of `rows`, int64, each once and in order."""
+        reached = torch.zeros(self.num_entities, dtype=torch.bool, device=self.device)
+        reached[self.dst_source[places_of(self.dst_ptr, rows.to(self.device))].long()] = True
+        return reached.nonzero()[:, 0]
+
+    def into(self, rows: Tensor, others: Tensor) -> AlignmentGraph:
+        """The edges into some entities, as a graph of these and the entities that the edges come from.
+
+        Relation sets keep their numbers, and all that hangs on them; `neighborhood_size` of `rows` stays what it is.
+
+        Args:
+            rows: int64 [n], entities, each once: they become the numbers 0 to n - 1.
+            others: int64 [m], their neighbours that are not among them: numbers n to n + m - 1, without edges to them.
+        """
+        entities = torch.cat([rows, others]).to(self.device)
+        local = torch.full((self.num_entities,), -1, device=self.device)
+        local[entities] = torch.arange(len(entities), device=self.device)
+        degree = (
+            torch.cat([self.degrees()[entities[: len(rows)]], entities.new_zeros(len(others))]).cpu().numpy()
+        )
+        places = places_of(self.dst_ptr, entities[: len(rows)])
+        source = local[self.dst_source[places].long()].cpu().numpy()
+        dst = np.repeat(np.arange(len(entities)), degree)
+        by_destination = np.argsort(dst * len(entities) + source)
+        source, set_ = source[by_destination], self.dst_set[places].cpu().numpy()[by_destination]
+        by_source = _lexsort3(source, set_, dst, len(entities), self.num_relation_sets, len(entities))
+        size = self.neighborhood_size[entities]
+        size[len(rows) :] = 1
+        kept = ("set_rel_ptr", "set_relation", "set_count", "rel_ptr", "rel_set", "rel_count")
+        tensors = {name: getattr(self, name) for name in kept} | {"neighborhood_size": size}
+        made = {
+            "dst_ptr": np.append(0, degree.cumsum()),
+            "dst_source": source.astype(np.int32),
+            "dst_set": set_,
+            "src_ptr": _pointers(source, len(entities)),
+            "src_destination": dst[by_source].astype(np.int32),
+            "src_set": set_[by_source],
+            "src_edge": by_source.astype(np.int32),
+            "set_ptr": _pointers(set_, self.num_relation_sets),
+            "set_edge": np.argsort(set_, kind="stable").astype(np.int32),
+            "visit_order": np.arange(len(entities), dtype=np.int32),
+        }
+        tensors |= {name: torch.from_numpy(array).to(self.device) for name, array in made.items()}
+        return AlignmentGraph(len(entities), self.num_relations, tensors)
 
     def edge_index(self) -> Tensor:
         """int64 [2, E], row 0 sources, row 1 destinations, in destination order (PyTorch Geometric's layout)."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from loginmea_fast.derived import Derived
 from loginmea_fast.errors import BuildError, InputError
 
-__all__ = ["Block", "View", "check_rows"]
+__all__ = ["Block", "View", "check_rows", "places_of"]
 
 Graph = Any  # AlignmentGraph, whose module imports this one
 
@@ -121,6 +121,14 @@ class View:
         if self.rows is None:
             return table
         return table.index_select(0, self.rows) if self.entities is None else table[: len(self.rows)]
+
+    def gather(self, table: Tensor) -> Tensor:
+        """Rows of the entities asked for as they are: where processes share the work, those of all (`parallel`)."""
+        return table
+
+    def hidden(self, entities: Tensor) -> Tensor:
+        """The rows of a table that entities have: their ids, where one process holds the whole table."""
+        return entities
 
     def asked(self) -> View:
         """The entities asked for alone, without edges."""
@@ -260,7 +268,7 @@ def _plain(graph: Graph, rows: Tensor, depth: int, local: Tensor) -> _Parts:
     entities, sizes, frontier = rows, [len(rows)], rows
     for _ in range(depth):
         reached = torch.zeros_like(local, dtype=torch.bool)
-        reached[graph.dst_source[_places(graph.dst_ptr, frontier)].long()] = True
+        reached[graph.dst_source[places_of(graph.dst_ptr, frontier)].long()] = True
         reached &= local < 0
         visit = graph.visit_order.long()
         frontier = visit[reached[visit]]
@@ -272,11 +280,11 @@ def _plain(graph: Graph, rows: Tensor, depth: int, local: Tensor) -> _Parts:
     sorted_ = _edges_by_set(graph)
     degree = graph.dst_ptr.diff()[entities[: sizes[1]]]
     ptr = torch.cat([degree.new_zeros(1), degree.cumsum(0)])
-    places = _places(graph.dst_ptr, entities[: sizes[1]])
+    places = places_of(graph.dst_ptr, entities[: sizes[1]])
     source, set_ = local[sorted_.source[places].long()], sorted_.set[places]
     blocks = []
     for sources, destinations in pairwise(sizes):
-        out = _places(graph.src_ptr, entities[:sources])
+        out = places_of(graph.src_ptr, entities[:sources])
         reached = local[graph.src_destination[out].long()]
         within = (reached >= 0) & (reached < destinations)
         degree = graph.src_ptr.diff()[entities[:sources]]
@@ -297,7 +305,7 @@ def _plain(graph: Graph, rows: Tensor, depth: int, local: Tensor) -> _Parts:
     return _Parts(entities, local, tuple(blocks))
 
 
-def _places(ptr: Tensor, rows: Tensor) -> Tensor:
+def places_of(ptr: Tensor, rows: Tensor) -> Tensor:
     """Places of the edges of rows, row after row."""
     count = ptr.diff()[rows]
     first = ptr[rows] - (count.cumsum(0) - count)

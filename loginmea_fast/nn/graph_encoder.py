@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph, View
-from loginmea_fast.ops import neighbor_mean, relation_reflection_layers
+from loginmea_fast.ops import neighbor_mean, relation_reflection_attention, relation_reflection_layers
 from loginmea_fast.ops._dispatch import check_view
+from loginmea_fast.parallel import ShardView
 
 __all__ = ["GraphEncoder", "ReflectionLayers"]
 
@@ -51,18 +52,39 @@ class ReflectionLayers(nn.Module):
         Returns:
             [N, (L + 1) d], [z_0 | z_1 | ... | z_L], one buffer; [B, (L + 1) d] for a view.
         """
+        view = check_view(graph)
+        if isinstance(view, ShardView):
+            return self._across(x, reflectors, view)
         layers = relation_reflection_layers(
             x,
             reflectors,
             None,
-            graph,
+            view,
             neighbor_vectors=self.neighbor_vectors,
             activation="tanh",
             backend=self.backend,
             relation_vectors=self.relation_vectors,
             activate_input=True,
         )
-        return check_view(graph).first(layers)
+        return view.first(layers)
+
+    def _across(self, x: Tensor, reflectors: Tensor, view: ShardView) -> Tensor:
+        """The same in several processes, [b, (L + 1) d] of own rows x [n, d]: each layer fetches what it reads."""
+        z, depth = [torch.tanh(x)], len(self.relation_vectors)
+        for layer in range(depth):
+            edges = view.layer(last=layer == depth - 1)
+            y = relation_reflection_attention(
+                edges.take(view.fetch(z[-1])),
+                reflectors,
+                None,
+                edges,
+                neighbor_vector=None if self.neighbor_vectors is None else self.neighbor_vectors[layer],
+                activation="tanh",
+                backend=self.backend,
+                relation_vector=self.relation_vectors[layer],
+            )
+            z.append(edges.first(y))
+        return torch.cat([*(view.first(y) for y in z[:-1]), z[-1]], 1)
 
 
 class GraphEncoder(nn.Module):
@@ -90,4 +112,8 @@ class GraphEncoder(nn.Module):
         Returns:
             [N, (L + 1) d], [z_0 | z_1 | ... | z_L]; [B, (L + 1) d] for a view.
         """
-        return self.layers(neighbor_mean(entity_embedding, graph).to(reflectors.dtype), reflectors, graph)
+        if isinstance(graph, ShardView):
+            mean = neighbor_mean(graph.fetch(entity_embedding), graph.graph)[: graph.num_entities]
+        else:
+            mean = neighbor_mean(entity_embedding, graph)
+        return self.layers(mean.to(reflectors.dtype), reflectors, graph)

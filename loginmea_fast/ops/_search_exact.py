@@ -227,7 +227,17 @@ def _count_gathered(
     """Scores of pairs (i, j) and their counts, in which the pair itself ties."""
     a, b = passes.side([left.rows(i)]), passes.side([right.rows(j)])
     means = Scoring(scoring.scale, scoring.left[i], scoring.right[j])
-    own = _own(passes, a, b, means, len(i))
+    return count_among(passes, a, b, means, left, right, scoring)
+
+
+def count_among(
+    passes: Passes, a: Side, b: Side, means: Scoring, left: Side, right: Side, scoring: Scoring
+) -> tuple[Tensor, Tensor]:
+    """Scores of the pairs of rows at the same place of `a` and `b`, whose means are `means`; their counts among others.
+
+    Where a row of a pair is among the others, the pair itself ties.
+    """
+    own = _own(passes, a, b, means, len(a))
     before_left, before_right = (
         Side(
             few.parts + rows.parts, torch.cat([few.inverse, rows.inverse]), torch.cat([few.slack, rows.slack])

@@ -387,6 +387,17 @@ def _passes(op: str, rows: Tensor, screen: str | None, backend: str) -> Passes |
     return None
 
 
+def search_passes(op: str, rows: Tensor, backend: str) -> Passes | None:
+    """The passes of the backend that `op` would choose, for a search that is merged of several; None: the formula."""
+    _check({"rows": rows}, None, backend)
+    return _passes(op, rows, None, backend)
+
+
+def search_side(passes: Passes, rows: Tensor) -> Side:
+    """A side of one matrix, as the passes take it; raises `InputError` at a row that is not finite."""
+    return _side(passes, rows=rows)
+
+
 def _side(backend: Any, **matrices: Tensor | None) -> Side:
     """Prepare a side; raises `InputError` at a row that is not finite."""
     side: Side = backend.side([rows for rows in matrices.values() if rows is not None])

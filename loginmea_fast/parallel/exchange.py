@@ -1,0 +1,126 @@
+"""Rows of a table that lies divided among processes: fetched by those that need them, gradients returned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loginmea_fast.parallel.world import World
+
+__all__ = ["Exchange", "Gather"]
+
+
+class Exchange:
+    """Which rows each process needs of which others; found out once, used in every layer and step.
+
+    Args:
+        world: the processes.
+        owner: int64 [W], the process that holds each row that this one needs, in ascending order.
+        row: int64 [W], its number there.
+        device: of the tables.
+
+    Attributes:
+        wanted: W.
+    """
+
+    def __init__(self, world: World, owner: Tensor, row: Tensor, device: torch.device) -> None:
+        self.world, self.wanted = world, len(row)
+        counts = torch.bincount(owner, minlength=world.size)
+        asked = torch.empty_like(counts)
+        each = [1] * world.size
+        world.exchange(asked, counts, each, each)
+        self._received, self._sent = counts.tolist(), asked.tolist()
+        rows = row.new_empty(sum(self._sent))
+        world.exchange(rows, row, self._sent, self._received)
+        self._rows = rows.to(device)
+
+    def fetch(self, table: Tensor) -> Tensor:
+        """Own rows [n, d] and, behind them, those of others: [n + W, d]. Differentiable; a collective both ways."""
+        fetched: Tensor = _Fetch.apply(table, self)
+        return fetched
+
+    def rows(self, table: Tensor) -> Tensor:
+        """Those of others alone, [W, d], without a gradient."""
+        return self._exchange(table.new_empty(self.wanted, *table.shape[1:]), table)
+
+    def add_(self, table: Tensor, gradients: Tensor) -> None:
+        """The reverse: add [W, d] to the rows that they were fetched from, process by process in their order."""
+        came = gradients.new_empty(len(self._rows), *gradients.shape[1:])
+        self.world.exchange(came, gradients, self._sent, self._received)
+        for rows, part in zip(self._rows.split(self._sent), came.split(self._sent), strict=True):
+            table[rows] += part  # a process asks for a row once
+
+    def _exchange(self, out: Tensor, table: Tensor) -> Tensor:
+        return self.world.exchange(out, table.index_select(0, self._rows), self._received, self._sent)
+
+
+class _Fetch(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, exchange: Exchange) -> Tensor:
+        ctx.exchange, ctx.own = exchange, len(table)
+        out = table.new_empty(len(table) + exchange.wanted, table.shape[1])
+        out[: len(table)] = table
+        exchange._exchange(out[len(table) :], table)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        own = gradient[: ctx.own].clone()
+        ctx.exchange.add_(own, gradient[ctx.own :])
+        return own, None
+
+
+class Gather:
+    """Rows that all processes want, of which each holds some.
+
+    Args:
+        world: the processes.
+        owner: int64 [B], which process holds each row; the same in all.
+    """
+
+    def __init__(self, world: World, owner: Tensor) -> None:
+        self.world = world
+        self._order = owner.argsort(stable=True)
+        self._counts = torch.bincount(owner, minlength=world.size).tolist()
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """All rows [B, d] in every process, of the own ones in their order.
+
+        Differentiable: the gradient of a row is the sum of those of all processes, in their order.
+        """
+        gathered: Tensor = _Gathered.apply(rows, self)
+        return gathered
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Without a gradient."""
+        parts = []
+        for process, count in enumerate(self._counts):
+            own = process == self.world.rank
+            part = rows.contiguous() if own else rows.new_empty(count, *rows.shape[1:])
+            parts.append(self.world.broadcast(part, process))
+        out = rows.new_empty(len(self._order), *rows.shape[1:])
+        out[self._order.to(rows.device)] = torch.cat(parts)
+        return out
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """The gradient of the own rows."""
+        own = self._counts[self.world.rank]
+        came = gradient.new_empty(self.world.size * own, *gradient.shape[1:])
+        by_owner = gradient.index_select(0, self._order.to(gradient.device))
+        self.world.exchange(came, by_owner, [own] * self.world.size, self._counts)
+        return came.view(self.world.size, own, *gradient.shape[1:]).sum(0)
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, gather: Gather) -> Tensor:
+        ctx.gather = gather
+        return gather.forward(rows)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.gather.backward(gradient), None

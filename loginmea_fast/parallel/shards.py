@@ -1,0 +1,184 @@
+"""Which process owns which entities, what it needs of the others', and views whose layers fetch it.
+
+Entities are owned in runs of the graph's breadth-first order, as many for each process: the two knowledge graphs are
+walked one after the other, and neighbours stand near each other. A process holds the rows of its own entities, in that
+order, and the edges that lead to them. Before every layer it fetches the rows of the other ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from loginmea_fast.errors import ConfigError
+from loginmea_fast.graph import AlignmentGraph, View, check_rows
+from loginmea_fast.parallel.exchange import Exchange, Gather
+from loginmea_fast.parallel.world import World
+
+__all__ = ["ShardView", "Shards", "SharedRows"]
+
+
+class Shards:
+    """A graph divided among processes; stands where a graph is asked for views.
+
+    Args:
+        world: the processes.
+        graph: whole, the same in all; only the edges into own rows are kept of it.
+
+    Attributes:
+        order: int64 [N], entities as they are owned: process p has a run of them, `ceil(N / processes)` long.
+        own: int64 [n], the entities of this process, in the order in which it holds their rows.
+        edges: the edges into own rows; entities are numbered by own rows first, then those that are fetched.
+
+    Raises:
+        ConfigError: there are too few entities for so many processes.
+    """
+
+    def __init__(self, world: World, graph: AlignmentGraph) -> None:
+        count = graph.num_entities
+        self.world, self.device = world, graph.device
+        self.num_entities, self.num_relations = count, graph.num_relations
+        per = -(-count // world.size)
+        if per < 2 or per * (world.size - 1) >= count:
+            raise ConfigError(
+                f"{world.size} processes are too many for {count} entities, of which each needs two or more; start "
+                f"at most {max(count // 2, 1)}"
+            )
+        self._described = graph.summary()
+        self.order = graph.visit_order.long().cpu()
+        place = torch.empty_like(self.order)
+        place[self.order] = torch.arange(count)
+        self._owner, self._row = place // per, place % per
+        self.own = self.order[world.rank * per : (world.rank + 1) * per]
+        sources = graph.sources_of(self.own).cpu()
+        others = sources[self._owner[sources] != world.rank]
+        others = others[place[others].argsort()]
+        self.edges = graph.into(self.own, others)
+        self._exchange = Exchange(world, self._owner[others], self._row[others], graph.device)
+        self._inner = View.of(self.edges, torch.arange(len(self.own), device=graph.device), 1)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that a process holds of a table with one an entity."""
+        return len(self.own)
+
+    @property
+    def remote_rows(self) -> int:
+        """Rows of others that a layer fetches."""
+        return self._exchange.wanted
+
+    def summary(self) -> dict[str, float | int]:
+        """That of the whole graph."""
+        return self._described
+
+    def take(self, table: Tensor) -> Tensor:
+        """Own rows of a table with one an entity."""
+        return table.index_select(0, self.own.to(table.device))
+
+    def owner_of(self, entities: Tensor) -> Tensor:
+        """The process that owns each of these entities."""
+        return self._owner[entities.cpu()]
+
+    def own_rows(self, entities: Tensor) -> Tensor:
+        """The rows of those of these entities, in their order, that this process owns."""
+        entities = entities.cpu()
+        return self._row[entities[self._owner[entities] == self.world.rank]].to(self.device)
+
+    def view(self, rows: Tensor | None = None, depth: int = 2) -> ShardView:
+        """Of these entities, the same in all processes; each forms those that it owns.
+
+        Every inner layer is formed for all own rows: two hops lead from a batch to nearly all of them.
+        """
+        if rows is None:
+            rows = torch.arange(self.num_entities)
+        check_rows(rows, self)
+        own = self.own_rows(rows)
+        return ShardView(self.edges, own, shards=self, asked_of=rows)
+
+    def fetch(self, table: Tensor) -> Tensor:
+        """Own rows [n, d] and those of others behind them; see `Exchange`."""
+        return self._exchange.fetch(table)
+
+    def to(self, device: torch.device | str) -> Shards:
+        """Itself: it is where its graph was."""
+        assert torch.device(device) == self.device
+        return self
+
+    def shared_rows(self, group_of: Tensor) -> SharedRows:
+        """As `training.sharing.SharedRows`, across processes."""
+        return SharedRows(self, group_of)
+
+
+@dataclass(frozen=True, eq=False)
+class ShardView(View):
+    """What a process computes of the entities asked for; `graph` holds the edges into its rows, `rows` are its own.
+
+    Attributes:
+        shards: who owns what.
+        asked_of: int64 [B], the entities that all processes were asked for.
+    """
+
+    shards: Shards = None  # type: ignore[assignment]
+    asked_of: Tensor = None  # type: ignore[assignment]
+
+    @property
+    def num_entities(self) -> int:
+        """Rows of tables and features: the own ones."""
+        return self.shards.num_rows
+
+    def layer(self, last: bool) -> View:
+        """The edges of a layer, into all own rows or, of the last one, into those that are asked for."""
+        return View.of(self.graph, self.rows, 1) if last else self.shards._inner  # type: ignore[arg-type]
+
+    def fetch(self, table: Tensor) -> Tensor:
+        """What a layer reads."""
+        return self.shards.fetch(table)
+
+    def hidden(self, entities: Tensor) -> Tensor:
+        """Own rows of entities that are hidden."""
+        return self.shards.own_rows(entities)
+
+    def gather(self, table: Tensor) -> Tensor:
+        """Of own rows asked for, [b, d], those of all processes as they were asked for, [B, d]."""
+        return Gather(self.shards.world, self.shards.owner_of(self.asked_of))(table)
+
+
+class SharedRows:
+    """Rows of a divided table that are one parameter: the first of a group holds it, the others follow.
+
+    Args:
+        shards: who owns what.
+        group_of: int64 [N], the group of an entity; -1 where it has none and a row of its own.
+    """
+
+    def __init__(self, shards: Shards, group_of: Tensor) -> None:
+        entities = (group_of >= 0).nonzero()[:, 0]
+        groups = group_of[entities]
+        first = torch.full((int(groups.max()) + 1,), len(group_of))
+        first.scatter_reduce_(0, groups, entities, "amin")
+        leaders = first[groups]
+        mine = (leaders != entities) & (shards.owner_of(entities) == shards.world.rank)
+        followers, leaders = entities[mine], leaders[mine]
+        once, again = leaders.unique(return_inverse=True)
+        owner = shards.owner_of(once)
+        order = owner.argsort(stable=True)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order))
+        self._followers = shards.own_rows(followers)
+        self._leader = place[again].to(shards.device)
+        self._exchange = Exchange(shards.world, owner[order], shards._row[once[order]], shards.device)
+
+    @torch.no_grad()
+    def spread(self, table: Tensor) -> None:
+        """Give followers the rows of their leaders, in place: [n, d]."""
+        table[self._followers] = self._exchange.rows(table)[self._leader]
+
+    @torch.no_grad()
+    def collect(self, gradient: Tensor) -> None:
+        """Add the gradients of followers to those of their leaders, in place: [n, d]."""
+        sums = gradient.new_zeros(self._exchange.wanted, gradient.shape[1])
+        sums.index_add_(0, self._leader, gradient[self._followers])
+        gradient[self._followers] = 0
+        self._exchange.add_(gradient, sums)

@@ -1,0 +1,160 @@
+"""Rows that processes exchange, gather and rank are those of one process, with their gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from loginmea_fast import ops
+from loginmea_fast.nn.graph_encoder import GraphEncoder
+from loginmea_fast.parallel import Shards, world
+from loginmea_fast.parallel.exchange import Gather
+from loginmea_fast.parallel.search import SpreadRows
+from loginmea_fast.training.sharing import SharedRows
+from tests.helpers.compare import assert_close
+from tests.parallel.processes import in_processes
+from tests.training.synthetic import synthetic_pair
+
+
+def _encoder(width: int = 8) -> GraphEncoder:
+    torch.manual_seed(3)
+    return GraphEncoder(width, 2)
+
+
+def _inputs(graph: Any, width: int = 8) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    table = torch.randn(graph.num_entities, width, generator=generator)
+    relations = torch.randn(2 * graph.num_relations, width, generator=generator)
+    return table, relations
+
+
+def encoded(rows: list[int]) -> tuple[Tensor, ...]:
+    """Rows that this process was asked for, and gradients of its own table rows, relations and vectors."""
+    graph = synthetic_pair().graph()
+    table, relations = _inputs(graph)
+    relations.requires_grad_()
+    encoder = _encoder()
+    there = world()
+    asked = torch.tensor(rows)
+    if there.size == 1:
+        own = table.clone().requires_grad_()
+        reflectors = ops.relation_reflectors(relations, graph)
+        out = encoder(own, reflectors, graph.view())[asked]
+        entities = torch.arange(len(table))
+    else:
+        shards = Shards(there, graph)
+        own = shards.take(table).requires_grad_()
+        view = shards.view(asked)
+        reflectors = ops.relation_reflectors(relations, view.graph)
+        out = view.gather(encoder(own, reflectors, view))
+        entities = shards.own
+    # Each process has a part of the loss, with a gradient to all rows.
+    weights = torch.linspace(-1, 1, out.numel()).view_as(out)
+    part = there.part(len(asked))
+    (out * weights)[part].square().sum().backward()
+    gradients = [relations.grad, encoder.layers.relation_vectors.grad]
+    there.sum_(gradients)
+    return out.detach(), entities, own.grad, *gradients
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, tuple[Tensor, ...]]:
+    return {"few": encoded([0, 7, 41, 63]), "all": encoded(list(range(80)))}
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_layers_across_processes_are_those_of_one(alone: dict[str, tuple[Tensor, ...]], count: int) -> None:
+    for found in in_processes(count, both_encoded):
+        for name in alone:
+            out, entities, own, *gradients = found[name]
+            expected, _, table, *theirs = alone[name]
+            assert_close(out, expected, name)
+            assert_close(own, table[entities], name)
+            for gradient, other in zip(gradients, theirs, strict=True):
+                assert_close(gradient, other, name)
+
+
+def both_encoded() -> dict[str, tuple[Tensor, ...]]:
+    return {"few": encoded([0, 7, 41, 63]), "all": encoded(list(range(80)))}
+
+
+def shared() -> tuple[Tensor, Tensor, Tensor]:
+    pair = synthetic_pair()
+    graph = pair.graph()
+    group_of = torch.full((graph.num_entities,), -1)
+    for side in pair.links[:15].unbind(1):
+        group_of[side] = torch.arange(15)
+    table, _ = _inputs(graph)
+    there = world()
+    if there.size == 1:
+        rows, gradient = table.clone(), table.clone() + 1
+        sharing: Any = SharedRows(group_of, torch.device("cpu"))
+        own = torch.arange(len(table))
+    else:
+        shards = Shards(there, graph)
+        rows, gradient = shards.take(table), shards.take(table) + 1
+        sharing, own = shards.shared_rows(group_of), shards.own
+    sharing.spread(rows)
+    sharing.collect(gradient)
+    return own, rows, gradient
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_rows_of_links_are_one_parameter_across_processes(count: int) -> None:
+    _, rows, gradient = shared()
+    for own, theirs, summed in in_processes(count, shared):
+        assert torch.equal(theirs, rows[own])
+        assert_close(summed, gradient[own], "gradient")
+
+
+def ranked(csls_k: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Ranks of links of which some share entities, among rows of which some are zero or alike."""
+    generator = torch.Generator().manual_seed(1)
+    rows = [F.normalize(torch.randn(n, 12, generator=generator), dim=1) for n in (61, 47)]
+    rows[0][5] = 0
+    rows[1][9] = rows[1][8]
+    rows = [side.to(dtype) for side in rows]
+    pairs = torch.stack([torch.arange(30), torch.arange(30) + 3], 1)
+    pairs = torch.cat([pairs, torch.tensor([[0, 40], [50, 3], [31, 31]])])
+    there = world()
+    if there.size == 1:
+        found = ops.alignment_ranks(*rows, csls_k, pairs=pairs)
+    else:
+        owners = [torch.randint(0, there.size, (len(side),), generator=generator) for side in rows]
+        left, right = (
+            SpreadRows(there, side[owner == there.rank], owner)
+            for side, owner in zip(rows, owners, strict=True)
+        )
+        assert torch.equal(left[3:40].gathered(), rows[0][3:40])
+        found = left.ranks(right, csls_k, pairs)
+    return *found, *found.ties
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_ranks_are_merged_over_processes(count: int) -> None:
+    for told in in_processes(count, all_ranked):
+        for found, expected in zip(told, all_ranked(), strict=True):
+            for mine, theirs in zip(found, expected, strict=True):
+                assert torch.equal(mine, theirs)
+
+
+def all_ranked() -> list[tuple[Tensor, ...]]:
+    return [ranked(k, dtype) for k in (0, 10) for dtype in (torch.float32, torch.bfloat16)]
+
+
+def test_a_gather_without_rows_of_a_process_still_has_its_gradient() -> None:
+    for rows, gradient in in_processes(2, gathered_from_one):
+        assert rows.tolist() == [[1.0], [2.0]]
+        assert gradient is None or gradient.tolist() == [[2.0], [2.0]]
+
+
+def gathered_from_one() -> tuple[Tensor, Tensor | None]:
+    there = world()
+    own = torch.tensor([[1.0], [2.0]])[: 0 if there.rank else 2].requires_grad_()
+    rows = Gather(there, torch.zeros(2, dtype=torch.int64))(own)
+    rows.sum().backward()
+    return rows.detach(), own.grad if len(own) else None
