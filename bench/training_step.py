@@ -102,7 +102,7 @@ def build_authors(problem: Problem, together: bool) -> Provider:
         return total
 
     def named() -> dict[str, Tensor]:
-        ours = LoginMEA(problem.graph, dims(problem), HIDDEN, RANK, DEPTH)
+        ours = our_model(problem)
         ours.load_authors_state_dict(
             {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
         )
@@ -116,11 +116,17 @@ def dims(problem: Problem) -> dict[str, int]:
     return {name: feature.shape[1] for name, feature in problem.features.items()}
 
 
+def our_model(problem: Problem, dtype: torch.dtype = torch.float32) -> LoginMEA:
+    """Ours, of the authors' sizes."""
+    sizes = problem.graph.num_entities, problem.graph.num_relations
+    return LoginMEA(*sizes, dims(problem), HIDDEN, RANK, DEPTH, compute_dtype=dtype)
+
+
 def same_parameters(problem: Problem, dtype: torch.dtype = torch.float32) -> LoginMEA:
     """Our model with the parameters that the authors' model is given here."""
     torch.manual_seed(0)
     theirs = AuthorsModel(problem.graph, IMAGE, HIDDEN, RANK, DEPTH, BAG)
-    model = LoginMEA(problem.graph, dims(problem), HIDDEN, RANK, DEPTH, compute_dtype=dtype)
+    model = our_model(problem, dtype)
     model.load_authors_state_dict(theirs.state_dict())
     return model
 
@@ -162,7 +168,7 @@ def build_ours(problem: Problem, dtype: torch.dtype) -> Provider:
     rows = problem.links.T.reshape(-1)
 
     def gradients() -> float:
-        joint = model(problem.features, rows=rows).joint
+        joint = model(problem.features, problem.graph.view(rows, DEPTH)).joint
         left, right = joint[:SEEDS].split(BATCH), joint[SEEDS:].split(BATCH)
         losses = [ops.contrastive_loss(a, b, TEMPERATURE) for a, b in zip(left, right, strict=True)]
         total = torch.stack(losses).sum()

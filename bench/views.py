@@ -26,7 +26,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from bench._record import record  # noqa: E402
-from loginmea_fast import LoginMEA, data, ops  # noqa: E402
+from loginmea_fast import AlignmentGraph, LoginMEA, data, ops  # noqa: E402
 from loginmea_fast.graph import View  # noqa: E402
 
 WIDTH, BATCH, FURTHER = 64, 1024, 2000
@@ -34,24 +34,22 @@ WIDTH, BATCH, FURTHER = 64, 1024, 2000
 BOUND = 1e-4
 
 
-def gradients(
-    model: LoginMEA, features: dict[str, Tensor], rows: Tensor | View, links: int
-) -> dict[str, Tensor]:
+def gradients(model: LoginMEA, features: dict[str, Tensor], view: View, links: int) -> dict[str, Tensor]:
     """One pass; gradients by parameter."""
     model.zero_grad(set_to_none=True)
-    joint = model(features, rows).joint
+    joint = model(features, view).joint
     loss = ops.contrastive_loss(joint[:links], joint[links : 2 * links], 0.1, bidirectional=True)
     (loss + joint[2 * links :].square().sum()).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 def measure(
-    model: LoginMEA, features: dict[str, Tensor], rows: Tensor, links: int, calls: int
+    model: LoginMEA, graph: AlignmentGraph, features: dict[str, Tensor], rows: Tensor, links: int, calls: int
 ) -> dict[str, float]:
     """Seconds of either, after one call of each, whose gradients are compared."""
     whole, some = (
         {name: g.clone() for name, g in gradients(model, features, given, links).items()}
-        for given in (View(model.graph, rows), rows)
+        for given in (View(graph, rows), graph.view(rows))
     )
     worst = max(((some[n] - g).norm() / g.norm().clamp_min(1e-12)).item() for n, g in whole.items())
     if not worst <= BOUND:
@@ -61,7 +59,7 @@ def measure(
         rows = torch.cat([rows[:links].roll(1), rows[links : 2 * links].roll(1), rows[2 * links :]])
         for name in taken:
             started = time.perf_counter()
-            gradients(model, features, View(model.graph, rows) if name == "whole" else rows, links)
+            gradients(model, features, View(graph, rows) if name == "whole" else graph.view(rows), links)
             taken[name].append(time.perf_counter() - started)
     found = {f"{name}_seconds": min(seconds) for name, seconds in taken.items()}
     ratio = statistics.median(a / b for a, b in zip(taken["whole"], taken["view"], strict=True))
@@ -112,9 +110,8 @@ def main() -> None:
     pair = data.load(args.dataset, modalities=["relation", "attribute"])
     features = {name: feature.values for name, feature in pair.features.items()}
     torch.manual_seed(0)
-    model = LoginMEA(
-        pair.graph(), {n: f.shape[1] for n, f in features.items()}, hidden_dim=WIDTH, aggregation="channels"
-    )
+    graph, dims = pair.graph(), {name: feature.shape[1] for name, feature in features.items()}
+    model = LoginMEA(graph.num_entities, graph.num_relations, dims, hidden_dim=WIDTH, aggregation="channels")
     order = torch.randperm(len(pair.links), generator=torch.Generator().manual_seed(0))
     cases = [(f"{share:.0%} of the links", int(share * len(order)), 0) for share in (0.01, 0.1, 0.3, 0.6)]
     cases.append((f"{BATCH:,} links and {2 * FURTHER:,} further entities", BATCH, FURTHER))
@@ -123,10 +120,10 @@ def main() -> None:
         linked = pair.links[order[:links]].t().reshape(-1)
         others = [e[~torch.isin(e, linked)][:further] for e in (pair.left_entities, pair.right_entities)]
         wanted = torch.cat([linked, *others])
-        view = model.graph.view(wanted)
+        view = View.of(graph, wanted, model.depth)
         size = {"rows": len(wanted), "entities": view.num_entities}
         edges = [block.dst_source.numel() for block in view.blocks]
-        found = measure(model, features, wanted, links, args.calls)
+        found = measure(model, graph, features, wanted, links, args.calls)
         step = found["view_seconds"]
         updated = {
             "case": case,

@@ -19,6 +19,8 @@ __all__ = ["AlignmentGraph", "View", "check_rows"]
 
 _INT32_MAX = 2**31 - 1
 _FORMAT_VERSION = 1
+# Of the entities; where more are asked for, two hops reach nearly all edges and a receptive field only costs.
+_MOST = 0.5
 _TENSORS = (
     "dst_ptr",
     "dst_source",
@@ -244,16 +246,22 @@ class AlignmentGraph:
         """What `depth` layers need of the graph for some entities: their exact receptive field (docs/model.md, View).
 
         Operators and models that are given a view compute what it needs and no more; the numbers are those of the whole
-        graph to rounding. The last view is kept, so that the same rows asked for again cost nothing.
+        graph to rounding. The last view is kept, so that the same rows asked for again cost nothing. Where more than
+        half of the entities are asked for, the view walks the whole graph and takes their rows: two hops from so many
+        reach nearly all edges.
 
         Args:
-            rows: int64 [B], entities, each once; None for everything.
+            rows: int64 [B], entities, in any order and as often as they are wanted; None for everything.
             depth: L, number of layers. The mean over neighbours in front of them needs no more of a view.
 
         Raises:
-            InputError: an id out of range or given twice, or a depth below 1.
+            InputError: an id out of range, or a depth below 1.
         """
-        return View(self) if rows is None else View.of(self, rows, depth)
+        if rows is None:
+            return View(self)
+        if torch.compiler.is_compiling():  # what a view holds depends on the numbers in `rows`
+            return View(self, rows)
+        return View.of(self, rows, depth, _MOST)
 
     def sources_of(self, rows: Tensor) -> Tensor:
         """The entities with an edge to one of `rows`, int64, each once and in order."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -68,11 +68,12 @@ class View:
 
     Attributes:
         graph: of which.
-        rows: int64 [B], the entities asked for; None for all.
-        entities: int64 [n_0], the entities whose features are needed, those asked for first; None for all, each in its
-            place, and then every layer walks the whole graph.
+        rows: int64 [B], the entities asked for, in any order and as often as they are wanted; None for all.
+        entities: int64 [n_0], the entities whose features are needed, each once, those asked for first; None for all,
+            each in its place, and then every layer walks the whole graph.
         local: int32 [N], the number of each entity among `entities`; -1 for one that is not needed.
         blocks: the edges of the layers 1 ... L; none where they walk the whole graph.
+        again: int64 [B], the number of each of `rows` among `entities`; None where they are the first of these.
     """
 
     graph: Graph
@@ -80,22 +81,26 @@ class View:
     entities: Tensor | None = None
     local: Tensor | None = None
     blocks: tuple[Block, ...] = ()
+    again: Tensor | None = None
 
     @classmethod
-    def of(cls, graph: Graph, rows: Tensor, depth: int) -> View:
-        """The receptive field of `rows`; see `AlignmentGraph.view`."""
+    def of(cls, graph: Graph, rows: Tensor, depth: int, most: float = 1.0) -> View:
+        """The receptive field of `rows`; the whole graph where they are more than `most` of its entities."""
         if depth < 1:
             raise InputError(f"a view is of at least one layer; got depth {depth}")
         check_rows(rows, graph)
         rows = rows.to(graph.device, torch.int64, copy=True)
+        once, again = _each_once(rows)
+        if len(once) > most * graph.num_entities:
+            return cls(graph, rows)
         parts = _views.of(
             graph.dst_source,
             [graph.dst_ptr, graph.dst_source, graph.dst_set, graph.src_destination, graph.src_set],
-            lambda: _build(graph, rows, depth, _numbered(rows, graph)),
-            rows.cpu().numpy().tobytes(),
+            lambda: _build(graph, once, depth, _numbered(once, graph)),
+            once.cpu().numpy().tobytes(),
             depth,
         )
-        return cls(graph, rows, *parts)
+        return cls(graph, rows, *parts, again)
 
     @property
     def num_rows(self) -> int:
@@ -117,10 +122,25 @@ class View:
         return table if self.entities is None else table.index_select(0, self.entities)
 
     def first(self, table: Tensor) -> Tensor:
-        """Of a table with a row for each of `entities`, or the first of them, those of the entities asked for."""
+        """Of a table with a row for each of `entities`, or for the first of them, those of `rows`."""
         if self.rows is None:
             return table
-        return table.index_select(0, self.rows) if self.entities is None else table[: len(self.rows)]
+        if self.entities is None:
+            return table.index_select(0, self.rows)
+        if self.again is not None:
+            return table.index_select(0, self.again)
+        return table if len(table) == len(self.rows) else table[: len(self.rows)]
+
+    def once(self) -> tuple[View, Tensor | None]:
+        """The same with every entity asked for once, and the number of each of `rows` there; None for all in order."""
+        if self.rows is None:
+            return self, None
+        if self.entities is None:
+            return View(self.graph), self.rows
+        if self.again is None:
+            return self, None
+        count = self.blocks[-1].destinations if self.blocks else len(self.entities)
+        return replace(self, rows=self.entities[:count], again=None), self.again
 
     def gather(self, table: Tensor) -> Tensor:
         """Rows of the entities asked for as they are: where processes share the work, those of all (`parallel`)."""
@@ -132,7 +152,10 @@ class View:
 
     def asked(self) -> View:
         """The entities asked for alone, without edges."""
-        return self if self.rows is None else self._of(self.rows)
+        if self.rows is None:
+            return self
+        once, again = _each_once(self.rows)
+        return replace(self._of(once), rows=self.rows, again=again)
 
     def parts(self, size: int) -> Iterator[tuple[int, View]]:
         """Of the entities needed at most `size` at a time, without edges, and the number of the first."""
@@ -143,9 +166,7 @@ class View:
             yield start, self._of(entities[start : start + size])
 
     def _of(self, entities: Tensor) -> View:
-        local = torch.full((self.graph.num_entities,), -1, dtype=torch.int32, device=self.device)
-        local[entities] = torch.arange(len(entities), dtype=torch.int32, device=self.device)
-        return View(self.graph, entities, entities, local)
+        return View(self.graph, entities, entities, _numbered(entities, self.graph))
 
     def __repr__(self) -> str:
         if self.entities is None:
@@ -196,22 +217,17 @@ def check_rows(rows: Tensor, graph: Graph, name: str = "rows") -> None:
         )
 
 
-def _numbered(rows: Tensor, graph: Graph) -> Tensor:
-    """int32 [N], the number of each row; -1 elsewhere.
+def _each_once(rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Rows without repetition, and the number of each of `rows` among them; None where they have none."""
+    once, again = rows.unique(return_inverse=True)
+    return (rows, None) if len(once) == len(rows) else (once, again)
 
-    Raises:
-        InputError: a row is there twice.
-    """
-    ids, places = rows.cpu().numpy(), np.arange(len(rows), dtype=np.int32)
-    local = np.full(graph.num_entities, -1, np.int32)
-    local[ids] = places
-    if len(again := np.flatnonzero(local[ids] != places)):
-        entity = ids[again[0]]
-        raise InputError(
-            f"rows names entity {entity} at {again[0]} and at {local[entity]}; a view has each entity once: take "
-            "rows.unique(), and the rows of the result as often as you need them"
-        )
-    return torch.from_numpy(local).to(graph.device)
+
+def _numbered(rows: Tensor, graph: Graph) -> Tensor:
+    """int32 [N], the number of each row; -1 elsewhere."""
+    local = torch.full((graph.num_entities,), -1, dtype=torch.int32, device=graph.device)
+    local[rows] = torch.arange(len(rows), dtype=torch.int32, device=graph.device)
+    return local
 
 
 def _build(graph: Graph, rows: Tensor, depth: int, local: Tensor) -> _Parts:

@@ -14,7 +14,7 @@ from loginmea_fast.evaluation.embedding import JointEmbedding
 from loginmea_fast.mapped import release, room_for
 from loginmea_fast.nn import Ensemble, LoginMEA
 from loginmea_fast.training.memory import measure_peak_memory
-from tests.helpers.graphs import triples_of
+from tests.helpers.graphs import sizes_of, triples_of
 
 CPU = torch.device("cpu")
 
@@ -29,9 +29,11 @@ def test_embeddings_and_ranks(members: int, monkeypatch: pytest.MonkeyPatch) -> 
     graph = AlignmentGraph.from_triples(*triples_of("random"))
     count = graph.num_entities
     torch.manual_seed(0)
-    models = [LoginMEA(graph, {"image": 5}, hidden_dim=8, aggregation="both") for _ in range(members)]
+    models = [
+        LoginMEA(*sizes_of(graph), {"image": 5}, hidden_dim=8, aggregation="both") for _ in range(members)
+    ]
     model = models[0] if members == 1 else Ensemble(models)
-    embedding = JointEmbedding(model, {"image": torch.randn(count, 5)})
+    embedding = JointEmbedding(model, {"image": torch.randn(count, 5)}, graph)
     everyone = torch.randperm(count)
     for rows in (everyone, everyone[:12], everyone[[3, 3, 5]]):
         expected = embedding.embed(rows)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from loginmea_fast import AlignmentGraph, native, view
 from loginmea_fast.errors import InputError
+from loginmea_fast.graph import View
 from tests.helpers.graphs import ALWAYS_THERE, graphs
 from tests.ops.test_relation_reflection_attention import make_graph
 
@@ -22,7 +23,7 @@ def edges_of(graph: AlignmentGraph) -> list[tuple[int, int, int]]:
 
 def assert_exact(graph: AlignmentGraph, rows: torch.Tensor, depth: int) -> None:
     """The definition, one edge at a time."""
-    seen = graph.view(rows, depth)
+    seen = View.of(graph, rows, depth)
     edges, wanted = edges_of(graph), set(rows.tolist())
     needed = [wanted]
     for _ in range(depth):
@@ -110,6 +111,27 @@ def test_kept_while_the_links_stay() -> None:
     )
 
 
+def test_rows_asked_for_more_than_once_or_nearly_all() -> None:
+    graph = make_graph("random")
+    rows = torch.tensor([5, 1, 5, 9])
+    seen, plain = graph.view(rows), graph.view(torch.tensor([1, 5, 9]))
+    assert seen.blocks is plain.blocks
+    assert torch.equal(seen.rows, rows)
+    assert torch.equal(seen.entities[seen.again], rows)
+    table = torch.arange(40)
+    assert torch.equal(seen.first(seen.take(table)), rows)
+    assert torch.equal(seen.asked().first(seen.asked().take(table)), rows)
+    once, again = seen.once()
+    assert torch.equal(once.first(once.take(table))[again], rows)
+    for most in (torch.arange(21), torch.arange(21).repeat(2)):
+        whole = graph.view(most)
+        assert whole.entities is None
+        assert torch.equal(whole.first(table), most)
+        assert torch.equal(whole.asked().first(whole.asked().take(table)), most)
+        assert len(whole.asked().entities) == 21
+    assert graph.view(torch.arange(20).repeat(3)).entities is not None, "twenty of forty, however often"
+
+
 def test_whoever_asks_for_the_formula_has_nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGINMEA_BACKEND", "reference")
     monkeypatch.setattr(native, "load", lambda device: pytest.fail("a library was asked for"))
@@ -129,11 +151,6 @@ def test_everything() -> None:
     [
         (torch.tensor([3, 40]), 2, r"rows\[1\] is entity 40, outside \[0, 40\)"),
         (torch.tensor([-1]), 2, r"rows\[0\] is entity -1, outside"),
-        (
-            torch.tensor([3, 5, 3]),
-            2,
-            r"names entity 3 at 0 and at 2; a view has each entity once.*rows.unique",
-        ),
         (torch.tensor([0.5]), 2, r"int64 tensor \[rows\] of entities; got torch.float32 \[1\]"),
         (torch.zeros(2, 2, dtype=torch.int64), 2, r"got torch.int64 \[2, 2\]"),
         ([1, 2], 2, "got list"),

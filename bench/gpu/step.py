@@ -73,7 +73,8 @@ class Setting:
         dims = {name: feature.shape[1] for name, feature in self.features.items()}
         names = {"width": "hidden_dim"}
         sizes = {names.get(name, name): value for name, value in self.sizes.items()}
-        model = LoginMEA(self.graph, dims, backend=backend, compute_dtype=dtype, **sizes)
+        of_graph = self.graph.num_entities, self.graph.num_relations
+        model = LoginMEA(*of_graph, dims, backend=backend, compute_dtype=dtype, **sizes)
         model.load_authors_state_dict(state)
         return model.to(run.device)
 
@@ -147,10 +148,11 @@ def _our_step(
     run: Run, setting: Setting, model: LoginMEA, features: dict[str, Tensor], backend: str
 ) -> Callable[[], Tensor]:
     optimizer = _optimizer(run, model)
+    view = setting.graph.to(run.device).view(setting.rows, model.depth)
     loss_backend = "auto" if backend == "cuda" else backend  # the loss has no CUDA kernels
 
     def step() -> Tensor:
-        joint = model(features, setting.rows).joint
+        joint = model(features, view).joint
         left, right = joint[: setting.links], joint[setting.links :]
         losses = [
             ops.contrastive_loss(left[b], right[b], TEMPERATURE, backend=loss_backend) * setting.share(b)
@@ -248,7 +250,7 @@ def _clean_step(
     run: Run, setting: Setting, features: dict[str, Tensor], compiled: bool
 ) -> Callable[[], Tensor]:
     model = setting.our_model(run, "reference", torch.float32)
-    plain = CleanModel(model, model.graph)
+    plain = CleanModel(model, setting.graph.to(run.device))
     optimizer = _optimizer(run, model)
 
     def loss() -> Tensor:
@@ -320,17 +322,19 @@ def largest(run: Run) -> None:
 def _largest_step(run: Run, row: dict[str, Any], graph: AlignmentGraph) -> None:
     n, width = graph.num_entities, run.pick(300, 300, 4)
     links = run.pick(BATCH, BATCH, 20)
-    rows = torch.randperm(n)[: 2 * links].to(run.device)
+    graph = graph.to(run.device)
+    view = graph.view(torch.randperm(n)[: 2 * links])
     image = torch.randn(n, 64, device=run.device, dtype=torch.bfloat16)
     features = {"image": image, **{name: _sparse_feature(run, n) for name in MODALITIES[1:]}}
     dims = {name: f.shape[1] for name, f in features.items()}
     with torch.device(run.device):
         # Parameters are drawn on the card: two gigabytes an embedding table is slow to draw elsewhere.
-        model = LoginMEA(graph.to(run.device), dims, width, run.pick(8, 8, 2), compute_dtype=torch.bfloat16)
+        sizes = width, run.pick(8, 8, 2)
+        model = LoginMEA(n, graph.num_relations, dims, *sizes, compute_dtype=torch.bfloat16)
     optimizer = _optimizer(run, model)
 
     def step() -> Tensor:
-        joint = model(features, rows).joint
+        joint = model(features, view).joint
         loss = ops.contrastive_loss(joint[:links], joint[links:], TEMPERATURE)
         _update(loss, model, optimizer)
         return loss.detach()

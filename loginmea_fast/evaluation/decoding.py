@@ -121,7 +121,7 @@ def decode(
     """The k best entities of the other graph for each entity of one.
 
     Args:
-        embedding: of the entities, for example `JointEmbedding(model, features)` or `load_run(RUN).embedding`.
+        embedding: of the entities, for example `JointEmbedding(model, features, graph)` or `load_run(RUN).embedding`.
         pair: names and entities.
         links: int64 [B, 2], entities to decode with their partners, each link once; None decodes every entity of a
             graph.

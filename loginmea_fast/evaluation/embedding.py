@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.errors import InputError
+from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.mapped import room_for
 from loginmea_fast.nn import EntityModel, RawFeatures, members_of
 
@@ -29,18 +30,25 @@ class JointEmbedding:
     """The joint embedding of a model.
 
     Attributes:
-        model: on one device with `features`; its training mode is kept.
+        model: on one device with `features` and `graph`; its training mode is kept.
         features: modality -> [N, d_m].
+        graph: both knowledge graphs.
     """
 
     model: EntityModel
     features: Mapping[str, RawFeatures]
+    graph: AlignmentGraph
 
     def __post_init__(self) -> None:
-        if not hasattr(self.model, "joint_rows") or not isinstance(self.features, Mapping):
+        given = self.model, self.features, self.graph
+        if (
+            not hasattr(self.model, "joint_rows")
+            or not isinstance(self.features, Mapping)
+            or not isinstance(self.graph, AlignmentGraph)
+        ):
             raise InputError(
-                "JointEmbedding takes a model and its features, as in JointEmbedding(run.model, run.problem.features); "
-                f"got {type(self.model).__name__} and {type(self.features).__name__}"
+                "JointEmbedding takes a model, its features and the graph, as in JointEmbedding(run.model, "
+                "run.problem.features, run.problem.graph); got " + ", ".join(type(g).__name__ for g in given)
             )
 
     @property
@@ -51,12 +59,12 @@ class JointEmbedding:
     def embed(self, rows: Tensor) -> Tensor:
         """Unit rows [B, D], in the model's dtype, by its `joint_rows`; very many are in a file (`mapped.room_for`)."""
         training = self.model.training
-        device = self.model.graph.device
         dtype = members_of(self.model)[0].compute_dtype
-        room = room_for(len(rows), self.model.embedding_dim, dtype, device)
+        room = room_for(len(rows), self.model.embedding_dim, dtype, self.graph.device)
+        view = self.graph.view(rows, self.model.depth)
         self.model.eval()
         try:
-            return self.model.joint_rows(self.features, rows.to(device), out=room)
+            return self.model.joint_rows(self.features, view, out=room)
         finally:
             self.model.train(training)
 
@@ -110,5 +118,5 @@ def check_embedding(embedding: object) -> None:
     if not isinstance(embedding, Embedding):
         raise InputError(
             f"an embedding is asked for, with embed(rows) -> unit rows [B, D]; got {type(embedding).__name__}. Give "
-            "the embedding of a run (load_run(RUN).embedding), or JointEmbedding(model, features)"
+            "the embedding of a run (load_run(RUN).embedding), or JointEmbedding(model, features, graph)"
         )

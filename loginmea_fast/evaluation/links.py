@@ -36,7 +36,7 @@ def evaluate_links(
     partners are no rivals of the one that is ranked.
 
     Args:
-        embedding: of the entities, for example `JointEmbedding(model, features)` or `load_run(RUN).embedding`.
+        embedding: of the entities, for example `JointEmbedding(model, features, graph)` or `load_run(RUN).embedding`.
         pair: the data, for the entities of each graph and the presence of its modalities.
         links: int64 [B, 2], usually the test links, each once.
         csls_k: neighbours of CSLS; 0 leaves it out.

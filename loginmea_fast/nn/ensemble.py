@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -27,10 +27,10 @@ class Ensemble(nn.Module):
     Each member learns by itself, from parameters of its own; where one errs by chance the others seldom err alike.
 
     Args:
-        members: models of one graph, alike in everything but their parameters.
+        members: models alike in everything but their parameters.
 
     Raises:
-        ConfigError: none, or models of different graphs or arguments.
+        ConfigError: none, or models of different sizes or arguments.
     """
 
     members: nn.ModuleList
@@ -40,16 +40,16 @@ class Ensemble(nn.Module):
         if not members:
             raise ConfigError("an ensemble needs at least one model; got none")
         first = members[0]
-        if any(member.graph is not first.graph or member.arguments != first.arguments for member in members):
+        if any(_built(member) != _built(first) for member in members):
             raise ConfigError(
-                "models of an ensemble must have one graph and the same arguments; build them alike"
+                "models of an ensemble must be of one graph and the same arguments; build them alike"
             )
         self.members = nn.ModuleList(members)
 
     @property
-    def graph(self) -> AlignmentGraph:
-        """Both knowledge graphs."""
-        return self._first.graph
+    def depth(self) -> int:
+        """L, of every member."""
+        return self._first.depth
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ class Ensemble(nn.Module):
     def forward(
         self,
         features: Mapping[str, RawFeatures],
-        rows: Tensor | View | None = None,
+        view: View,
         present: Mapping[str, Tensor] | None = None,
         hidden: Tensor | None = None,
     ) -> LoginMEAOutput:
@@ -81,14 +81,14 @@ class Ensemble(nn.Module):
 
         Args:
             features: as `LoginMEA.forward`; so are the others.
-            rows: int64 [B], or a view of the graph.
+            view: of whom.
             present: modality -> bool [N].
             hidden: int64.
 
         Returns:
             `LoginMEAOutput` with the members' columns side by side; rows of `joint` have length 1.
         """
-        outputs = [member(features, rows, present, hidden) for member in self.members]
+        outputs = [member(features, view, present, hidden) for member in self.members]
         graph = [output.graph for output in outputs if output.graph is not None]
         unnormalized = [output.unnormalized for output in outputs if output.unnormalized is not None]
         return LoginMEAOutput(
@@ -102,7 +102,7 @@ class Ensemble(nn.Module):
     def joint_rows(
         self,
         features: Mapping[str, RawFeatures],
-        rows: Tensor | View | None = None,
+        view: View,
         present: Mapping[str, Tensor] | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
@@ -111,7 +111,7 @@ class Ensemble(nn.Module):
         joint = out
         for number, member in enumerate(members_of(self)):
             place = slice(number * width, (number + 1) * width)
-            own = member.joint_rows(features, rows, present, None if joint is None else joint[:, place])
+            own = member.joint_rows(features, view, present, None if joint is None else joint[:, place])
             if joint is None:
                 joint = own.new_empty(len(own), self.embedding_dim)
                 joint[:, place] = own
@@ -126,17 +126,20 @@ class Ensemble(nn.Module):
         """An ensemble like this one with new parameters, on its device."""
         return type(self)([member.renewed() for member in members_of(self)])
 
-    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, directory: str | os.PathLike[str], graph: AlignmentGraph) -> None:
         """Write all members as `LoginMEA.save_pretrained` writes one.
 
         Args:
             directory: made where it is not there.
+            graph: what they were trained on.
 
         Raises:
+            InputError: the graph has other numbers of entities or relations than the members.
             CheckpointError: they cannot be written.
         """
+        self._first.check_graph(graph)
         arguments = {**self._first.arguments, "members": len(self.members)}
-        Pretrained(arguments, describe_graph(self.graph), self.state_dict()).write(directory)
+        Pretrained(arguments, describe_graph(graph), self.state_dict()).write(directory)
 
     @classmethod
     def from_pretrained(
@@ -157,15 +160,14 @@ class Ensemble(nn.Module):
 
         def make(arguments: Mapping[str, Any]) -> Ensemble:
             each = {name: value for name, value in arguments.items() if name != "members"}
-            return cls([LoginMEA(graph, **each) for _ in range(arguments["members"])])
+            sizes = graph.num_entities, graph.num_relations
+            return cls([LoginMEA(*sizes, **each) for _ in range(arguments["members"])])
 
         return found.build(directory, graph, make, backend=backend, compute_dtype=compute_dtype)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Ensemble:
-        super()._apply(fn, recurse)
-        for member in members_of(self):  # each has moved a graph of its own
-            member.graph = self.graph
-        return self
+
+def _built(model: LoginMEA) -> tuple[int, int, dict[str, Any]]:
+    return model.num_entities, model.num_relations, model.arguments
 
 
 EntityModel: TypeAlias = LoginMEA | Ensemble

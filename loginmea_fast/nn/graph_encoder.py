@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph, View
 from loginmea_fast.ops import neighbor_mean, relation_reflection_attention, relation_reflection_layers
-from loginmea_fast.ops._dispatch import check_view
 from loginmea_fast.parallel import ShardView
 
 __all__ = ["GraphEncoder", "ReflectionLayers"]
@@ -52,21 +51,19 @@ class ReflectionLayers(nn.Module):
         Returns:
             [N, (L + 1) d], [z_0 | z_1 | ... | z_L], one buffer; [B, (L + 1) d] for a view.
         """
-        view = check_view(graph)
-        if isinstance(view, ShardView):
-            return self._across(x, reflectors, view)
-        layers = relation_reflection_layers(
+        if isinstance(graph, ShardView):
+            return self._across(x, reflectors, graph)
+        return relation_reflection_layers(
             x,
             reflectors,
             None,
-            view,
+            graph,
             neighbor_vectors=self.neighbor_vectors,
             activation="tanh",
             backend=self.backend,
             relation_vectors=self.relation_vectors,
             activate_input=True,
         )
-        return view.first(layers)
 
     def _across(self, x: Tensor, reflectors: Tensor, view: ShardView) -> Tensor:
         """The same in several processes, [b, (L + 1) d] of own rows x [n, d]: each layer fetches what it reads."""
@@ -83,7 +80,7 @@ class ReflectionLayers(nn.Module):
                 backend=self.backend,
                 relation_vector=self.relation_vectors[layer],
             )
-            z.append(edges.first(y))
+            z.append(y)
         return torch.cat([*(view.first(y) for y in z[:-1]), z[-1]], 1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -23,19 +23,18 @@ from loginmea_fast.nn.modality_channels import ModalityChannels
 from loginmea_fast.nn.pretrained import Pretrained, describe_graph
 from loginmea_fast.nn.projection import FeatureProjection
 from loginmea_fast.ops import relation_reflectors
+from loginmea_fast.ops._dispatch import check_graph
 
 __all__ = ["LoginMEA", "LoginMEAOutput"]
 
 _BLOCK = 4096  # rows that are written at a time
 _RECOMPUTED = 1 << 15  # entities whose modalities are made anew at a time
-# Of the entities; where more are asked for, two hops reach nearly all edges and a view only costs.
-_MOST = 0.5
 AGGREGATIONS = ("channels", "fused", "both")
 _COMPUTE_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 class LoginMEAOutput(NamedTuple):
-    """What the model returns for the rows that were asked for.
+    """What the model returns for the entities that were asked for.
 
     Attributes:
         joint: [B, D], J = [graph encoder | channels | local-to-global encoder], as far as the model has them, rows
@@ -55,8 +54,11 @@ class LoginMEAOutput(NamedTuple):
 class LoginMEA(nn.Module):
     """Joint embeddings of the entities of two multi-modal knowledge graphs.
 
+    The graph is not part of it: every call is given a view of one, on the model's device.
+
     Args:
-        graph: both knowledge graphs; it moves with the model.
+        num_entities: N, of both graphs.
+        num_relations: R, before inverses.
         feature_dims: modality -> columns of its raw features, in the order in which modalities are concatenated. May be
             empty: the graph encoder alone then embeds the entities.
         hidden_dim: d.
@@ -84,7 +86,8 @@ class LoginMEA(nn.Module):
 
     def __init__(
         self,
-        graph: AlignmentGraph,
+        num_entities: int,
+        num_relations: int,
         feature_dims: Mapping[str, int],
         hidden_dim: int = 300,
         rank: int = 8,
@@ -103,6 +106,10 @@ class LoginMEA(nn.Module):
         recompute: bool = False,
     ) -> None:
         super().__init__()
+        for name, value in (("num_entities", num_entities), ("num_relations", num_relations)):
+            if not isinstance(value, int) or value < 0:
+                came = value if isinstance(value, int) else type(value).__name__
+                raise ConfigError(f"{name} must be a number, as graph.{name} is; got {came}")
         for name, value in (("hidden_dim", hidden_dim), ("rank", rank), ("depth", depth)):
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1; got {value}")
@@ -137,7 +144,8 @@ class LoginMEA(nn.Module):
             "use_global_aggregation": use_global_aggregation,
             "compute_dtype": str(compute_dtype).removeprefix("torch."),
         }
-        self.graph = graph
+        self.num_entities = num_entities
+        self.num_relations = num_relations
         self.depth = depth
         self.compute_dtype = compute_dtype
         self.backend = backend
@@ -176,11 +184,11 @@ class LoginMEA(nn.Module):
         self.entity_embedding: nn.Parameter | None = None
         self.graph_encoder: GraphEncoder | None = None
         if use_graph_encoder:
-            self.entity_embedding = nn.Parameter(torch.empty(graph.num_entities, hidden_dim))
+            self.entity_embedding = nn.Parameter(torch.empty(num_entities, hidden_dim))
             self.graph_encoder = GraphEncoder(hidden_dim, depth, attention, backend)
         reflects = use_graph_encoder or use_global_aggregation or self.channels is not None
         self.relation_embedding = (
-            nn.Parameter(torch.empty(2 * graph.num_relations, hidden_dim)) if reflects else None
+            nn.Parameter(torch.empty(2 * num_relations, hidden_dim)) if reflects else None
         )
         for table in (self.entity_embedding, self.relation_embedding):
             if table is not None:
@@ -210,7 +218,7 @@ class LoginMEA(nn.Module):
     def forward(
         self,
         features: Mapping[str, RawFeatures],
-        rows: Tensor | View | None = None,
+        view: View,
         present: Mapping[str, Tensor] | None = None,
         hidden: Tensor | None = None,
     ) -> LoginMEAOutput:
@@ -219,9 +227,8 @@ class LoginMEA(nn.Module):
         Args:
             features: modality -> raw features [N, columns], dense (float32, float16, bfloat16), sparse CSR, or rows of
                 a file (`data.FeatureStore`).
-            rows: int64 [B], entities whose embeddings are wanted, for example a batch of links; None for all. Only
-                what they depend on is computed (`AlignmentGraph.view`), unless they are most of the entities or the
-                model is being compiled. Or a view of this model's graph, made before.
+            view: of whom, and what of the graph that depends on: `graph.view(rows, model.depth)` for example of a batch
+                of links, `graph.view()` of everything.
             present: modality -> bool [N], which entities have it; an absent modality gets no weight, and one that is
                 not named is everybody's. None for what `features` bring along (`Features`), else for all.
             hidden: int64, entities whose own embedding counts as zero in this pass: they are known by their
@@ -232,14 +239,10 @@ class LoginMEA(nn.Module):
 
         Raises:
             InputError: a modality is missing, has the wrong number of rows or columns, a mask does not fit, an
-                entity out of range, or a view of another graph or depth.
+                entity to hide is out of range, or the view is of another graph or depth, or on another device.
         """
         projected: dict[str, Tensor] = {}
-        view, again = self.view_of(rows)
         parts = list(self._parts(features, view, present, projected, hidden))
-        if again is not None:
-            parts = [part.index_select(0, again) for part in parts]
-            projected = {name: x.index_select(0, again) for name, x in projected.items()}
         graph_part = None if self.graph_encoder is None else parts[0]
         unnormalized = self.dropout(torch.cat(parts, 1))
         joint = F.normalize(unnormalized, dim=1, eps=1e-12)
@@ -249,7 +252,7 @@ class LoginMEA(nn.Module):
     def joint_rows(
         self,
         features: Mapping[str, RawFeatures],
-        rows: Tensor | View | None = None,
+        view: View,
         present: Mapping[str, Tensor] | None = None,
         out: Tensor | None = None,
     ) -> Tensor:
@@ -257,13 +260,10 @@ class LoginMEA(nn.Module):
 
         The arguments are those of `forward`, and so are the numbers; `out` [B, D] is filled where it is given.
         """
-        view, again = self.view_of(rows)
-        if (
-            view.entities is None and view.rows is not None
-        ):  # rows are taken as they are written, not all at once
-            view, again = self.graph.view(), view.rows
+        self._check_view(view)
+        once, again = view.once()  # rows are taken as they are written, not all at once
         joint, first = out, 0
-        for part in self._parts(features, view, present, {}):
+        for part in self._parts(features, once, present, {}):
             if joint is None:
                 joint = part.new_empty(len(part if again is None else again), self.embedding_dim)
             for start in range(0, len(joint), _BLOCK):
@@ -274,32 +274,32 @@ class LoginMEA(nn.Module):
         assert joint is not None, "a model has a part"
         return normalize(joint)
 
-    def view_of(self, rows: Tensor | View | None) -> tuple[View, Tensor | None]:
-        """What is to be computed, and which of its rows are wanted; None for all, each once."""
-        graph = self.graph
-        if rows is None:
-            return graph.view(), None
-        if isinstance(rows, View):
-            if rows.graph is not graph:
-                raise InputError(
-                    "the view is of another graph than the model's, or of the same on another device; make it by "
-                    "model.graph.view(rows)"
-                )
-            if rows.blocks and len(rows.blocks) != self.depth:
-                raise InputError(
-                    f"the view is of {len(rows.blocks)} layers, the model has {self.depth}; make it by "
-                    f"model.graph.view(rows, depth={self.depth})"
-                )
-            return rows, None
-        if torch.compiler.is_compiling():
-            return View(graph, rows), None
-        check_rows(rows, graph)
-        if len(rows) > _MOST * graph.num_entities:
-            return View(graph, rows), None
-        once, again = rows.unique(return_inverse=True)
-        if len(once) == len(rows):
-            return graph.view(rows, self.depth), None
-        return graph.view(once, self.depth), again
+    def _check_view(self, view: View) -> None:
+        if not isinstance(view, View):
+            raise InputError(
+                f"a model takes a view: graph.view() of everything, graph.view(rows) of some entities; got "
+                f"{type(view).__name__}"
+            )
+        self.check_graph(view.graph)
+        if view.blocks and len(view.blocks) != self.depth:
+            raise InputError(
+                f"the view is of {len(view.blocks)} layers, the model has {self.depth}; make it by "
+                f"graph.view(rows, depth={self.depth})"
+            )
+        if (own := next(self.parameters()).device) != view.device:
+            raise InputError(
+                f"the view is on {view.device}, the model on {own}; make it of graph.to({str(own)!r})"
+            )
+
+    def check_graph(self, graph: AlignmentGraph) -> None:
+        """Raise `InputError` unless it is a graph of as many entities and relations as the model's tables have."""
+        check_graph(graph)
+        sizes = graph.num_entities, graph.num_relations
+        if sizes != (self.num_entities, self.num_relations):
+            raise InputError(
+                f"the graph has {sizes[0]:,} entities and {sizes[1]:,} relations, the model was built for "
+                f"{self.num_entities:,} and {self.num_relations:,}; give the graph that it is of"
+            )
 
     def _parts(
         self,
@@ -310,16 +310,17 @@ class LoginMEA(nn.Module):
         hidden: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """The parts of J [B, .], the graph encoder's first; `projected` gets the modalities [B, d_m]."""
-        self._check(features)
+        self._check_view(view)
+        self._check_features(features)
         if hidden is not None and not torch.compiler.is_compiling():
-            check_rows(hidden, self.graph, "hidden")
+            check_rows(hidden, view.graph, "hidden")
         if present is None:
             present = features.present if isinstance(features, Features) else {}
-        has = presence_of(self.modalities, present, self.graph.num_entities, self.graph.device)
+        has = presence_of(self.modalities, present, self.num_entities, view.device)
         dtype = self.compute_dtype
         reflectors = None
         if self.relation_embedding is not None:
-            reflectors = relation_reflectors(self.relation_embedding, self.graph).to(dtype)
+            reflectors = relation_reflectors(self.relation_embedding, view.graph).to(dtype)
         if self.graph_encoder is not None:
             assert self.entity_embedding is not None
             assert reflectors is not None
@@ -327,6 +328,7 @@ class LoginMEA(nn.Module):
                 self.entity_embedding if hidden is None else self.entity_embedding.index_fill(0, hidden, 0.0)
             )
             yield self.graph_encoder(own, reflectors, view)
+        everyone = has
         has = None if has is None else view.take(has)
         recompute = self.recompute and not torch.compiler.is_compiling()
         whole: list[Tensor] = []  # what a fusion reads at once; else each is let go after its channel
@@ -350,11 +352,14 @@ class LoginMEA(nn.Module):
         asked = view.asked()
         for name in self.modalities:
             if name not in projected:
-                projected[name] = self._project(features, name, asked)
+                projected[name] = asked.first(self._project(features, name, asked))
         first = [projected[name] for name in self.modalities]
         some = None if has is None else view.first(has)
-        needed = asked if self.local_to_global.layers is None else view
-        fused = self._fused_by_blocks(features, needed, some if needed is asked else has)
+        if self.local_to_global.layers is None:
+            few = None if everyone is None else asked.take(everyone)
+            fused = asked.first(self._fused_by_blocks(features, asked, few))
+        else:
+            fused = self._fused_by_blocks(features, view, has)
         yield from self.local_to_global.of_fused(first, fused, reflectors, view, some)
 
     def _project(self, features: Mapping[str, RawFeatures], name: str, view: View) -> Tensor:
@@ -397,7 +402,7 @@ class LoginMEA(nn.Module):
         Raises:
             InputError: a name is missing, unknown, or has a shape that does not fit this model.
         """
-        translated = translate_authors_state(state, self.modalities, self.graph.num_relations)
+        translated = translate_authors_state(state, self.modalities, self.num_relations)
         own = self.state_dict()
         if missing := sorted(set(own) - set(translated.parameters)):
             raise InputError(
@@ -417,22 +422,27 @@ class LoginMEA(nn.Module):
         self.load_state_dict(translated.parameters)
         return translated
 
-    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, directory: str | os.PathLike[str], graph: AlignmentGraph) -> None:
         """Write model.safetensors and, beside it, model.json with what builds the model again.
 
         Args:
             directory: made where it is not there; files of these names in it are replaced.
+            graph: what the model was trained on; a digest of it is written, because a row of the table of entities
+                says nothing in another.
 
         Raises:
+            InputError: the graph has other numbers of entities or relations than the model.
             CheckpointError: they cannot be written.
         """
-        Pretrained(self.arguments, describe_graph(self.graph), self.state_dict()).write(directory)
+        self.check_graph(graph)
+        Pretrained(self.arguments, describe_graph(graph), self.state_dict()).write(directory)
 
     def renewed(self) -> LoginMEA:
         """A model like this one with new parameters, on its device."""
         own = {"compute_dtype": self.compute_dtype, "backend": self.backend, "recompute": self.recompute}
         arguments: dict[str, Any] = {**self.arguments, **own}
-        return type(self)(self.graph, **arguments).to(self.graph.device)
+        model = type(self)(self.num_entities, self.num_relations, **arguments)
+        return model.to(next(self.parameters()).device)
 
     @classmethod
     def from_pretrained(
@@ -462,24 +472,17 @@ class LoginMEA(nn.Module):
         return found.build(
             directory,
             graph,
-            lambda arguments: cls(graph, **arguments),
+            lambda arguments: cls(graph.num_entities, graph.num_relations, **arguments),
             backend=backend,
             compute_dtype=compute_dtype,
         )
 
-    def _check(self, features: Mapping[str, RawFeatures]) -> None:
+    def _check_features(self, features: Mapping[str, RawFeatures]) -> None:
         for name in self.modalities:
             if name not in features:
                 raise InputError(f"features of modality {name!r} are missing; got {list(features)}")
-            if features[name].shape[0] != self.graph.num_entities:
+            if features[name].shape[0] != self.num_entities:
                 raise InputError(
-                    f"features of modality {name!r} must have one row an entity, {self.graph.num_entities}; "
+                    f"features of modality {name!r} must have one row an entity, {self.num_entities}; "
                     f"got {features[name].shape[0]}"
                 )
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LoginMEA:
-        super()._apply(fn, recurse)
-        parameter = next(self.parameters())
-        if parameter.device.type != "meta":
-            self.graph = self.graph.to(parameter.device)
-        return self

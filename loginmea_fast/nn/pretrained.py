@@ -36,7 +36,7 @@ class Pretrained(NamedTuple):
     """What a directory holds.
 
     Attributes:
-        arguments: of `LoginMEA`, without the graph, JSON-ready; of an ensemble also `members`, their number.
+        arguments: of `LoginMEA`, without what the graph says, JSON-ready; of an ensemble also `members`, their number.
         graph: see `describe_graph`.
         parameters: by name, on the CPU.
     """

@@ -81,7 +81,7 @@ def relation_reflection_attention(
         c = x.new_zeros(sets, dtype=_sum_dtype(x))
     c, v, w = (None if t is None else t[None] for t in (c, v, w))
     y, _, _ = _attention(x, reflectors, c, v, w, _index_of(graph), activation or "none", backend)
-    return y
+    return _dispatch.check_view(graph).first(y)
 
 
 def relation_reflection_layers(
@@ -141,7 +141,7 @@ def relation_reflection_layers(
     activates = activate_input and activation is not None
     options = layers, activates, activation or "none", backend
     out, *_ = _layers(x, reflectors, c, v, w, _index_of(graph), *options)
-    return out
+    return _dispatch.check_view(graph).first(out)
 
 
 def _under_autocast(x: Tensor, reflectors: Tensor) -> list[Tensor]:

@@ -127,7 +127,8 @@ def relation_reflection_layers(
     for layer, logits in enumerate(set_logits):
         w = None if neighbor_vectors is None else neighbor_vectors[layer]
         z.append(relation_reflection_forward(z[-1], reflectors, logits, edges[layer], w, activation)[0])
-    return torch.cat([output[: len(z[-1])] for output in z], dim=1)
+    out = torch.cat([output[: len(z[-1])] for output in z], dim=1)
+    return graph.first(out) if isinstance(graph, View) else out
 
 
 def relation_reflection_forward(

@@ -173,7 +173,9 @@ def _train(
 ) -> FitResult:
     model = build_model(problem, config)
     goes_on = resume and run is not None and run.last_file.is_file()
-    begun = [] if goes_on or config.init_from is None else [warm_start(model, config.init_from)]
+    begun = (
+        [] if goes_on or config.init_from is None else [warm_start(model, problem.graph, config.init_from)]
+    )
     trainer = Trainer(problem, model, config, run, callbacks)
     trainer.notes += begun
     with StopOnSignal(run is not None) as stop:

@@ -74,7 +74,7 @@ def load_run(
     model = build_model(problem, config)
     loaded.check_model(problem.fingerprint(model), file)
     model.load_state_dict(loaded.part("model"))
-    joint = JointEmbedding(model, problem.features)
+    joint = JointEmbedding(model, problem.features, problem.graph)
     # Only the best checkpoint of a run at its end has the weight; of another it is chosen as it would be then.
     same = config.propagation_width == run.config.propagation_width
     weight = loaded.state.get("late_weight") if same else None

@@ -148,7 +148,8 @@ def sketch_model(problem: Problem, config: Config) -> EntityModel:
 def _model(problem: Problem, config: Config) -> EntityModel:
     members = [
         LoginMEA(
-            problem.graph,
+            problem.graph.num_entities,
+            problem.graph.num_relations,
             {name: feature.shape[1] for name, feature in problem.features.items()},
             hidden_dim=config.hidden_dim,
             rank=config.rank,

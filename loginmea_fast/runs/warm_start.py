@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.errors import ConfigError
+from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.nn import EntityModel
 from loginmea_fast.nn.pretrained import DESCRIPTION, Pretrained, digest
 from loginmea_fast.runs.directory import RunDirectory
@@ -37,11 +38,12 @@ def check_source(source: str) -> None:
         )
 
 
-def warm_start(model: EntityModel, source: str) -> str:
+def warm_start(model: EntityModel, graph: AlignmentGraph, source: str) -> str:
     """Give `model` the parameters in `source` that have its names and shapes; a note of what was taken and what not.
 
     Args:
         model: changed in place.
+        graph: what it will be trained on.
         source: a run directory, whose best checkpoint is read, or a directory that `save_pretrained` wrote.
 
     Raises:
@@ -49,8 +51,8 @@ def warm_start(model: EntityModel, source: str) -> str:
         CheckpointError: it is damaged, or of a newer version.
     """
     check_source(source)
-    parameters, graph = _read(source)
-    own, same_graph = model.state_dict(), graph == digest(model.graph.index)
+    parameters, trained_on = _read(source)
+    own, same_graph = model.state_dict(), trained_on == digest(graph.index)
     taken: dict[str, Tensor] = {}
     left = []
     for name, value in own.items():

@@ -89,7 +89,7 @@ class Trainer:
         self.standing = Standing()
         self.history: list[dict[str, Any]] = []
         self.model = model
-        self.joint = JointEmbedding(model, problem.features)
+        self.joint = JointEmbedding(model, problem.features, problem.graph)
         self.embedding: Embedding = self.joint
         self.members = members_of(model)
         self.forwards: list[Any] = [
@@ -329,13 +329,14 @@ class Trainer:
         further = sampler.further(positions, self.objectives.further, epoch, update)
         rows = torch.cat([links.t().reshape(-1), further]).to(self.problem.device)
         hidden = None if self.shared is None else sampler.entities(positions).to(self.problem.device)
+        view = self.problem.graph.view(rows, self.model.depth)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         losses, terms = [], dict.fromkeys(self.objectives.terms, 0.0)
         for number, (member, forward) in enumerate(zip(self.members, self.forwards, strict=True)):
             step = config.seed * 1_000_003 + epoch * len(sampler.spans) + update
             member.dropout.set_step(step + 500_000_003 * number)
-            output = self.objectives.kept(forward(self.problem.features, rows=rows, hidden=hidden))
+            output = self.objectives.kept(forward(self.problem.features, view, hidden=hidden))
             loss, found = self._descend(output, positions, slice(2 * len(links), len(rows)))
             losses.append(loss)
             for name, term in found.items():

@@ -187,7 +187,7 @@ def _step(problem: Problem, model: EntityModel, config: Config) -> tuple[int, in
     positions = sampler.positions(0)
     further = sampler.further(positions, further_entities(config), 0, 0)
     rows = torch.cat([sampler.links[positions].t().reshape(-1), further]).to(problem.device).unique()
-    view, _ = one.view_of(rows)
+    view = graph.view(rows, one.depth)
     sizes = [block.sources for block in view.blocks] or [graph.num_entities] * one.depth
     batch = len(rows)
     count, width, size = graph.num_entities, config.hidden_dim, one.compute_dtype.itemsize

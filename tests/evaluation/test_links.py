@@ -139,13 +139,14 @@ def test_the_neighbours_taken_are_reported(trained, caplog):
 @pytest.mark.parametrize("call", [evaluate_links, decode])
 def test_a_model_without_its_features_is_no_embedding(trained, call):
     problem = trained.problem
-    with pytest.raises(InputError, match=r"got LoginMEA\. Give .*JointEmbedding\(model, features\)"):
+    with pytest.raises(InputError, match=r"got LoginMEA\. Give .*JointEmbedding\(model, features, graph\)"):
         call(trained.model, problem.pair, problem.split.test)
     with pytest.raises(
-        InputError, match=r"JointEmbedding takes a model and its features, .*; got Features and"
+        InputError,
+        match=r"JointEmbedding takes a model, its features and the graph, .*; got Features, LoginMEA",
     ):
-        JointEmbedding(problem.features, trained.model)
-    joint = JointEmbedding(trained.model, problem.features)
+        JointEmbedding(problem.features, trained.model, problem.graph)
+    joint = JointEmbedding(trained.model, problem.features, problem.graph)
     assert call(joint, problem.pair, problem.split.test) is not None
 
 

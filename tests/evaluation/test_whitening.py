@@ -119,7 +119,9 @@ def test_a_run_aligns_by_whitened_rows_and_reads_them_back(tmp_path) -> None:
     run = fit(synthetic_pair(), config.override(whitening=0.5), tmp_path / "run", progress=False)
     assert isinstance(run.embedding, WhitenedEmbedding)
     everyone = torch.arange(80)
-    expected = whitened(JointEmbedding(run.model, run.problem.features), everyone, 0.5).embed(everyone)
+    expected = whitened(
+        JointEmbedding(run.model, run.problem.features, run.problem.graph), everyone, 0.5
+    ).embed(everyone)
     assert torch.equal(run.embedding.embed(everyone), expected)
     assert not torch.equal(plain.embedding.embed(everyone), expected)
     assert torch.equal(load_run(run.run.path, synthetic_pair()).embedding.embed(everyone), expected)

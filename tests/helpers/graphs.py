@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
+from loginmea_fast import AlignmentGraph
+
 # Names of the cases; `triples_of` makes them.
 ALWAYS_THERE = (
     "no edges",
@@ -16,6 +18,11 @@ ALWAYS_THERE = (
     "hub",
     "random",
 )
+
+
+def sizes_of(graph: AlignmentGraph) -> tuple[int, int]:
+    """Entities and relations, by which a model of a graph is built."""
+    return graph.num_entities, graph.num_relations
 
 
 def triples_of(name: str) -> tuple[np.ndarray, int, int]:

@@ -10,7 +10,7 @@ import torch
 
 from loginmea_fast import AlignmentGraph, LoginMEA
 from loginmea_fast.data import load
-from tests.helpers.graphs import triples_of
+from tests.helpers.graphs import sizes_of, triples_of
 
 DIMS = {"image": 13, "relation": 9, "attribute": 11}
 BOUND = 1e-5  # relative L2 error of a parameter's gradient, float32 beside float64
@@ -28,19 +28,19 @@ def _well_scaled(model: LoginMEA) -> None:
 
 def _worst_gradient_error(graph: AlignmentGraph, width: int, rank: int, attention: str) -> float:
     torch.manual_seed(0)
-    fused = LoginMEA(graph, DIMS, hidden_dim=width, rank=rank, attention=attention)
+    fused = LoginMEA(*sizes_of(graph), DIMS, hidden_dim=width, rank=rank, attention=attention)
     _well_scaled(fused)
     features = {m: torch.randn(graph.num_entities, c) for m, c in DIMS.items()}
     direction = torch.randn(graph.num_entities, fused.embedding_dim)
-    (fused(features).joint * direction).sum().backward()
+    (fused(features, graph.view()).joint * direction).sum().backward()
 
     plain = LoginMEA(
-        graph, DIMS, hidden_dim=width, rank=rank, attention=attention, compute_dtype=torch.float64
+        *sizes_of(graph), DIMS, hidden_dim=width, rank=rank, attention=attention, compute_dtype=torch.float64
     ).double()
     plain.load_state_dict(fused.state_dict())
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("LOGINMEA_BACKEND", "reference")
-        joint = plain({m: f.double() for m, f in features.items()}).joint
+        joint = plain({m: f.double() for m, f in features.items()}, graph.view()).joint
         (joint * direction.double()).sum().backward()
 
     truth = dict(plain.named_parameters())

@@ -9,7 +9,7 @@ from torch import Tensor
 from loginmea_fast import AlignmentGraph, LoginMEA
 from loginmea_fast.errors import InputError
 from loginmea_fast.nn import Features
-from tests.helpers.graphs import triples_of
+from tests.helpers.graphs import sizes_of, triples_of
 
 DIMS = {"image": 11, "relation": 7, "attribute": 7}
 VARIANTS = (
@@ -35,14 +35,14 @@ def given(graph: AlignmentGraph) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 def build(graph: AlignmentGraph, **variant: bool) -> LoginMEA:
     torch.manual_seed(1)
-    return LoginMEA(graph, DIMS, hidden_dim=6, rank=3, **variant)
+    return LoginMEA(*sizes_of(graph), DIMS, hidden_dim=6, rank=3, **variant)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("rows", [None, [3, 0, 39]], ids=["all", "rows"])
 def test_what_an_absent_row_holds_makes_no_difference(graph, variant, rows) -> None:
     model, (values, present) = build(graph, **variant), given(graph)
-    where = None if rows is None else torch.tensor(rows)
+    where = graph.view(None if rows is None else torch.tensor(rows))
     results = []
     for filling in (0.0, 1e3):
         filled = {
@@ -65,7 +65,7 @@ def test_the_weights_of_the_present_add_up_to_one(graph) -> None:
     present["image"][:5] = True
     z_0, *_ = model.local_to_global(
         [model.projections[m](v) for m, v in values.items()],
-        model_reflectors(model),
+        model_reflectors(model, graph),
         graph,
         present=torch.stack([present[m] for m in DIMS], 1),
     )
@@ -75,26 +75,32 @@ def test_the_weights_of_the_present_add_up_to_one(graph) -> None:
     assert others.eq(0).all()
 
 
-def model_reflectors(model: LoginMEA) -> Tensor:
+def model_reflectors(model: LoginMEA, graph: AlignmentGraph) -> Tensor:
     from loginmea_fast.ops import relation_reflectors
 
-    return relation_reflectors(model.relation_embedding, model.graph)
+    return relation_reflectors(model.relation_embedding, graph)
 
 
 def test_features_bring_their_presence_along(graph) -> None:
     model, (values, present) = build(graph), given(graph)
     together = Features(values, present)
-    assert torch.equal(model(together).joint, model(values, present=present).joint)
-    assert torch.equal(model(together, present={}).joint, model(values).joint)
+    assert torch.equal(
+        model(together, graph.view()).joint, model(values, graph.view(), present=present).joint
+    )
+    assert torch.equal(model(together, graph.view(), present={}).joint, model(values, graph.view()).joint)
     everybody = {m: torch.ones(graph.num_entities, dtype=torch.bool) for m in DIMS}
-    torch.testing.assert_close(model(Features(values, everybody)).joint, model(values).joint)
+    torch.testing.assert_close(
+        model(Features(values, everybody), graph.view()).joint, model(values, graph.view()).joint
+    )
 
 
 def test_presence_compiles(graph) -> None:
     model, (values, present) = build(graph), given(graph)
     together, rows = Features(values, present), torch.tensor([1, 2, 3])
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(together, rows=rows).joint, model(together, rows=rows).joint)
+    torch.testing.assert_close(
+        compiled(together, graph.view(rows)).joint, model(together, graph.view(rows)).joint
+    )
 
 
 def test_masks_that_do_not_fit(graph) -> None:
@@ -102,8 +108,8 @@ def test_masks_that_do_not_fit(graph) -> None:
     with pytest.raises(
         InputError, match="present names sound, but the modalities are image, relation, attribute"
     ):
-        model(values, present={"sound": present["image"]})
+        model(values, graph.view(), present={"sound": present["image"]})
     with pytest.raises(InputError, match=r"present\['image'\] must be bool \[40\].*got float32 \[40\]"):
-        model(values, present={"image": present["image"].float()})
+        model(values, graph.view(), present={"image": present["image"].float()})
     with pytest.raises(InputError, match=r"one flag an entity; got bool \[39\]"):
-        model(values, present={"image": present["image"][:-1]})
+        model(values, graph.view(), present={"image": present["image"][:-1]})

@@ -9,7 +9,7 @@ import torch
 
 from loginmea_fast import AlignmentGraph, LoginMEA
 from loginmea_fast.errors import CheckpointError, InputError
-from tests.helpers.graphs import triples_of
+from tests.helpers.graphs import sizes_of, triples_of
 
 DIMS = {"image": 11, "attribute": 7}
 
@@ -22,7 +22,15 @@ def graph() -> AlignmentGraph:
 @pytest.fixture
 def model(graph: AlignmentGraph) -> LoginMEA:
     return LoginMEA(
-        graph, DIMS, 6, 3, 1, "triple", {"image": 5}, use_adaptive_weights=False, compute_dtype=torch.bfloat16
+        *sizes_of(graph),
+        DIMS,
+        6,
+        3,
+        1,
+        "triple",
+        {"image": 5},
+        use_adaptive_weights=False,
+        compute_dtype=torch.bfloat16,
     )
 
 
@@ -31,7 +39,7 @@ def features_of(graph: AlignmentGraph) -> dict[str, torch.Tensor]:
 
 
 def test_what_is_written_is_read_back(model: LoginMEA, graph: AlignmentGraph, tmp_path) -> None:
-    model.save_pretrained(tmp_path / "deep" / "model")
+    model.save_pretrained(tmp_path / "deep" / "model", graph)
     assert {file.name for file in (tmp_path / "deep" / "model").iterdir()} == {
         "model.json",
         "model.safetensors",
@@ -40,21 +48,23 @@ def test_what_is_written_is_read_back(model: LoginMEA, graph: AlignmentGraph, tm
     again = LoginMEA.from_pretrained(tmp_path / "deep" / "model", graph)
     assert torch.equal(torch.get_rng_state(), state)
     features = features_of(graph)
-    assert torch.equal(again(features).joint, model(features).joint)
+    assert torch.equal(again(features, graph.view()).joint, model(features, graph.view()).joint)
     assert again.arguments == model.arguments
     wide = LoginMEA.from_pretrained(tmp_path / "deep" / "model", graph, compute_dtype=torch.float32)
-    assert wide(features).joint.dtype == torch.float32
+    assert wide(features, graph.view()).joint.dtype == torch.float32
 
 
 def test_an_ablation_is_read_back(graph: AlignmentGraph, tmp_path) -> None:
-    model = LoginMEA(graph, {}, 6, use_local_fusion=False)
-    model.save_pretrained(tmp_path)
-    model.save_pretrained(tmp_path)
-    assert torch.equal(LoginMEA.from_pretrained(tmp_path, graph)({}).joint, model({}).joint)
+    model = LoginMEA(*sizes_of(graph), {}, 6, use_local_fusion=False)
+    model.save_pretrained(tmp_path, graph)
+    model.save_pretrained(tmp_path, graph)
+    assert torch.equal(
+        LoginMEA.from_pretrained(tmp_path, graph)({}, graph.view()).joint, model({}, graph.view()).joint
+    )
 
 
 def test_another_graph_is_refused(model: LoginMEA, graph: AlignmentGraph, tmp_path) -> None:
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, graph)
     triples, entities, relations = triples_of("random")
     with pytest.raises(CheckpointError, match=r"of another graph: num_entities is .*init_from"):
         LoginMEA.from_pretrained(tmp_path, AlignmentGraph.from_triples(triples, entities + 1, relations))
@@ -73,18 +83,18 @@ def test_what_cannot_be_read_is_one_sentence(model: LoginMEA, graph: AlignmentGr
             LoginMEA.from_pretrained(tmp_path, graph)
 
     refused(r"holds no model: it has no model\.json")
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, graph)
     change(tmp_path, version=2)
     refused("has version 2, this loginmea_fast reads up to 1; upgrade")
     change(tmp_path, version=1, format="other")
     refused("was not written by save_pretrained")
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, graph)
     change(tmp_path, arguments=model.arguments | {"hidden_dim": 7})
     refused("does not describe a model of this version")
     change(tmp_path, arguments=model.arguments | {"colour": 7})
     refused("does not describe a model of this version: .*colour")
-    other = LoginMEA(graph, DIMS, 6, 3, 1, "triple", {"image": 5}, use_adaptive_weights=False)
-    other.save_pretrained(tmp_path / "other")
+    other = LoginMEA(*sizes_of(graph), DIMS, 6, 3, 1, "triple", {"image": 5}, use_adaptive_weights=False)
+    other.save_pretrained(tmp_path / "other", graph)
     (tmp_path / "other" / "model.safetensors").replace(tmp_path / "model.safetensors")
     refused("are not of one model")
     file = tmp_path / "model.safetensors"
@@ -94,13 +104,18 @@ def test_what_cannot_be_read_is_one_sentence(model: LoginMEA, graph: AlignmentGr
     refused("cannot be read")
 
 
-def test_where_nothing_can_be_written(model: LoginMEA, tmp_path) -> None:
+def test_where_nothing_can_be_written(model: LoginMEA, graph: AlignmentGraph, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write the model to"):
-        model.save_pretrained(tmp_path / "file")
+        model.save_pretrained(tmp_path / "file", graph)
 
 
-def test_what_is_no_graph_is_named(model: LoginMEA, tmp_path) -> None:
-    model.save_pretrained(tmp_path / "model")
+def test_what_is_no_graph_is_named(model: LoginMEA, graph: AlignmentGraph, tmp_path) -> None:
+    model.save_pretrained(tmp_path / "model", graph)
     with pytest.raises(InputError, match="graph must be an AlignmentGraph"):
         LoginMEA.from_pretrained(tmp_path / "model", torch.zeros(2, 3))
+    with pytest.raises(InputError, match="graph must be an AlignmentGraph"):
+        model.save_pretrained(tmp_path / "model", torch.zeros(2, 3))
+    other = AlignmentGraph.from_triples(*triples_of("hub"))
+    with pytest.raises(InputError, match=r"has 300 entities and 4 relations, the model was built for 40 and"):
+        model.save_pretrained(tmp_path / "model", other)

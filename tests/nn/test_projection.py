@@ -14,7 +14,7 @@ from loginmea_fast import AlignmentGraph, LoginMEA
 from loginmea_fast.data import FeatureStore
 from loginmea_fast.mapped import MappedMatrix
 from loginmea_fast.nn import FeatureProjection, RawFeatures, loginmea
-from tests.helpers.graphs import triples_of
+from tests.helpers.graphs import sizes_of, triples_of
 
 COLUMNS, WIDTH = 40, 12
 KINDS = ("float32", "float16", "bfloat16", "sparse", "file, float32", "file, float16")
@@ -62,12 +62,12 @@ def test_a_model_learns_from_rows_in_a_file_as_from_rows_in_memory(aggregation: 
     bag, _ = features("sparse", graph.num_entities, tmp_path)
     torch.manual_seed(0)
     model = LoginMEA(
-        graph, {"image": COLUMNS, "relation": COLUMNS}, hidden_dim=WIDTH, aggregation=aggregation
+        *sizes_of(graph), {"image": COLUMNS, "relation": COLUMNS}, hidden_dim=WIDTH, aggregation=aggregation
     )
 
     def gradients(image: RawFeatures) -> Iterator[Tensor]:
         model.zero_grad(set_to_none=True)
-        out = model({"image": image, "relation": bag}, torch.tensor([4, 0, 2]))
+        out = model({"image": image, "relation": bag}, graph.view(torch.tensor([4, 0, 2])))
         (out.joint * torch.arange(1.0, out.joint.shape[1] + 1)).sum().backward()
         yield out.joint
         yield from (p.grad.clone() for p in model.parameters() if p.grad is not None)
@@ -91,12 +91,14 @@ def test_what_is_made_anew_for_the_gradient_is_what_was_kept(
     graph = AlignmentGraph.from_triples(*triples_of("random"))
     given = {f"of_{k}": features(k, graph.num_entities, tmp_path)[0] for k in KINDS}
     present = {"of_sparse": torch.arange(graph.num_entities) % 3 > 0}
-    wanted = None if rows is None else torch.tensor(rows)
+    wanted = graph.view(None if rows is None else torch.tensor(rows))
     found = []
     for recompute in (False, True):
         torch.manual_seed(0)
         dims = dict.fromkeys(given, COLUMNS)
-        model = LoginMEA(graph, dims, WIDTH, rank=2, aggregation=aggregation, recompute=recompute, **keys)
+        model = LoginMEA(
+            *sizes_of(graph), dims, WIDTH, rank=2, aggregation=aggregation, recompute=recompute, **keys
+        )
         assert model.renewed().recompute == recompute
         out = model(given, wanted, present)
         (out.joint * torch.arange(1.0, out.joint.shape[1] + 1)).sum().backward()

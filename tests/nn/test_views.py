@@ -14,6 +14,7 @@ from loginmea_fast import AlignmentGraph, LoginMEA, data
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import View
 from loginmea_fast.nn import FeatureProjection, Features, projection
+from tests.helpers.graphs import sizes_of
 
 DIMS = {"image": 11, "relation": 7, "attribute": 5}
 ZH_EN = Path(os.environ.get("LOGINMEA_DATA") or "../shared/data") / "dbp15k" / "zh_en"
@@ -49,10 +50,10 @@ def features_of(graph: AlignmentGraph) -> Features:
     return Features(values, {"image": torch.rand(graph.num_entities, generator=generator) > 0.3})
 
 
-def outcome(model: LoginMEA, features: Features, rows: Tensor | View, **more: Tensor) -> dict[str, Tensor]:
+def outcome(model: LoginMEA, features: Features, view: View, **more: Tensor) -> dict[str, Tensor]:
     """The output and the gradient of every parameter."""
     model.zero_grad()
-    output = model(features, rows, **more)
+    output = model(features, view, **more)
     found = {"joint": output.joint, **output.modalities}
     if output.graph is not None:
         found["graph"] = output.graph
@@ -72,50 +73,72 @@ def assert_same(got: dict[str, Tensor], wanted: dict[str, Tensor], bound: float)
 @pytest.mark.parametrize("name", MODELS)
 def test_numbers_and_gradients_are_those_of_the_whole_graph(graph: AlignmentGraph, name: str) -> None:
     torch.manual_seed(0)
-    model, features = LoginMEA(graph, DIMS, hidden_dim=6, rank=3, **MODELS[name]), features_of(graph)
+    model, features = (
+        LoginMEA(*sizes_of(graph), DIMS, hidden_dim=6, rank=3, **MODELS[name]),
+        features_of(graph),
+    )
     for rows in (torch.tensor([7]), torch.tensor([30, 2, 11])):
         hidden = {"hidden": torch.tensor([2, 5])} if model.graph_encoder is not None else {}
         wanted = outcome(model, features, View(graph, rows), **hidden)
-        assert_same(outcome(model, features, rows, **hidden), wanted, 1e-5)
         view = graph.view(rows, model.depth)
         assert view.num_entities < graph.num_entities
         assert_same(outcome(model, features, view, **hidden), wanted, 1e-5)
-        torch.testing.assert_close(model.joint_rows(features, view), model.joint_rows(features)[rows])
+        torch.testing.assert_close(
+            model.joint_rows(features, view), model.joint_rows(features, graph.view())[rows]
+        )
 
 
 def test_rows_given_twice_and_most_of_them(graph: AlignmentGraph) -> None:
-    model, features = LoginMEA(graph, DIMS, hidden_dim=6, rank=3), features_of(graph)
-    for rows in (torch.tensor([7, 7, 1]), torch.arange(99, -1, -1)):
-        assert_same(outcome(model, features, rows), outcome(model, features, View(graph, rows)), 1e-5)
-        torch.testing.assert_close(model.joint_rows(features, rows), model(features).joint[rows])
+    model, features = LoginMEA(*sizes_of(graph), DIMS, hidden_dim=6, rank=3), features_of(graph)
+    many = torch.arange(99, -1, -1)
+    for rows in (torch.tensor([7, 7, 1]), many, torch.cat([many, many[:7]])):
+        view, truth = graph.view(rows), model(features, graph.view()).joint[rows]
+        assert (view.entities is None) == (len(rows) > 50)
+        assert_same(outcome(model, features, view), outcome(model, features, View(graph, rows)), 1e-5)
+        torch.testing.assert_close(model.joint_rows(features, view), truth)
+        torch.testing.assert_close(model.joint_rows(features, View(graph, rows)), truth)
 
 
 def test_a_batch_reads_no_more_than_it_needs(graph: AlignmentGraph) -> None:
     """What lies outside of the receptive field may be anything."""
-    model, features = LoginMEA(graph, DIMS, hidden_dim=6, rank=3, aggregation="both"), features_of(graph)
+    model, features = (
+        LoginMEA(*sizes_of(graph), DIMS, hidden_dim=6, rank=3, aggregation="both"),
+        features_of(graph),
+    )
     rows = torch.tensor([7])
     view = graph.view(rows, 2)
-    expected = model(features, rows).joint
+    expected = model(features, view).joint
     outside = torch.ones(graph.num_entities, dtype=torch.bool)
     outside[view.entities] = False
     assert outside.any()
     features["image"][outside] = torch.nan
-    assert torch.equal(model(features, rows).joint, expected)
+    assert torch.equal(model(features, view).joint, expected)
 
 
 def test_what_is_no_view_of_the_model(graph: AlignmentGraph) -> None:
-    model, features = LoginMEA(graph, DIMS, hidden_dim=6, rank=3), features_of(graph)
-    other = make_graph()
-    with pytest.raises(InputError, match=r"of another graph than the model's.*model\.graph\.view"):
-        model(features, other.view(torch.tensor([1])))
+    model, features = LoginMEA(*sizes_of(graph), DIMS, hidden_dim=6, rank=3), features_of(graph)
+    triples = np.array([[0, 0, 1], [1, 1, 2]])
+    for other, sizes in (((99, 6), "99 entities and 6"), ((100, 2), "100 entities and 2")):
+        seen = AlignmentGraph.from_triples(triples, *other).view(torch.tensor([1]))
+        with pytest.raises(
+            InputError, match=rf"has {sizes} relations, .* built for 100 and 6; give the graph"
+        ):
+            model(features, seen)
+        with pytest.raises(InputError, match=f"has {sizes}"):
+            model.joint_rows(features, seen)
+    for wrong in (torch.tensor([1]), graph, None):
+        with pytest.raises(InputError, match=r"takes a view: graph\.view\(\) of everything.*; got "):
+            model(features, wrong)
     with pytest.raises(InputError, match=r"of 3 layers, the model has 2; make it by .*depth=2"):
         model(features, graph.view(torch.tensor([1]), depth=3))
-    with pytest.raises(InputError, match=r"rows\[1\] is entity 100, outside \[0, 100\)"):
-        model(features, torch.tensor([1, 100]))
+    with pytest.raises(
+        InputError, match=r"the view is on cpu, the model on meta; make it of graph\.to\('meta'\)"
+    ):
+        model.to("meta")(features, graph.view())
 
 
 def test_a_compiled_model_takes_a_view(graph: AlignmentGraph) -> None:
-    model, features = LoginMEA(graph, DIMS, hidden_dim=6, rank=3), features_of(graph)
+    model, features = LoginMEA(*sizes_of(graph), DIMS, hidden_dim=6, rank=3), features_of(graph)
     features = Features({name: t.to_dense().float() for name, t in features.items()})
     view = graph.view(torch.tensor([4, 9]))
     wanted = outcome(model, features, view)
@@ -131,12 +154,12 @@ def test_a_batch_of_real_data() -> None:
     graph, features = pair.graph(), {name: f.values for name, f in pair.features.items()}
     torch.manual_seed(0)
     model = LoginMEA(
-        graph, {n: f.shape[1] for n, f in features.items()}, hidden_dim=64, aggregation="channels"
+        *sizes_of(graph), {n: f.shape[1] for n, f in features.items()}, hidden_dim=64, aggregation="channels"
     )
     rows = torch.cat([pair.links[:500].t().reshape(-1), pair.left_entities[-1000:]]).unique()
     rows = rows[torch.randperm(len(rows))]
     wanted = outcome(model, features, View(graph, rows))
-    assert_same(outcome(model, features, rows), wanted, 2e-5)
+    assert_same(outcome(model, features, graph.view(rows)), wanted, 2e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)

@@ -14,7 +14,7 @@ from loginmea_fast.nn import LowRankFusion, RelationReflectionAttention
 from loginmea_fast.ops.low_rank_fusion import adaptive_low_rank_fusion, low_rank_fusion
 from loginmea_fast.ops.modality_scale import modality_scale
 from tests.helpers.compare import assert_close
-from tests.helpers.graphs import triples_of
+from tests.helpers.graphs import sizes_of, triples_of
 
 HALVES = [torch.bfloat16, torch.float16]
 
@@ -101,13 +101,13 @@ def test_modules(backend, graph, half) -> None:
     linear, x = torch.nn.Linear(6, 6), torch.randn(3, 6)
     edges, kinds = torch.tensor([[0, 1, 2], [1, 2, 0]]), torch.tensor([0, 1, 1])
     dims = {"image": 11, "relation": 7}
-    model = LoginMEA(graph, dims, hidden_dim=6, rank=3)
+    model = LoginMEA(*sizes_of(graph), dims, hidden_dim=6, rank=3)
     features = {m: torch.randn(graph.num_entities, c) for m, c in dims.items()}
     features["relation"] = features["relation"].relu().to_sparse_csr()
-    exact = model(features).joint
+    exact = model(features, graph.view()).joint
     with torch.autocast("cpu", half):
         total = layer(linear(x), edges, kinds).sum() + fusion([linear(x), x]).sum()
-        joint = model(features).joint
+        joint = model(features, graph.view()).joint
     (total + joint.sum()).backward()
     assert (joint - exact).abs().max() < 0.03
     for parameter in (*layer.parameters(), *fusion.parameters(), *model.parameters()):

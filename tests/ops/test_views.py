@@ -9,6 +9,7 @@ from torch import Tensor
 
 from loginmea_fast import AlignmentGraph
 from loginmea_fast.errors import BackendError, InputError
+from loginmea_fast.graph import View
 from loginmea_fast.ops import neighbor_mean, relation_reflection_attention, relation_reflection_layers
 from loginmea_fast.ops.graph_mean import csr_product
 from loginmea_fast.ops.relation_reflection_attention import _attention, _index_of, _layers
@@ -69,7 +70,7 @@ def outcome(
     leaves = [t.detach().to(graph.device).requires_grad_() for t in leaves]
     x, u, c, v, w = [*leaves, None][:5]
     if by_view:
-        seen = graph.view(rows, len(c))
+        seen = View.of(graph, rows, len(c))
         out = relation_reflection_layers(seen.take(x), u, c, seen, w, backend=backend, relation_vectors=v)
     else:
         out = relation_reflection_layers(x, u, c, graph, w, backend=backend, relation_vectors=v)[rows]
@@ -157,12 +158,28 @@ def test_opcheck(backend_name: str) -> None:
             torch.library.opcheck(_attention, (*rest, "tanh", backend_name))
 
 
+@pytest.mark.parametrize("triple", [False, True], ids=["relation", "triple"])
+def test_rows_asked_for_twice_and_most_of_them(backend: str, triple: bool) -> None:
+    """The result is always of the rows asked for, in their order."""
+    graph = make_graph("random").to(device_of(backend))
+    for rows in (torch.tensor([3, 7, 3]), torch.arange(30).flip(0), torch.arange(30).repeat(2)):
+        rows = rows.to(graph.device)
+        x, u, c, _, w = [*leaves_of(graph, 7, 2, triple, torch.float32), None][:5]
+        x, u, c, w = (None if t is None else t.to(graph.device) for t in (x, u, c, w))
+        seen = graph.view(rows)
+        got = relation_reflection_layers(seen.take(x), u, c, seen, w, backend=backend)
+        wanted = relation_reflection_layers(x, u, c, graph, w, backend=backend)[rows]
+        assert_close(got, wanted.double(), "rows")
+        by_formula = reference.relation_reflection_layers(seen.take(x), u, c, seen, w)
+        assert_close(by_formula, wanted.double(), "formula")
+
+
 @pytest.mark.parametrize("native_kernels", [True, False], ids=["cpu", "plain"])
 @pytest.mark.parametrize("case", ALWAYS_THERE)
 def test_neighbor_means_of_a_view(case: str, native_kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGINMEA_BACKEND", "auto" if native_kernels else "reference")
     graph = make_graph(case)
-    seen = graph.view(rows_of(graph, min(2, graph.num_entities)), 1)
+    seen = View.of(graph, rows_of(graph, min(2, graph.num_entities)), 1)
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         x = torch.randn(graph.num_entities, 9).to(dtype).requires_grad_()
         got, wanted = neighbor_mean(x, seen), neighbor_mean(x, graph)[seen.entities]

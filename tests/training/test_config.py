@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from loginmea_fast import AlignmentGraph, LoginMEA
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.training.config import KEYS, Config, parse_overrides
+from tests.helpers.graphs import sizes_of
 
 OTHER = Config(
     path='data "zh"\t\\en\x7f é',
@@ -251,10 +252,10 @@ def test_bad_overrides_are_named(override, message):
 def test_configuration_and_model_draw_the_same_line(key):
     low = int(KEYS[key].expected.removeprefix("a whole number of at least "))
     graph = AlignmentGraph.from_triples(torch.tensor([[0, 0, 1]]), 2, 1)
-    assert LoginMEA(graph, {"image": 3}, **{key: low}) is not None
+    assert LoginMEA(*sizes_of(graph), {"image": 3}, **{key: low}) is not None
     assert getattr(Config.build({key: low}), key) == low
     with pytest.raises(ConfigError, match=f"{key}.* must be at least {low}; got {low - 1}"):
-        LoginMEA(graph, {"image": 3}, **{key: low - 1})
+        LoginMEA(*sizes_of(graph), {"image": 3}, **{key: low - 1})
     with pytest.raises(ConfigError, match=f"{key}.* must be a whole number of at least {low}; got {low - 1}"):
         Config.build({key: low - 1})
 

@@ -42,7 +42,7 @@ def run(tmp_path_factory):
 def test_rows_are_those_of_join_however_they_are_asked_for(run, monkeypatch):
     everyone = torch.arange(80)
     whole = run.embedding.embed(everyone)
-    alone = JointEmbedding(run.model, run.problem.features).embed(everyone)
+    alone = JointEmbedding(run.model, run.problem.features, run.problem.graph).embed(everyone)
     expected = join(alone, run.embedding.propagated, run.embedding.weight)
     assert torch.equal(whole, expected)
     monkeypatch.setattr(late, "_BLOCK", 7)
@@ -116,7 +116,7 @@ def test_test_partners_change_no_weight():
     test = problem.split.test.clone()
     test[:, 1] = test[:, 1].roll(1)
     permuted = replace(problem, split=replace(problem.split, test=test))
-    joint = JointEmbedding(first.model, problem.features)
+    joint = JointEmbedding(first.model, problem.features, problem.graph)
     again = late.beside_propagation(joint, permuted, first.config, problem.split.train[:0])
     assert again.weight == first.embedding.weight
     assert torch.equal(again.propagated, first.embedding.propagated)

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from loginmea_fast import data
-from loginmea_fast.nn import loginmea
+from loginmea_fast import data, graph
 from loginmea_fast.runs.problem import assemble, build_model
 from loginmea_fast.training import Config
 from loginmea_fast.training.loop import Trainer
@@ -28,7 +27,7 @@ def test_five_steps_end_at_the_same_parameters(name: str, monkeypatch: pytest.Mo
     problem = assemble(pair, config, None)
 
     def steps(most: float) -> tuple[dict[str, Tensor], list[float]]:
-        monkeypatch.setattr(loginmea, "_MOST", most)
+        monkeypatch.setattr(graph, "_MOST", most)
         torch.manual_seed(0)
         trainer = Trainer(problem, build_model(problem, config), config)
         losses = [trainer._step(0, update % 2).loss.item() for update in range(5)]

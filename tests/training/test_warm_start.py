@@ -14,8 +14,10 @@ from tests.training.test_loop import SMALL, assert_same_parameters, losses, quie
 
 
 def new_model(pair=None, **changes):
+    """A model, and the graph that it is of."""
     config = lf.Config.build(SMALL, **changes)
-    return build_model(assemble(pair or synthetic_pair(), config), config)
+    problem = assemble(pair or synthetic_pair(), config)
+    return build_model(problem, config), problem.graph
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +26,12 @@ def source(tmp_path_factory):
 
 
 def test_a_run_and_a_pretrained_model_begin_alike(source, tmp_path):
-    loaded = lf.runs.load_run(source.run.path, synthetic_pair()).model
-    loaded.save_pretrained(tmp_path / "model")
+    run = lf.runs.load_run(source.run.path, synthetic_pair())
+    loaded = run.model
+    loaded.save_pretrained(tmp_path / "model", run.problem.graph)
     for place in (source.run.path, tmp_path / "model"):
-        model = new_model(seed=3)
-        note = warm_start(model, str(place))
+        model, graph = new_model(seed=3)
+        note = warm_start(model, graph, str(place))
         assert (
             note == f"{len(model.state_dict())} of {len(model.state_dict())} parameters begin as in {place}"
         )
@@ -36,15 +39,15 @@ def test_a_run_and_a_pretrained_model_begin_alike(source, tmp_path):
 
 
 def test_what_was_not_taken_is_named(source):
-    model = new_model(synthetic_pair(seed=1), rank=3)
+    model, graph = new_model(synthetic_pair(seed=1), rank=3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    note = warm_start(model, str(source.run.path))
+    note = warm_start(model, graph, str(source.run.path))
     assert "entity_embedding (of another graph)" in note
     assert "[3," in note
     assert torch.equal(model.entity_embedding, before["entity_embedding"])
     name = "projections.image.weight"
     assert torch.equal(model.state_dict()[name], source.model.state_dict()[name])
-    note = warm_start(new_model(modalities=["image"]), str(source.run.path))
+    note = warm_start(*new_model(modalities=["image"]), str(source.run.path))
     assert "(not in this model)" in note
 
 
@@ -61,4 +64,4 @@ def test_what_is_no_source_is_refused(source, tmp_path):
     with pytest.raises(ConfigError, match=r"init_from names .*, which is neither a run directory nor"):
         quiet_fit(init_from=tmp_path)
     with pytest.raises(ConfigError, match=r"nothing in .* fits this model"):
-        warm_start(new_model(modalities=["image"], hidden_dim=9, rank=3, depth=1), str(source.run.path))
+        warm_start(*new_model(modalities=["image"], hidden_dim=9, rank=3, depth=1), str(source.run.path))
