@@ -1,6 +1,5 @@
 // The CUDA library's one face to Python: a line a function.
 #include "common/bind.h"
-#include "cuda/alignment_search.h"
 #include "cuda/card.h"
 #include "cuda/low_rank_fusion.h"
 #include "cuda/relation_reflection_attention.h"
@@ -16,6 +15,4 @@ PYBIND11_MODULE(loginmea_cuda, m) {
   bind(m, "fusion_input_gradient", &fusion_input_gradient);
   bind(m, "fusion_pack_rows", &fusion_pack_rows);
   bind(m, "fusion_projection_gradient", &fusion_projection_gradient);
-  bind(m, "search_count", &search_count);
-  bind(m, "search_offer", &search_offer);
 }

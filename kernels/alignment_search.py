@@ -1,44 +1,36 @@
-"""Alignment search in Triton: cosines in tiles that stay in registers, with lists and counts of each row as epilogue.
+"""What follows the products of alignment search, in Triton: lists and counts of each row of a strip of cosines.
 
-Both kernels look along rows only; columns are served by a second launch with the sides exchanged. Rows come divided by
-their length and rounded to what the tensor cores multiply (bfloat16, or float32 with the digits of TF32), so products
-are exact and only sums are rounded. What rounding leaves undecided goes to a buffer, to be scored again in float64.
+The vendor's library writes a strip, float32; these kernels look along its rows, and along its columns where they are
+given its transpose. They do not know of which products the strip is made, so what float32 proves of them holds for
+every dtype. What rounding leaves undecided goes to a buffer, to be scored again in float64.
 """
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 __all__ = ["PLACE_BITS", "best", "count"]
 
-PLACE_BITS = 14  # of a place in a block, in the codes of the undecided: exchanged << 28 | left << 14 | right
+PLACE_BITS = 14  # of a place in a block, in the codes of the undecided: way << 28 | left << 14 | right
+TILE = {
+    "BM": 16,
+    "BN": 128,
+}  # scores that a program looks at: 16 a thread, and rows enough for every processor
 
 
 @triton.jit
-def _cosines(
-    rows, columns, im, jn, num_rows, num_columns, width, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr
-):
-    """Products [BM, BN] of rows im and columns jn, both packed [., width]."""
-    total = tl.zeros([BM, BN], tl.float32)
-    for start in range(0, width, BD):
-        d = start + tl.arange(0, BD)
-        x_mask, y_mask = (
-            (im < num_rows)[:, None] & (d < width)[None, :],
-            (d < width)[:, None] & (jn < num_columns)[None, :],
-        )
-        x = tl.load(rows + im[:, None] * width + d[None, :], mask=x_mask, other=0.0)  # [BM, BD]
-        y = tl.load(columns + jn[None, :] * width + d[:, None], mask=y_mask, other=0.0)  # [BD, BN]
-        total = tl.dot(x, y, total, input_precision="tf32")
-    return total
+def _cosines(strip, im, jn, num_rows, num_columns, row_stride, column_stride):
+    """Cosines [BM, BN] of rows im and columns jn; 0 where there are none."""
+    mask = (im < num_rows)[:, None] & (jn < num_columns)[None, :]
+    return tl.load(strip + im[:, None] * row_stride + jn[None, :] * column_stride, mask=mask, other=0.0)
 
 
 @triton.jit
 def _best(
-    rows, columns, shift, values, index, scale, first_column, num_rows, num_columns, width,
-    C: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
+    strip, shift, values, index, scale, first_column, num_rows, num_columns, row_stride, column_stride,
+    C: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Lists of the C largest `scale s'_ij - shift_j` of each row, in no order, taken up and left in memory."""
     im = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
@@ -50,9 +42,12 @@ def _best(
     smallest = tl.min(best, 1)
     for start in range(0, num_columns, BN):
         jn = start + tl.arange(0, BN).to(tl.int64)
-        total = _cosines(rows, columns, im, jn, num_rows, num_columns, width, BM, BN, BD)
         shifts = tl.load(shift + jn, mask=jn < num_columns, other=float("inf"))
-        score = scale * total - shifts[None, :]  # [BM, BN]; -infinity beyond the last column
+        # [BM, BN]; -infinity beyond the last column
+        score = (
+            scale * _cosines(strip, im, jn, num_rows, num_columns, row_stride, column_stride)
+            - shifts[None, :]
+        )
         largest = tl.max(score, 1)
         # Each turn puts the largest score of every row that has one to offer into its list, all rows at once.
         while tl.max((largest > smallest).to(tl.int32), 0) > 0:
@@ -69,64 +64,53 @@ def _best(
 
 @triton.jit
 def _count(
-    rows, columns, above, below, high, low, counts, undecided, num_undecided, capacity, scale,
-    pair_shift, num_rows, num_columns, width,
-    EXCHANGED: tl.constexpr, BITS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
+    strip, above, below, high, low, counts, undecided, num_undecided, capacity, scale,
+    pair_shift, first_code, row_code, column_code, num_rows, num_columns, row_stride, column_stride,
+    BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """counts_i += #{j: scale s'_ij - high_j > above_i}; undecided where `scale s'_ij - low_j >= below_i` but not so."""
-    im = tl.program_id(0) * BM + tl.arange(0, BM)
+    im = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
     inside = im < num_rows
     over = tl.load(above + im, mask=inside, other=float("inf"))
     under = tl.load(below + im, mask=inside, other=float("inf"))
     found = tl.load(counts + im, mask=inside, other=0)
     for start in range(0, num_columns, BN):
-        jn = start + tl.arange(0, BN)
-        score = scale * _cosines(
-            rows, columns, im.to(tl.int64), jn.to(tl.int64), num_rows, num_columns, width, BM, BN, BD
-        )
+        jn = start + tl.arange(0, BN).to(tl.int64)
+        score = scale * _cosines(strip, im, jn, num_rows, num_columns, row_stride, column_stride)  # [BM, BN]
         least = tl.load(high + jn, mask=jn < num_columns, other=float("inf"))
         most = tl.load(low + jn, mask=jn < num_columns, other=float("inf"))
         is_above = (score - least[None, :] > over[:, None]).to(tl.int32)
         found += tl.sum(is_above, 1)
         # What may be above but is not certain to be; the pair itself is not its own rival.
         is_open = (score - most[None, :] >= under[:, None]) & (im[:, None] + pair_shift != jn[None, :])
-        is_open = is_open.to(tl.int32) & (1 - is_above)  # [BM, BN]
+        is_open = is_open.to(tl.int32) & (1 - is_above)
         of_row = tl.sum(is_open, 1)
         if tl.sum(of_row, 0) > 0:
             base = tl.atomic_add(num_undecided + im * 0, of_row, mask=of_row > 0)
             at = base[:, None] + tl.cumsum(is_open, 1) - is_open
-            if EXCHANGED:
-                code = (1 << 2 * BITS) + (jn << BITS)[None, :] + im[:, None]
-            else:
-                code = (im << BITS)[:, None] + jn[None, :]
-            tl.store(undecided + at, code, mask=(is_open > 0) & (at < capacity))
+            code = first_code + im[:, None] * row_code + jn[None, :] * column_code
+            tl.store(undecided + at, code.to(tl.int32), mask=(is_open > 0) & (at < capacity))
     tl.store(counts + im, found, mask=inside)
 
 
-def best(
-    rows: Tensor, columns: Tensor, shift: Tensor, values: Tensor, index: Tensor, scale: float, first: int
-) -> None:
+def best(strip: Tensor, shift: Tensor, values: Tensor, index: Tensor, scale: float, first: int) -> None:
     """Offer all scores `scale s'_ij - shift_j` to the lists of the rows.
 
     Args:
-        rows: packed, [M, D], bfloat16 or float32, contiguous.
-        columns: packed, [N, D].
+        strip: cosines s', float32 [M, N], of any strides: the transpose serves the columns.
         shift: float32 [N].
         values: float32 [M, C], C a power of two; changed in place.
         index: int32 [M, C]; changed in place.
         scale: factor of the cosines.
         first: what the index of column 0 is.
     """
-    (m, width), (n, _) = rows.shape, columns.shape
-    tile = _tile(rows)
-    _best[(triton.cdiv(m, tile["BM"]),)](
-        rows, columns, shift, values, index, scale, first, m, n, width, C=values.shape[1], **tile
+    _best[(triton.cdiv(len(strip), TILE["BM"]),)](
+        strip, shift, values, index, scale, first, *strip.shape, *strip.stride(), C=values.shape[1], **TILE
     )
 
 
 def count(
-    rows: Tensor,
-    columns: Tensor,
+    strip: Tensor,
     row_thresholds: tuple[Tensor, Tensor],
     column_shifts: tuple[Tensor, Tensor],
     counts: Tensor,
@@ -134,13 +118,12 @@ def count(
     num_undecided: Tensor,
     scale: float,
     pair_shift: int,
-    exchanged: bool,
+    codes: tuple[int, int, int],
 ) -> None:
     """Count the columns that are certainly above each row's threshold and note those that may be.
 
     Args:
-        rows: packed, [M, D], bfloat16 or float32, contiguous.
-        columns: packed, [N, D].
+        strip: cosines s', float32 [M, N], of any strides.
         row_thresholds: `above`, `below`, float32 [M].
         column_shifts: `high`, `low`, float32 [N].
         counts: int32 [M]; added to.
@@ -148,25 +131,11 @@ def count(
         num_undecided: int32 [1]; added to, also beyond what the buffer holds.
         scale: factor of the cosines.
         pair_shift: row m and column m + pair_shift are a pair.
-        exchanged: whether rows are rows of the right side.
+        codes: that of the first score, and what a row and a column further add to it.
     """
-    (m, width), (n, _) = rows.shape, columns.shape
-    tile = _tile(rows)
-    shift = (
-        pair_shift if abs(pair_shift) < 1 << PLACE_BITS else 1 << PLACE_BITS
-    )  # in reach, or just out of it
-    _count[(triton.cdiv(m, tile["BM"]),)](
-        rows, columns, *row_thresholds, *column_shifts, counts, undecided, num_undecided, len(undecided), scale,
-        shift, m, n, width, EXCHANGED=exchanged, BITS=PLACE_BITS, **tile,
+    # In reach, or just out of it.
+    shift = pair_shift if abs(pair_shift) < 1 << PLACE_BITS else 1 << PLACE_BITS
+    _count[(triton.cdiv(len(strip), TILE["BM"]),)](
+        strip, *row_thresholds, *column_shifts, counts, undecided, num_undecided, len(undecided), scale,
+        shift, *codes, *strip.shape, *strip.stride(), **TILE,
     )  # fmt: skip
-
-
-def _tile(rows: Tensor) -> dict[str, int]:
-    """Tile sizes and warps: 128 x 128 scores are 64 registers a thread, and so is the copy that `best` empties."""
-    return {
-        "BM": 128,
-        "BN": 128,
-        "BD": 64 if rows.dtype == torch.bfloat16 else 32,
-        "num_warps": 8,
-        "num_stages": 3,
-    }

@@ -60,7 +60,6 @@ _PRODUCTS = 2 * _N * _K * _M * _D * (_D + 1) / 1e9
 # Every tile of 128 x 64 reads its operands of all modalities once a rank.
 _TILES = -(-_N // 128) * (_PAD // 64) * _K * (128 + 64) * _M * _PAD * 4 / 1e9
 _WRITTEN = _N * _K * _M * _PAD * 4 / 1e9  # dP
-_SCORES = 10_500**2
 
 KERNELS = (
     Kernel("forward_segments<float, float, 4, 3>", 128, 0, 6 * _E * _D / 1e9, (2 * _E + _N) * _ROW, "bytes", "0.6",
@@ -85,12 +84,6 @@ KERNELS = (
            "products", "0.2", "slower than cuBLAS into kept products and one elementwise kernel: take those"),
     Kernel("input_gradient<float>", 256, 0, 3 * _N * _M * _D / 1e9, 3 * _N * _M * _ROW, "bytes", "0.7",
            "it counts: an epilogue of the product before it"),
-    Kernel("offer_to_rows", 256, 0, 2 * _SCORES / 1e9, 4 * _SCORES / 1e9, "bytes", "0.5",
-           "below 0.3: insertions are not rare; a threshold before the list"),
-    Kernel("offer_to_columns", 32, 128 * 32 * 8, 2 * _SCORES / 1e9, 4 * _SCORES / 1e9, "bytes", "0.2",
-           "below 0.15: one warp a block leaves too few loads in flight; four warps, joined lists"),
-    Kernel("count_scores", 256, 0, 6 * _SCORES / 1e9, 4 * _SCORES / 1e9, "bytes", "0.6",
-           "below 0.4: ballots are what it waits for; count eight rows a turn"),
 )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ ROOMS = (
 # Rooms that an operator does without: one implementation for the GPU is enough where no measurement asks for two, and
 # none where the vendor's sparse products serve.
 CUDA = {"csrc/cuda/{}.h", "csrc/cuda/{}.cuh", "csrc/cuda/{}.cu"}
-WITHOUT = {"contrastive_loss": CUDA, "propagation": {*CUDA, "kernels/{}.py"}}
+WITHOUT = {"contrastive_loss": CUDA, "alignment_search": CUDA, "propagation": {*CUDA, "kernels/{}.py"}}
 # What the columns of the table in docs/architecture.md stand for.
 COLUMNS = (
     "loginmea_fast/reference/{}.py",

@@ -266,12 +266,9 @@ def alignment_search(run: Run) -> None:
         if fits:
             in_place = torch.arange(pairs, device=run.device)[:, None].expand(-1, 2)
             truth = search_reference.dense_ranks(search_reference.dense_scores(left, right, 10), in_place)[:2]
-        # The interpreter of Triton is wrong in bfloat16.
-        screens = {"float32": None} if run.rehearsal else {"float32": None, "bfloat16 screen": "bfloat16"}
-        for backend in OURS:
-            for dtype, screen in screens.items():
-                function = functools.partial(_ranks, left, right, backend, screen)
-                _search(run, {**what, "provider": backend, "dtype": dtype}, function, truth, width)
+        for dtype, screen in {"float32": None, "bfloat16 screen": "bfloat16"}.items():
+            function = functools.partial(_ranks, left, right, "triton", screen)
+            _search(run, {**what, "provider": "triton", "dtype": dtype}, function, truth, width)
         if fits:
             for provider, plain in (("clean", _dense_ranks), ("authors", _authors_ranks)):
                 function = functools.partial(plain, left, right)
@@ -342,24 +339,13 @@ def _choices(run: Run, graph: AlignmentGraph, width: int, dtype: torch.dtype) ->
     fusion = (
         [normal(graph.num_entities, width) for _ in range(3)] + factors + [normal(1, RANK), normal(1, width)]
     )
-    # The loss and the search are asked about joint embeddings, eight times as wide.
-    joint = [normal(min(graph.num_entities, 3500), 8 * width) for _ in range(2)]
     for backend in OURS:
         for op, wide, function, leaves in (
             ("relation_reflection_attention", width, functools.partial(_attend, graph, backend), attention),
             ("low_rank_fusion", width, functools.partial(_fuse, backend), fusion),
-            ("contrastive_loss", 8 * width, functools.partial(_our_loss, backend), joint),
         ):
-            if op == "contrastive_loss" and backend == "cuda":
-                continue  # Triton alone has it
-            _time(
-                run, {"op": op, "provider": backend, "dtype": _name(dtype), "width": wide}, function, leaves
-            )
-        what = {"op": "alignment_search", "provider": backend, "dtype": _name(dtype), "width": 8 * width}
-        if run.possible(**what):
-            with run.attempt(**what) as row:
-                rank = functools.partial(_ranks, *(t.detach() for t in joint), backend)
-                row |= run.measure(lambda _, rank=rank: rank(), seconds=0.3)
+            what = {"op": op, "provider": backend, "dtype": _name(dtype), "width": wide}
+            _time(run, what, function, leaves)
 
 
 def _compare(

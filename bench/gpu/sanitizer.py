@@ -81,7 +81,6 @@ def small(run: Run, op: str) -> None:
     call = {
         "relation_reflection_attention": _attention,
         "low_rank_fusion": _fusion,
-        "alignment_search": _search,
     }[op]
     if POOLLESS in os.environ:  # under a sanitizer, which leaves the profiler no room
         with run.attempt(small=op):
@@ -138,12 +137,3 @@ def _fusion(run: Run) -> None:
                 inputs, factors, *small, scale, backend=_backend(run), precision=precision
             )
             out.sum().backward()
-
-
-def _search(run: Run) -> None:
-    left, right = (_normal(run, 131, 37, dtype=torch.float32).detach() for _ in range(2))
-    for screen in (None, "bfloat16"):
-        options = {"csls_k": 5, "screen": screen, "backend": _backend(run)}
-        ops.alignment_ranks(left, right, **options)
-        ops.alignment_topk(left, right, 7, **options)
-        ops.mutual_nearest(left, right, **options)

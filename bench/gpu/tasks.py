@@ -8,7 +8,7 @@ from dataclasses import dataclass
 __all__ = ["GPU_BACKENDS", "OPERATORS", "STAGES", "TASKS", "Stage", "Task"]
 
 OPERATORS = ("relation_reflection_attention", "low_rank_fusion", "contrastive_loss", "alignment_search")
-GPU_BACKENDS = {op: ("triton", "cuda") for op in OPERATORS} | {"contrastive_loss": ("triton",)}
+GPU_BACKENDS = {op: ("triton", "cuda") for op in OPERATORS[:2]} | {op: ("triton",) for op in OPERATORS[2:]}
 
 
 @dataclass(frozen=True)

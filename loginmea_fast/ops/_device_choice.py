@@ -11,13 +11,10 @@ import torch
 
 __all__ = ["DEFAULT", "MEASURED_ON", "TABLE", "in_order"]
 
-# Unmeasured. Triton first where one program does all of an operator's work; CUDA first where the products are the
-# vendor's library's anyway and native kernels only stand between them.
-# An operator that has but one of the two is absent.
+# Unmeasured: Triton needs no compiler beside it. An operator that has but one of the two is absent.
 DEFAULT = {
     "relation_reflection_attention": ("triton", "cuda"),
     "low_rank_fusion": ("triton", "cuda"),
-    "alignment_search": ("cuda", "triton"),
 }
 
 # rendered: begin

@@ -1,4 +1,4 @@
-"""The passes of alignment_search by Triton and CUDA kernels, and what both need from PyTorch.
+"""The passes of alignment_search on a GPU: packing, products, and scores that are undecided.
 
 Rows are packed divided by their length, rounded to bfloat16 or to the digits that TF32 keeps. So tensor cores multiply
 them without another rounding, whether or not the user has allowed TF32.
@@ -6,15 +6,12 @@ them without another rounding, whether or not the user has allowed TF32.
 
 from __future__ import annotations
 
-import os
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from loginmea_fast.ops import _dispatch
 from loginmea_fast.ops._search_exact import (
     ROUNDING,
     WORKING_BYTES,
@@ -50,19 +47,27 @@ class Packed:
     below: Tensor  # low + own score; infinity for rows that are no pair
 
 
-class DevicePasses(ABC):
-    """Blocks of packed rows against blocks of packed columns."""
+class DevicePasses:
+    """Blocks of packed rows against blocks of packed columns: the vendor's products, and kernels for what follows."""
 
     def __init__(self, narrow: bool) -> None:
         self.narrow = narrow
 
-    @abstractmethod
     def offer(
         self, rows: Packed, columns: Packed, scale: float, row_lists: Lists, column_lists: Lists | None
     ) -> None:
         """Offer the scores of a block to the lists of its rows and of its columns."""
+        from loginmea_fast.kernels import alignment_search as kernels
 
-    @abstractmethod
+        for strip, cosines in _strips(rows, columns):
+            some = Lists(row_lists.values[strip], row_lists.index[strip])
+            kernels.best(cosines, columns.shift, some.values, some.index, scale, columns.places.start)
+            if column_lists is not None:
+                first = rows.places.start + strip.start
+                kernels.best(
+                    cosines.T, rows.shift[strip], column_lists.values, column_lists.index, scale, first
+                )
+
     def count(
         self,
         rows: Packed,
@@ -77,6 +82,25 @@ class DevicePasses(ABC):
         A code is int32, way << 28 | row << 14 | column: way 0 asks about the row, way 1 about the column. `used`
         counts codes, also those for which there is no room.
         """
+        from loginmea_fast.kernels import alignment_search as kernels
+
+        down = 1 << kernels.PLACE_BITS
+        for strip, cosines in _strips(rows, columns):
+            shift = rows.places.start + strip.start - columns.places.start
+            first = strip.start * down
+            kernels.count(
+                *(
+                    cosines,
+                    (rows.above[strip], rows.below[strip]),
+                    (columns.high, columns.low),
+                    counts[0][strip],
+                ),
+                *(codes, used, scale, shift, (first, down, 1)),
+            )
+            kernels.count(
+                *(cosines.T, (columns.above, columns.below), (rows.high[strip], rows.low[strip]), counts[1]),
+                *(codes, used, scale, -shift, (down * down + first, 1, down)),
+            )
 
     def wide(self) -> Passes:
         """Products with the digits of TF32."""
@@ -237,105 +261,10 @@ class DevicePasses(ABC):
             yield Packed(places, packed, *(t.float() for t in (mean[places], high, low, above, below)))
 
 
-class TritonPasses(DevicePasses):
-    """Kernels that keep a tile of scores in registers; rows and columns each look along their own direction."""
-
-    def __init__(self, narrow: bool) -> None:
-        # Triton's interpreter is wrong in bfloat16; the answer is the same without.
-        super().__init__(narrow and os.environ.get("TRITON_INTERPRET") != "1")
-
-    def offer(
-        self, rows: Packed, columns: Packed, scale: float, row_lists: Lists, column_lists: Lists | None
-    ) -> None:
-        """Offer the scores of a block to the lists of its rows and of its columns."""
-        from loginmea_fast.kernels import alignment_search as kernels
-
-        for one, other, lists in ((rows, columns, row_lists), (columns, rows, column_lists)):
-            if lists is not None:
-                kernels.best(
-                    one.rows, other.rows, other.shift, lists.values, lists.index, scale, other.places.start
-                )
-
-    def count(
-        self,
-        rows: Packed,
-        columns: Packed,
-        scale: float,
-        counts: list[Tensor],
-        codes: Tensor,
-        used: Tensor,
-    ) -> None:
-        """Count rows along columns, then columns along rows."""
-        from loginmea_fast.kernels import alignment_search as kernels
-
-        for exchanged, (one, other) in enumerate(((rows, columns), (columns, rows))):
-            thresholds, shifts = (one.above, one.below), (other.high, other.low)
-            pair_shift = one.places.start - other.places.start
-            kernels.count(
-                *(one.rows, other.rows, thresholds, shifts, counts[exchanged], codes, used, scale),
-                pair_shift,
-                bool(exchanged),
-            )
-
-
-class CudaPasses(DevicePasses):
-    """cuBLAS writes a strip of scores, which native kernels read once for rows and columns alike."""
-
-    def offer(
-        self, rows: Packed, columns: Packed, scale: float, row_lists: Lists, column_lists: Lists | None
-    ) -> None:
-        """Offer the scores of a block to the lists of its rows and of its columns."""
-        for strip, cosines in self._strips(rows, columns):
-            kernels, stream = _dispatch.cuda_kernels(cosines)
-            kernels.search_offer(
-                cosines.data_ptr(),
-                *cosines.shape,
-                scale,
-                rows.shift[strip].data_ptr(),
-                columns.shift.data_ptr(),
-                rows.places.start + strip.start,
-                columns.places.start,
-                row_lists.values[strip].data_ptr(),
-                row_lists.index[strip].data_ptr(),
-                row_lists.values.shape[1],
-                column_lists.values.data_ptr() if column_lists else 0,
-                column_lists.index.data_ptr() if column_lists else 0,
-                column_lists.values.shape[1] if column_lists else 0,
-                stream,
-            )
-
-    def count(
-        self,
-        rows: Packed,
-        columns: Packed,
-        scale: float,
-        counts: list[Tensor],
-        codes: Tensor,
-        used: Tensor,
-    ) -> None:
-        """Count along rows and columns of the same scores."""
-        for strip, cosines in self._strips(rows, columns):
-            kernels, stream = _dispatch.cuda_kernels(cosines)
-            kernels.search_count(
-                cosines.data_ptr(),
-                *cosines.shape,
-                scale,
-                *(t[strip].data_ptr() for t in (rows.high, rows.low, rows.above, rows.below)),
-                *(t.data_ptr() for t in (columns.high, columns.low, columns.above, columns.below)),
-                strip.start,
-                rows.places.start - columns.places.start,
-                counts[0][strip].data_ptr(),
-                counts[1].data_ptr(),
-                codes.data_ptr(),
-                len(codes),
-                used.data_ptr(),
-                stream,
-            )
-
-    def _strips(self, rows: Packed, columns: Packed) -> Iterator[tuple[slice, Tensor]]:
-        """Cosines of a few rows with all columns, float32."""
-        for start, stop in reference.spans(len(rows.rows), _block_rows(len(columns.rows), 4, SCORE_BYTES)):
-            yield slice(start, stop), wide_product(rows.rows[start:stop], columns.rows.T)
+def _strips(rows: Packed, columns: Packed) -> Iterator[tuple[slice, Tensor]]:
+    """Cosines of a few rows with all columns, float32."""
+    for start, stop in reference.spans(len(rows.rows), _block_rows(len(columns.rows), 4, SCORE_BYTES)):
+        yield slice(start, stop), wide_product(rows.rows[start:stop], columns.rows.T)
 
 
 def _block_rows(width: int, bytes_of_element: int, limit: int) -> int:

@@ -18,7 +18,6 @@ from torch import Tensor
 from loginmea_fast.errors import BackendError, InputError
 from loginmea_fast.ops import _dispatch
 from loginmea_fast.ops import _search_exact as exact
-from loginmea_fast.ops._device_choice import in_order
 from loginmea_fast.reference import alignment_search as reference
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def alignment_ranks(
         right_extra: [Y, D] further right candidates, or None.
         screen: "bfloat16" makes the first pass in bfloat16; the answer is the same. The reference
             has no such pass and ignores it.
-        backend: "auto", "reference", "cpu", "triton" or "cuda".
+        backend: "auto", "reference", "cpu" or "triton".
         pairs: int64 [B, 2], rows of `left` and of `right` that are partners, no pair twice; by default row b with row
             b. It is fastest where most rows stand at the place of their partner.
         progress: show a progress bar on stderr.
@@ -150,7 +149,7 @@ def alignment_topk(
         k: how many keys to return, at most M.
         csls_k: neighbours in the means of CSLS, taken among these queries, `query_extra` and keys; 0 for cosine.
         screen: "bfloat16" makes the first pass in bfloat16; the answer is the same.
-        backend: "auto", "reference", "cpu", "triton" or "cuda".
+        backend: "auto", "reference", "cpu" or "triton".
         query_extra: [X, D] further queries, or None: they count in the means of CSLS and get no row in the result, so
             that scores do not depend on which queries were asked for.
         approximate: "faiss" has faiss propose candidates, which are then scored exactly. The result is
@@ -200,7 +199,7 @@ def alignment_topk_both(
         k: how many to return, at most N and M.
         csls_k: neighbours in the means of CSLS; 0 for cosine.
         screen: "bfloat16" makes the first pass in bfloat16; the answer is the same.
-        backend: "auto", "reference", "cpu", "triton" or "cuda".
+        backend: "auto", "reference", "cpu" or "triton".
         progress: show a progress bar on stderr.
 
     Returns:
@@ -241,7 +240,7 @@ def mutual_nearest(
         right: [M, D], dtype and device of `left`.
         csls_k: neighbours in the means of CSLS; 0 for cosine.
         screen: "bfloat16" makes the first pass in bfloat16; the answer is the same.
-        backend: "auto", "reference", "cpu", "triton" or "cuda".
+        backend: "auto", "reference", "cpu" or "triton".
         approximate: "faiss" has faiss propose candidates, which are then scored exactly. The result is
             approximate; how many true neighbours a sample found is logged as a warning. Rows on cpu only.
         progress: show a progress bar on stderr.
@@ -370,20 +369,18 @@ def _passes(op: str, rows: Tensor, screen: str | None, backend: str) -> Passes |
     """Choose the backend; None stands for the reference."""
     candidates = {
         "cpu": lambda: _dispatch.native_reason(rows, "cpu"),
-        "cuda": lambda: _dispatch.native_reason(rows, "cuda"),
-        "triton": lambda: _dispatch.triton_reason(rows[:0].float()),  # kernels see packed rows only
+        "triton": lambda: _dispatch.triton_reason(rows[:0].float()),  # kernels see float32 cosines only
     }
-    ordered = in_order("alignment_search", rows.dtype, rows.shape[1], candidates)
-    chosen = _dispatch.choose_backend(op, backend, ordered)
+    chosen = _dispatch.choose_backend(op, backend, candidates)
     narrow = screen is not None
     if chosen == "cpu":
         from loginmea_fast.ops._search_cpu import CpuPasses
 
         return CpuPasses(narrow)
-    if chosen != "reference":
-        from loginmea_fast.ops import _search_device as device
+    if chosen == "triton":
+        from loginmea_fast.ops._search_device import DevicePasses
 
-        return device.TritonPasses(narrow) if chosen == "triton" else device.CudaPasses(narrow)
+        return DevicePasses(narrow)
     return None
 
 

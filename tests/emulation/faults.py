@@ -31,8 +31,6 @@ CUT = f"{ATTENTION}test_rows_cut_into_parts[cuda-relation]"
 VIEW = "views.py::test_layers_of_a_view[cuda-parallel-triple-torch.float32]"
 DEEP = f"{FORMULA}[cuda-(6, 2, (128, 300, 301), 16)-torch.float32-scaled]"
 NARROW = f"{FORMULA}[cuda-(400, 2, (65, 64, 63), 130)-torch.bfloat16-plain]"
-COUNTS = "search_kernels.py::test_cuda_counts_are_those_of_the_thresholds"
-LISTS = "search_kernels.py::test_cuda_lists_hold_the_largest_of_all_strips"
 
 
 class Fault(NamedTuple):
@@ -61,7 +59,6 @@ class Fault(NamedTuple):
 
 _A, _AH = "relation_reflection_attention.cu", "relation_reflection_attention.cuh"
 _F, _FH = "low_rank_fusion.cu", "low_rank_fusion.cuh"
-_S, _SH = "alignment_search.cu", "alignment_search.cuh"
 
 FAULTS = (
     Fault("the last edge is left out", "forward_segments", _A, "e < stop; ++e", "e < stop - 1; ++e", HUB),
@@ -173,43 +170,6 @@ FAULTS = (
         DEEP,
     ),
     Fault("a sum over half a warp", "input_gradient", _F, "int lanes = 16", "int lanes = 8", DEEP),
-    Fault(
-        "a list that has risen since the ballot",
-        "offer_to_rows",
-        _S,
-        "if (offered > list.smallest) {",
-        "{",
-        LISTS,
-    ),
-    Fault(
-        "lanes that are not told the new value", "WarpList::replace", _SH, "mine && s == at", "s == at", LISTS
-    ),
-    Fault(
-        "the last place of a list is not looked at",
-        "offer_to_columns",
-        _SH,
-        "s < capacity; ++s) {\n      if (value",
-        "s < capacity - 1; ++s) {\n      if (value",
-        LISTS,
-    ),
-    Fault("counts are not zero at first", "count_scores", _S, "of_row[r] = 0;", ";", COUNTS),
-    Fault("no barrier before counts are added up", "count_scores", _S, "__syncthreads();", "", COUNTS, 1),
-    Fault(
-        "lanes that skip a ballot",
-        "count_scores",
-        _S,
-        "    const Answer in_row = ask(",
-        "    if (row_offset + i + pair_shift == j) continue;\n    const Answer in_row = ask(",
-        COUNTS,
-    ),
-    Fault(
-        "codes shifted by one place",
-        "count_scores",
-        _S,
-        "(row_offset + i) << 14",
-        "(row_offset + i) << 13",
-        COUNTS,
-    ),
 )
 
 

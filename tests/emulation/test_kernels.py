@@ -14,11 +14,7 @@ pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None, reason="no g++, which compiles kernels for the CPU"
 )
 
-ATTENTION, FUSION, SEARCH = (
-    "relation_reflection_attention.py::",
-    "low_rank_fusion.py::",
-    "alignment_search.py::",
-)
+ATTENTION, FUSION = "relation_reflection_attention.py::", "low_rank_fusion.py::"
 FORMULA = f"{FUSION}test_output_and_gradients_are_those_of_the_formula"
 CASES = (
     f"{ATTENTION}test_layers_and_every_gradient[cuda-no edges-relation-torch.float32]",
@@ -34,11 +30,6 @@ CASES = (
     f"{FORMULA}[cuda-(400, 2, (65, 64, 63), 130)-torch.bfloat16-plain]",
     f"{FUSION}test_kept_products_give_the_same_gradients[cuda-(13, 1, (3, 17), 301)-torch.float32]",
     f"{FUSION}test_products_of_lower_precision_keep_float32_sums[cuda-tf32]",
-    f"{SEARCH}test_ranks_equal_a_brute_force[cuda-shape4-ties-None]",
-    f"{SEARCH}test_topk_and_mutual_pairs_equal_the_dense_ones[cuda-shape3-random-bfloat16]",
-    f"{SEARCH}test_a_full_buffer_of_undecided_scores[cuda-3]",
-    "search_kernels.py::test_cuda_lists_hold_the_largest_of_all_strips",
-    "search_kernels.py::test_cuda_counts_are_those_of_the_thresholds",
 )
 
 

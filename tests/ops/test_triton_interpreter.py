@@ -32,7 +32,9 @@ CASES = (
     "contrastive_loss_to_keys.py::test_a_query_without_negatives_says_nothing[triton]",
     "contrastive_loss_to_keys.py::test_row_weights_have_a_gradient_where_nothing_else_has[triton-both ways-mean]",
     "alignment_search.py::test_ranks_equal_a_brute_force[triton-shape3-ties-None]",
-    "alignment_search.py::test_topk_and_mutual_pairs_equal_the_dense_ones[triton-shape2-random-None]",
+    "alignment_search.py::test_topk_and_mutual_pairs_equal_the_dense_ones[triton-shape2-random-bfloat16]",
+    "alignment_search.py::test_blocks_of_several_strips[triton-ties-None]",
+    "alignment_search.py::test_a_full_buffer_of_undecided_scores[triton-3]",
 )
 
 
