@@ -34,7 +34,7 @@ from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.mapped import normalize, room_for
 from loginmea_fast.ops import alignment_ranks, mutual_nearest, propagate
 from loginmea_fast.ops.graph_mean import sparse_product
-from loginmea_fast.whitening import whiten_labels
+from loginmea_fast.whitening import whiten_rows
 
 __all__ = [
     "VIEWS",
@@ -165,8 +165,7 @@ def propagate_labels(
             others = run(fold != number)
             own = seeds[fold == number].reshape(-1)
             embedding[own] = others[own]
-    if whitening:
-        whiten_labels(embedding, whitening)
+    whiten_rows(embedding, whitening, centred=False)  # signs of labels are random
     reached = embedding.any(1)
     return Propagated(embedding, reached, len(seeds), lost)
 

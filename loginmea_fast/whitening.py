@@ -23,7 +23,7 @@ from torch import Tensor
 
 from loginmea_fast.mapped import release
 
-__all__ = ["SAMPLE", "Whitening", "fit_whitening", "whiten_labels"]
+__all__ = ["SAMPLE", "Whitening", "fit_whitening", "whiten_rows"]
 
 _BLOCK = 16384  # rows that are formed at once
 SAMPLE = 65536  # rows that a covariance is taken of, at most
@@ -51,15 +51,15 @@ class Whitening:
         return F.normalize(centred @ self.matrix, dim=1).mul_(known * self.length).to(rows.dtype)
 
 
-def whiten_labels(propagated: Tensor, power: float) -> Tensor:
-    """Propagated labels [N, D], unit or zero rows, whitened in place; not centred, for signs of labels are random."""
-    whitening = replace(
-        fit_whitening(propagated[:: -(-len(propagated) // SAMPLE)], power, centred=False), length=1.0
-    )
-    for block in propagated.split(_BLOCK):
+def whiten_rows(rows: Tensor, power: float, centred: bool = True) -> Tensor:
+    """Unit or zero rows [N, D], whitened in place; every n-th is looked at where there are more than 65,536."""
+    if not power:
+        return rows
+    whitening = replace(fit_whitening(rows[:: -(-len(rows) // SAMPLE)], power, centred), length=1.0)
+    for block in rows.split(_BLOCK):
         block.copy_(whitening(block))
         release(block)
-    return propagated
+    return rows
 
 
 def fit_whitening(rows: Tensor, power: float, centred: bool = True) -> Whitening:

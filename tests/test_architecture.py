@@ -73,7 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"graph"},
     "propagation": {"data", "ops", "graph", "whitening"},
     "evaluation": {"data", "nn", "ops", "graph", "whitening"},
-    "training": {"evaluation", "propagation", "data", "nn", "parallel", "ops", "graph"},
+    "training": {"evaluation", "propagation", "data", "nn", "parallel", "ops", "graph", "whitening"},
     "runs": {"training", "evaluation", "propagation", "data", "nn", "parallel", "ops", "graph"},
     "report": {"runs"},
     "cli": {"report", "runs", "training", "evaluation", "data", "nn", "parallel", "ops", "graph", "native"},

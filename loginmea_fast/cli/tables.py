@@ -101,11 +101,12 @@ def describe_metrics(metrics: Mapping[str, Any]) -> str:
         f"{metrics['pairs']:,} test pairs, ranked among {among} ({counts})",
         table(["", *COLUMNS.values()], rows),
     ]
-    if "propagation" in metrics:
-        beside = metrics["propagation"]
-        parts.append(
-            f"labels of {beside['links']:,} links, propagated, stand beside the model with weight {beside['weight']:g}"
-        )
+    if "beside" in metrics:
+        beside = []
+        for name, part in metrics["beside"].items():
+            what = f"labels of {part['links']:,} links, propagated," if "links" in part else name
+            beside.append(f"{what} with weight {part['weight']:g}")
+        parts.append(f"beside the model stand {' and '.join(beside)}")
     if "decoders" in metrics:
         columns = ("matched", "precision", "recall", "f1")
         matched = [

@@ -75,10 +75,10 @@ def load_run(
     loaded.check_model(problem.fingerprint(model), file)
     model.load_state_dict(loaded.part("model"))
     joint = JointEmbedding(model, problem.features, problem.graph)
-    # Only the best checkpoint of a run at its end has the weight; of another it is chosen as it would be then.
+    # Only the best checkpoint of a run at its end has the weights; of another they are chosen as they would be then.
     same = config.propagation_width == run.config.propagation_width
-    weight = loaded.state.get("late_weight") if same else None
+    weights = loaded.state.get("late_weights") if same else None
     joined = loaded.part("links").get("joined", problem.split.train[:0])
-    embedding = embedding_of(joint, problem, config, joined, weight)
+    embedding = embedding_of(joint, problem, config, joined, weights)
     chosen = None if loaded.state["best_score"] is None else loaded.state["best_epoch"]
     return LoadedRun(run, config, problem, model, loaded.state["epoch"], chosen, embedding)

@@ -215,6 +215,11 @@ class Config(BaseModel):
         "training", "late", "'late': propagated labels of the training links stand beside the trained model"
     )
     propagation_width: int = _key("training", 1024, "columns of a propagated label", ge=1)
+    late_names: bool = _key(
+        "training",
+        True,
+        "the modalities name_tfidf and sentence, as they are, stand beside the trained model",
+    )
 
     whitening: float = _key(
         "training",

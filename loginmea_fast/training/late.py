@@ -1,4 +1,4 @@
-"""Late propagation: labels of a run's links, propagated, beside the model's embedding, by a weight from validation."""
+"""What stands beside the model: propagated labels of a run's links, and names; by weights from validation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loginmea_fast.data.sketch import sketch
 from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding
 from loginmea_fast.evaluation.rows import link_rows
 from loginmea_fast.evaluation.whitening import whitened
@@ -17,10 +18,16 @@ from loginmea_fast.propagation import join, late_weight, propagate_labels
 from loginmea_fast.training.bootstrapping import without
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.protocols import Problem
+from loginmea_fast.whitening import whiten_rows
 
-__all__ = ["LateEmbedding", "beside_propagation", "embedding_of", "model_embedding"]
+__all__ = ["Beside", "LateEmbedding", "beside_model", "embedding_of", "late_names", "model_embedding"]
 
-_WEIGHT = 0.7  # where there is nothing to choose by
+LABELS = "labels"  # the part of the propagated labels
+# Modalities in which nearly every entity differs from all others: what a projection to a few columns has to lose of
+# them is most of it.
+_NAMES = ("name_tfidf", "sentence")
+_WEIGHTS = {LABELS: 0.7}  # where there is nothing to choose by
+_WEIGHT = 0.35  # and of names
 _RIVALS = (
     4000  # entities of each graph, beside the partners, that a weight is judged among: CSLS needs all pairs
 )
@@ -28,40 +35,71 @@ _BLOCK = 4096  # rows that are joined at once
 
 
 @dataclass(frozen=True)
-class LateEmbedding:
-    """Propagated labels beside another embedding, by `propagation.join`.
+class Beside:
+    """What stands beside a model.
 
     Attributes:
-        model: the other, of the same entities.
-        propagated: F [N, D'], unit or zero rows, whitened as the other is, on its device.
-        weight: of F.
+        name: of the modality, or "labels".
+        rows: [N, D'], unit or zero rows, on the model's device.
+        weight: of them.
+    """
+
+    name: str
+    rows: Tensor
+    weight: float
+
+
+@dataclass(frozen=True)
+class LateEmbedding:
+    """Rows beside another embedding, one after the other by `propagation.join`.
+
+    Attributes:
+        model: the other, of the same entities, whitened as they are.
+        beside: what stands beside it, in this order.
         links: how many links' labels were propagated.
     """
 
     model: Embedding
-    propagated: Tensor
-    weight: float
+    beside: tuple[Beside, ...]
     links: int
 
     @property
     def parts(self) -> list[tuple[str, int]]:
-        """Those of the model, then the labels."""
-        return [*getattr(self.model, "parts", ()), ("labels", self.propagated.shape[1])]
+        """Those of the model, then those beside it."""
+        return [*getattr(self.model, "parts", ()), *((b.name, b.rows.shape[1]) for b in self.beside)]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of each that stands beside the model."""
+        return {beside.name: beside.weight for beside in self.beside}
 
     def embed(self, rows: Tensor) -> Tensor:
-        """Unit rows [B, D + D'], in the dtype of the model's."""
+        """Unit rows [B, D + D' + ...], in the dtype of the model's."""
         own = self.model.embed(rows)
-        joined = room_for(len(own), own.shape[1] + self.propagated.shape[1], own.dtype, own.device)
-        rows = rows.to(self.propagated.device)
+        columns = own.shape[1] + sum(beside.rows.shape[1] for beside in self.beside)
+        joined = room_for(len(own), columns, own.dtype, own.device)
         for part, ids, out in zip(own.split(_BLOCK), rows.split(_BLOCK), joined.split(_BLOCK), strict=True):
-            out.copy_(join(part, self.propagated[ids], self.weight))
+            block = part
+            for beside in self.beside:
+                block = join(block, beside.rows[ids.to(beside.rows.device)], beside.weight)
+            out.copy_(block)
             release(part)
             release(out)
         return joined
 
     def summary(self) -> dict[str, Any]:
         """What stands beside the model, JSON-ready."""
-        return {"weight": self.weight, "links": self.links, "columns": self.propagated.shape[1]}
+        found: dict[str, Any] = {
+            b.name: {"weight": b.weight, "columns": b.rows.shape[1]} for b in self.beside
+        }
+        if LABELS in found:
+            found[LABELS]["links"] = self.links
+        return found
+
+
+def late_names(problem: Problem, config: Config) -> list[str]:
+    """Modalities of `problem` that stand beside the model."""
+    return [name for name in _NAMES if name in problem.features] if config.late_names else []
 
 
 def model_embedding(joint: JointEmbedding, problem: Problem, config: Config) -> Embedding:
@@ -72,66 +110,96 @@ def model_embedding(joint: JointEmbedding, problem: Problem, config: Config) -> 
 
 
 def embedding_of(
-    joint: JointEmbedding, problem: Problem, config: Config, joined: Tensor, weight: float | None = None
+    joint: JointEmbedding,
+    problem: Problem,
+    config: Config,
+    joined: Tensor,
+    weights: dict[str, float] | None = None,
 ) -> Embedding:
-    """What a run aligns by: `model_embedding`, with propagated labels beside it where the configuration has them.
-
-    The arguments are those of `beside_propagation`.
-    """
-    embedding = model_embedding(joint, problem, config)
-    if config.propagation == "late":
-        return beside_propagation(embedding, problem, config, joined, weight)
-    return embedding
+    """What a run aligns by: `model_embedding`, and what the configuration has stand beside it, by `beside_model`."""
+    return beside_model(model_embedding(joint, problem, config), problem, config, joined, weights)
 
 
-def beside_propagation(
-    joint: Embedding, problem: Problem, config: Config, joined: Tensor, weight: float | None = None
-) -> LateEmbedding:
-    """Propagate the labels of training links and put them beside a model; the same again for the same `config.seed`.
+def beside_model(
+    model: Embedding,
+    problem: Problem,
+    config: Config,
+    joined: Tensor,
+    weights: dict[str, float] | None = None,
+) -> Embedding:
+    """Put propagated labels and names beside a model; the same again for the same `config.seed`.
 
     Args:
-        joint: of the model.
+        model: its embedding.
         problem: that it was trained on.
         config: how.
         joined: int64 [J, 2], links that joined the training links by bootstrapping.
-        weight: of the labels; None has the validation links choose it, or takes 0.7 where there are none.
+        weights: of each; None has the validation links choose them, one after the other, or takes 0.7 for labels and
+            0.35 for names where there are none.
+
+    Returns:
+        `LateEmbedding`; `model` where the configuration has nothing beside it.
 
     Raises:
         InputError: see `propagate_labels`.
     """
-    split, pair = problem.split, problem.pair
-    links = torch.cat([split.train, joined])
-    backend = config.backend if config.backend in ("reference", "cpu") else "auto"
-    propagated = propagate_labels(
-        problem.graph,
-        links,
-        width=config.propagation_width,
-        seed=config.seed,
-        whitening=config.whitening,
-        backend=backend,
-    ).embedding
-    if weight is None and not len(split.valid):
-        weight = _WEIGHT
-        log.warning(
-            "propagated labels take the weight %s: there are no validation links to choose it by; raise valid_ratio",
-            weight,
+    links = torch.cat([problem.split.train, joined])
+    found = []
+    if config.propagation == "late":
+        backend = config.backend if config.backend in ("reference", "cpu") else "auto"
+        propagated = propagate_labels(
+            problem.graph,
+            links,
+            width=config.propagation_width,
+            seed=config.seed,
+            whitening=config.whitening,
+            backend=backend,
         )
-    if weight is None:
-        generator = torch.Generator().manual_seed(config.seed)
-        rivals = []
-        for side, entities in enumerate((pair.left_entities, pair.right_entities)):
-            unlinked = without(entities, torch.cat([split.train[:, side], split.valid[:, side]]))
-            rivals.append(unlinked[torch.randperm(len(unlinked), generator=generator)[:_RIVALS]])
-        rows = link_rows(split.valid, *rivals)
-        both = torch.cat([rows.left, rows.right])
-        places = torch.arange(len(both))
-        weight = late_weight(
-            joint.embed(both),
-            propagated[both.to(propagated.device)],
+        found.append((LABELS, propagated.embedding))
+    for name in late_names(problem, config):
+        rows = whiten_rows(sketch(problem.pair.features[name]), config.whitening)
+        found.append((name, rows.to(problem.device)))
+    if not found:
+        return model
+    if weights is None or not weights.keys() >= {name for name, _ in found}:
+        weights = _chosen(model, found, problem, config)
+    beside = tuple(Beside(name, rows, weights[name]) for name, rows in found)
+    return LateEmbedding(model, beside, len(links))
+
+
+def _chosen(
+    model: Embedding, found: list[tuple[str, Tensor]], problem: Problem, config: Config
+) -> dict[str, float]:
+    """By which validation links find each other best, one weight after the other."""
+    split, pair = problem.split, problem.pair
+    if not len(split.valid):
+        weights = {name: _WEIGHTS.get(name, _WEIGHT) for name, _ in found}
+        told = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+        log.warning(
+            "what stands beside the model takes the weight %s: there are no validation links to choose it by; raise "
+            "valid_ratio",
+            told,
+        )
+        return weights
+    generator = torch.Generator().manual_seed(config.seed)
+    rivals = []
+    for side, entities in enumerate((pair.left_entities, pair.right_entities)):
+        unlinked = without(entities, torch.cat([split.train[:, side], split.valid[:, side]]))
+        rivals.append(unlinked[torch.randperm(len(unlinked), generator=generator)[:_RIVALS]])
+    rows = link_rows(split.valid, *rivals)
+    both = torch.cat([rows.left, rows.right])
+    places = torch.arange(len(both))
+    joined, weights = model.embed(both), {}
+    for name, beside in found:
+        some = beside[both.to(beside.device)]
+        weights[name] = late_weight(
+            joined,
+            some,
             rows.pairs + torch.tensor([0, len(rows.left)]),
             places[: len(rows.left)],
             places[len(rows.left) :],
             csls_k=config.csls_k,
             backend=config.backend,
         )
-    return LateEmbedding(joint, propagated, weight, len(links))
+        joined = join(joined, some, weights[name])
+    return weights

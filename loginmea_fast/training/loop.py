@@ -34,7 +34,7 @@ from loginmea_fast.training.checkpoint import Checkpoint
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.effect import without_effect
 from loginmea_fast.training.interrupt import StopOnSignal, TrainingInterrupted
-from loginmea_fast.training.late import beside_propagation, embedding_of, model_embedding
+from loginmea_fast.training.late import LateEmbedding, beside_model, embedding_of, model_embedding
 from loginmea_fast.training.measuring import measure_test_links
 from loginmea_fast.training.memory import measure_peak_memory
 from loginmea_fast.training.objectives import Batch, WeightedObjectives
@@ -563,8 +563,8 @@ class Trainer:
     def finish(self) -> dict[str, Any]:
         """Give the model the best parameters; metrics on the test links, see `evaluation.evaluate_links`.
 
-        They are those of `embedding`: of the model, or of the model with propagated labels beside it. Empty where every
-        known link is a seed.
+        They are those of `embedding`: of the model, or of the model with propagated labels and names beside it. Empty
+        where every known link is a seed.
         """
         best = self.run.load()[0] if self.run is not None else self.best
         assert best is not None, "the last epoch is always validated"
@@ -572,15 +572,13 @@ class Trainer:
         alone = model_embedding(self.joint, self.problem, self.config)
         metrics = measure_test_links(alone, self.problem, self.config)
         record: dict[str, Any] = {}
-        self.embedding = alone
-        if self.config.propagation == "late":
-            started = time.perf_counter()
-            joined = best.part("links").get("joined", self.problem.split.train[:0])
-            late = beside_propagation(alone, self.problem, self.config, joined)
-            record = {"alone": metrics, "propagation_seconds": round(time.perf_counter() - started, 4)}
-            self.embedding = late
+        started = time.perf_counter()
+        joined = best.part("links").get("joined", self.problem.split.train[:0])
+        self.embedding = late = beside_model(alone, self.problem, self.config, joined)
+        if isinstance(late, LateEmbedding):
+            record = {"alone": metrics, "beside_seconds": round(time.perf_counter() - started, 4)}
             if self.run is not None:
-                state = {**best.state, "late_weight": late.weight}
+                state = {**best.state, "late_weights": late.weights}
                 replace(best, state=state).save(self.run.best_file)
             metrics = measure_test_links(late, self.problem, self.config)
         self._record("final", best_epoch=self.standing.chosen_epoch, metrics=metrics, **record)

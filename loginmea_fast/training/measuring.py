@@ -25,8 +25,8 @@ def measure_test_links(
         breakdown: with groups of links and what the decoder makes of them; False for the ranks alone.
 
     Returns:
-        As `evaluation.evaluate_links`, with `propagation` where labels stand beside the model. Empty where every known
-        link is a seed, so that there is none to test.
+        As `evaluation.evaluate_links`, with `beside` where labels or names stand beside the model. Empty where every
+        known link is a seed, so that there is none to test.
     """
     if not len(problem.split.test):
         return {}
@@ -42,5 +42,5 @@ def measure_test_links(
         decoder_k=config.decoder_k,
     )
     if isinstance(embedding, LateEmbedding):
-        metrics["propagation"] = embedding.summary()
+        metrics["beside"] = embedding.summary()
     return metrics

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from loginmea_fast.data.sketch import sketch_width
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.mapped import IN_MEMORY
 from loginmea_fast.nn import EntityModel, members_of
 from loginmea_fast.training.config import Config
+from loginmea_fast.training.late import late_names
 from loginmea_fast.training.memory import available_memory, resident_memory
 from loginmea_fast.training.objectives import further_entities
 from loginmea_fast.training.protocols import Problem
@@ -22,7 +24,9 @@ __all__ = ["Plan", "check_plan", "plan_memory"]
 _LOSS_ROWS = 6  # matrices as the embedding of a batch: of the forward pass, and of the loss and its gradient
 _KERNELS = 32 << 20  # bytes that kernels and the allocator take in a step whatever its size
 _RANKING = 128 << 20  # bytes that ranking takes: packed rows, lists, and what the allocator keeps of them
-_WEIGHED = 8000  # rows that the weight of propagated labels is chosen by, beside those of validation links
+_WEIGHED = (
+    8000  # rows that weights of what stands beside the model are chosen by, beside those of validation links
+)
 _CANDIDATE = 5000  # bytes an entity of the candidates that a round is proposed from
 # What may be changed where it does not fit: key, its new value as the old one gives it, and the price.
 _SWITCHES: tuple[tuple[str, Callable[[Any], Any], str], ...] = (
@@ -107,14 +111,17 @@ def plan_memory(problem: Problem, model: EntityModel, config: Config) -> Plan:
     propagated = count * (config.propagation_width + config.propagation_width // 4) * 4
     late = config.propagation == "late"
     columns = model.embedding_dim + (late * 5 * config.propagation_width) // 4
+    names = [sketch_width(problem.pair.features[name]) for name in late_names(problem, config)]
+    columns += sum(names)
     ranked = _ranked(problem, config)
     layers = (one.depth + 1) * width * size
     # One encoder writes all its layers, of all entities or nearly; of fewer rows they are copied.
     search = count * (layers + 2 * width * size) + (0 if 2 * ranked > count else ranked * layers)
     search += sum(_kept(ranked * wide * size) for wide in {model.embedding_dim, columns})
-    search += late * _kept(propagated) + parameters  # of the best checkpoint, as it is read back
+    search += late * _kept(propagated) + sum(_kept(count * wide * 4) for wide in names)
+    search += parameters  # of the best checkpoint, as it is read back
     search += _RANKING + bool(config.rounds) * ranked * _CANDIDATE
-    search += late * 2 * min(_WEIGHED + 2 * len(problem.split.valid), count) * columns * size
+    search += bool(late or names) * 2 * min(_WEIGHED + 2 * len(problem.split.valid), count) * columns * size
     labels = config.propagation_width * 4
     return Plan(
         standing=resident_memory(problem.device) - there,

@@ -27,6 +27,7 @@ _LOGINMEA: Mapping[str, Any] = {
     "objectives": ("contrastive",),
     "rounds": 0,
     "propagation": "none",
+    "late_names": False,
     "whitening": 0.0,
 }
 

@@ -41,9 +41,13 @@ def test_what_stands_beside_the_model_is_told() -> None:
     left = torch.eye(6) + 0.1
     metrics = {"protocol": "test", **alignment_metrics(left, left, csls_k=2)}
     assert "propagated" not in describe_metrics(metrics)
-    metrics["propagation"] = {"weight": 0.35, "links": 4275, "columns": 1280}
-    assert "labels of 4,275 links, propagated, stand beside the model with weight 0.35" in describe_metrics(
-        metrics
+    metrics["beside"] = {
+        "labels": {"weight": 0.35, "links": 4275, "columns": 1280},
+        "name_tfidf": {"weight": 0.5, "columns": 1024},
+    }
+    assert (
+        "beside the model stand labels of 4,275 links, propagated, with weight 0.35 and name_tfidf with weight 0.5"
+        in describe_metrics(metrics)
     )
 
 

@@ -14,7 +14,7 @@ from loginmea_fast.evaluation.whitening import WhitenedEmbedding, whitened
 from loginmea_fast.propagation import propagate_labels
 from loginmea_fast.runs import fit, load_run
 from loginmea_fast.training import Config
-from loginmea_fast.whitening import whiten_labels
+from loginmea_fast.whitening import whiten_rows
 from tests.training.synthetic import synthetic_pair
 
 PARTS = [("graph", 5), ("name", 3)]
@@ -59,7 +59,7 @@ def test_labels_are_whitened_without_a_mean_and_unknown_ones_stay_zero() -> None
     labels = stored().rows.clone()
     labels[10:20] = 0
     expected = F.normalize(formula(labels, 0.5, centred=False), dim=1)
-    found = whiten_labels(labels, 0.5)
+    found = whiten_rows(labels, 0.5, centred=False)
     assert found is labels
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-4)
 
@@ -91,7 +91,7 @@ def test_a_direction_shared_by_all_no_longer_hides_the_partner() -> None:
 def test_rows_that_are_all_alike_and_no_rows_at_all_pass_through() -> None:
     same = StoredEmbedding(F.normalize(torch.ones(10, 4), dim=1))
     assert torch.isfinite(whitened(same, torch.arange(10), 0.5).embed(torch.arange(10))).all()
-    assert not whiten_labels(torch.zeros(10, 4), 0.5).any()
+    assert not whiten_rows(torch.zeros(10, 4), 0.5).any()
     assert whitened(stored(), torch.arange(200), 0.5).embed(torch.arange(0)).shape == (0, 8)
 
 
@@ -137,4 +137,4 @@ def test_propagated_labels_are_whitened_where_it_is_asked_for() -> None:
     links = pair.links[:20]
     plain = propagate_labels(pair.graph(), links, width=64).embedding
     found = propagate_labels(pair.graph(), links, width=64, whitening=0.5).embedding
-    assert torch.equal(found, whiten_labels(plain, 0.5))
+    assert torch.equal(found, whiten_rows(plain, 0.5, centred=False))

@@ -61,6 +61,7 @@ OTHER = Config(
     bootstrap_every=3,
     bootstrap_window=4,
     propagation="none",
+    late_names=False,
     propagation_width=64,
     whitening=0.25,
     eval_every=2,

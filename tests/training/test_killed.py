@@ -38,7 +38,7 @@ except TrainingInterrupted as interrupted:
 )
 FILES = ("last.safetensors", "best.safetensors", "split.safetensors", "config.toml")
 # What differs from run to run.
-VARIES = {"seconds", "propagation_seconds", "peak_memory", "step_memory"}
+VARIES = {"seconds", "beside_seconds", "peak_memory", "step_memory"}
 
 
 def told(path: Path) -> list[dict[str, object]]:

@@ -1,4 +1,4 @@
-"""Late propagation: what stands beside the model, how its weight comes about, and that a run read back has the same."""
+"""What stands beside the model, how its weight comes about, and that a run read back has the same."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from loginmea_fast.data.names import tfidf_bag
+from loginmea_fast.data.sketch import sketch
 from loginmea_fast.errors import ConfigError, InputError
 from loginmea_fast.evaluation import JointEmbedding, decode, evaluate_links
 from loginmea_fast.propagation import join, propagate_labels
 from loginmea_fast.runs import assemble, evaluate, fit, load_run
 from loginmea_fast.training import Config, late, loop
+from loginmea_fast.whitening import whiten_rows
 from tests.training.synthetic import synthetic_pair
 
 SMALL = {
@@ -29,6 +32,12 @@ SMALL = {
 BOOTSTRAP = {**SMALL, "bootstrap": True, "bootstrap_start": 1, "bootstrap_every": 1, "bootstrap_window": 2}
 
 
+def labels_of(result):
+    """What is propagated beside the model."""
+    (labels,) = result.embedding.beside
+    return labels
+
+
 def quiet_fit(config, out=None, pair=None, **more):
     return fit(pair or synthetic_pair(), Config.build(config, **more), out, progress=False)
 
@@ -43,7 +52,7 @@ def test_rows_are_those_of_join_however_they_are_asked_for(run, monkeypatch):
     everyone = torch.arange(80)
     whole = run.embedding.embed(everyone)
     alone = JointEmbedding(run.model, run.problem.features, run.problem.graph).embed(everyone)
-    expected = join(alone, run.embedding.propagated, run.embedding.weight)
+    expected = join(alone, labels_of(run).rows, labels_of(run).weight)
     assert torch.equal(whole, expected)
     monkeypatch.setattr(late, "_BLOCK", 7)
     some = torch.tensor([3, 70, 3, *range(20)])
@@ -56,11 +65,13 @@ def test_labels_are_those_of_training_links_and_of_links_that_joined(run):
     assert len(joined)
     links = torch.cat([run.problem.split.train, joined])
     expected = propagate_labels(run.problem.graph, links, width=64, seed=0).embedding
-    assert torch.equal(run.embedding.propagated, expected)
-    assert run.metrics["propagation"] == {
-        "weight": run.embedding.weight,
-        "links": len(links),
-        "columns": expected.shape[1],
+    assert torch.equal(labels_of(run).rows, expected)
+    assert run.metrics["beside"] == {
+        "labels": {
+            "weight": labels_of(run).weight,
+            "columns": expected.shape[1],
+            "links": len(links),
+        }
     }
 
 
@@ -83,10 +94,10 @@ def test_the_recorded_weight_is_taken_and_another_checkpoint_chooses_its_own(run
         return 2.0
 
     monkeypatch.setattr(late, "late_weight", choose)
-    assert load_run(run.run.path, synthetic_pair()).embedding.weight == run.embedding.weight
+    assert load_run(run.run.path, synthetic_pair()).embedding.weights == run.embedding.weights
     assert not chosen
-    assert load_run(run.run.path, synthetic_pair(), "last").embedding.weight == 2.0
-    assert load_run(run.run.path, synthetic_pair(), propagation_width=32).embedding.weight == 2.0
+    assert load_run(run.run.path, synthetic_pair(), "last").embedding.weights == {"labels": 2.0}
+    assert load_run(run.run.path, synthetic_pair(), propagation_width=32).embedding.weights == {"labels": 2.0}
     assert len(chosen) == 2
 
 
@@ -99,7 +110,7 @@ def test_the_metrics_are_of_both_and_the_model_is_what_it_is_without(run):
     assert final["metrics"] == run.metrics != without.metrics
     pair, test = run.problem.pair, run.problem.split.test
     joined = evaluate_links(run.embedding, pair, test)
-    assert {**joined, "propagation": run.embedding.summary()} == run.metrics
+    assert {**joined, "beside": run.embedding.summary()} == run.metrics
     assert isinstance(without.embedding, JointEmbedding)
 
 
@@ -107,6 +118,30 @@ def test_a_run_resumed_at_its_end_says_the_same(run):
     again = fit(synthetic_pair(), out=run.run.path, resume=True, progress=False)
     assert again.metrics == run.metrics
     assert again.history[-1]["alone"] == run.history[-1]["alone"]
+
+
+def test_names_stand_beside_the_model_as_they_are(tmp_path):
+    """Whether the model has few columns for them or not; a run read back is the same, and one without is told apart."""
+    pair = synthetic_pair()
+    words = [[f"name{entity % 40}", "of"] for entity in range(80)]
+    names = replace(pair, features={**pair.features, "name_tfidf": tfidf_bag(words)})
+    run = quiet_fit(SMALL, tmp_path / "run", names, late_names=True, whitening=0.5)
+    labels, beside = run.embedding.beside
+    assert (labels.name, beside.name) == ("labels", "name_tfidf")
+    assert torch.equal(beside.rows, whiten_rows(sketch(names.features["name_tfidf"]), 0.5))
+    assert run.embedding.parts[-2:] == [("labels", 80), ("name_tfidf", 1024)]
+    everyone = torch.arange(80)
+    rows = run.embedding.model.embed(everyone)
+    for part in run.embedding.beside:
+        rows = join(rows, part.rows, part.weight)
+    torch.testing.assert_close(run.embedding.embed(everyone), rows)
+    assert run.metrics["beside"]["name_tfidf"] == {"weight": beside.weight, "columns": 1024}
+    loaded = load_run(run.run.path, names)
+    assert torch.equal(loaded.embedding.embed(everyone), run.embedding.embed(everyone))
+    assert loaded.embedding.weights == run.embedding.weights
+    assert len(quiet_fit(SMALL, pair=names).embedding.beside) == 1
+    alone = quiet_fit(SMALL, pair=names, late_names=True, propagation="none")
+    assert [part.name for part in alone.embedding.beside] == ["name_tfidf"]
 
 
 def test_test_partners_change_no_weight():
@@ -117,9 +152,9 @@ def test_test_partners_change_no_weight():
     test[:, 1] = test[:, 1].roll(1)
     permuted = replace(problem, split=replace(problem.split, test=test))
     joint = JointEmbedding(first.model, problem.features, problem.graph)
-    again = late.beside_propagation(joint, permuted, first.config, problem.split.train[:0])
-    assert again.weight == first.embedding.weight
-    assert torch.equal(again.propagated, first.embedding.propagated)
+    again = late.beside_model(joint, permuted, first.config, problem.split.train[:0])
+    assert again.weights == first.embedding.weights
+    assert torch.equal(again.beside[0].rows, labels_of(first).rows)
 
 
 def test_the_weight_follows_validation(monkeypatch):
@@ -131,20 +166,20 @@ def test_the_weight_follows_validation(monkeypatch):
         def embed(self, rows):
             return torch.ones(len(rows), 4) / 2
 
-    assert late.beside_propagation(Constant(), problem, result.config, none).weight > 0
+    assert late.beside_model(Constant(), problem, result.config, none).weights["labels"] > 0
 
     class Perfect:
         def embed(self, rows):
             partner = dict(map(tuple, problem.pair.links.flip(1).tolist()))
             return torch.eye(40)[torch.tensor([partner.get(i, i) for i in rows.tolist()])]
 
-    assert late.beside_propagation(Perfect(), problem, result.config, none).weight == 0
+    assert late.beside_model(Perfect(), problem, result.config, none).weights == {"labels": 0}
 
 
 def test_without_validation_links_the_weight_is_told(caplog):
     result = quiet_fit(SMALL, valid_ratio=0.0)
-    assert result.embedding.weight == 0.7
-    assert "take the weight 0.7: there are no validation links" in caplog.text
+    assert result.embedding.weights == {"labels": 0.7}
+    assert "takes the weight labels 0.7: there are no validation links" in caplog.text
 
 
 def test_bad_values():

@@ -40,7 +40,7 @@ def records(result, event):
 def facts(result):
     """The records without what a clock says."""
     kept = [r for r in result.history if r["event"] not in ("start", "resume")]
-    clocks = ("seconds", "peak_memory", "step_memory", "propagation_seconds")
+    clocks = ("seconds", "peak_memory", "step_memory", "beside_seconds")
     return [{k: v for k, v in record.items() if k not in clocks} for record in kept]
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.data import AlignmentPair, Feature
+from loginmea_fast.data.sketch import sketch
 from loginmea_fast.data.values import made_of_values, value_feature
 from loginmea_fast.errors import ConfigError, DataError
 from loginmea_fast.evaluation.embedding import Embedding, StoredEmbedding
@@ -34,7 +35,6 @@ FOLDS = 5  # in which each link is held out once
 ROUNDS = 2  # of bootstrapping by propagation
 _TO_WEIGH = 5  # links from which a weight is chosen
 _RIVALS = 4000  # entities of each graph among which a weight is judged: CSLS needs all pairs
-_SKETCH = 1024  # columns of a sparse modality beside propagated labels
 BESIDE_MODALITIES = ("relation", "attribute")  # the graph itself, and what two graphs seldom name alike
 
 
@@ -177,14 +177,14 @@ class _Propagation:
     def __call__(self, pair: AlignmentPair, links: Tensor) -> Embedding:
         graph = pair.graph()
         spoken = _spoken(pair, self.config)
-        sketches = [_sketch(_feature(pair, name, links)) for name in spoken]
+        sketches = [sketch(_feature(pair, name, links)) for name in spoken]
         if self.weights is None:
             self.weights = self._chosen(pair, graph, sketches, links) if sketches else []
         found = self._labels(pair, graph, links)
         parts = [("labels", found.shape[1])]
-        for name, sketch, weight in zip(spoken, sketches, self.weights, strict=True):
-            found = join(found, sketch, weight)
-            parts.append((name, sketch.shape[1]))
+        for name, rows, weight in zip(spoken, sketches, self.weights, strict=True):
+            found = join(found, rows, weight)
+            parts.append((name, rows.shape[1]))
         return StoredEmbedding(found, parts)
 
     def _chosen(
@@ -203,11 +203,11 @@ class _Propagation:
             unlinked = entities[~torch.isin(entities, links[:, side])]
             sides.append(unlinked[torch.randperm(len(unlinked), generator=generator)[:_RIVALS]])
         weights = []
-        for sketch in sketches:
+        for rows in sketches:
             weight = late_weight(
-                joined, sketch, chosen, sides[0], sides[1], csls_k=config.csls_k, backend=config.backend
+                joined, rows, chosen, sides[0], sides[1], csls_k=config.csls_k, backend=config.backend
             )
-            joined = join(joined, sketch, weight)
+            joined = join(joined, rows, weight)
             weights.append(weight)
         return weights
 
@@ -249,24 +249,3 @@ def _feature(pair: AlignmentPair, name: str, links: Tensor) -> Feature:
     if name == "value" and pair.values is not None and made_of_values(feature):
         return value_feature(pair.values, pair.num_entities, links)[0]
     return feature
-
-
-def _sketch(feature: Feature) -> Tensor:
-    """Unit rows of a modality, [N, at most 1,024 columns where it is sparse]; zero where an entity lacks it.
-
-    A sparse one by a count sketch (Charikar, Chen and Farach-Colton 2002): every column goes to one of the sketch, with
-    a random sign. Products of rows keep their expectation.
-    """
-    values = feature.values
-    if not feature.is_sparse:
-        rows = torch.nn.functional.normalize(values.float(), dim=1)
-        return rows * feature.present[:, None]
-    generator = torch.Generator().manual_seed(0)
-    width = values.shape[1]
-    place = torch.randint(0, _SKETCH, (width,), generator=generator)
-    sign = torch.randint(0, 2, (width,), generator=generator) * 2.0 - 1
-    owner = torch.repeat_interleave(torch.arange(len(values)), values.crow_indices().diff())
-    column = values.col_indices()
-    flat = torch.zeros(len(values) * _SKETCH)
-    flat.index_add_(0, owner * _SKETCH + place[column], values.values().float() * sign[column])
-    return torch.nn.functional.normalize(flat.view(len(values), _SKETCH), dim=1)
