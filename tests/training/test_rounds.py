@@ -134,7 +134,7 @@ def test_test_partners_change_no_parameter_and_no_choice(whole):
         assert [r for r in facts(other) if r["event"] == event] == [
             r for r in facts(same) if r["event"] == event
         ]
-    assert other.embedding.weight == same.embedding.weight
+    assert other.embedding.weights == same.embedding.weights
     assert other.metrics != same.metrics
 
 
