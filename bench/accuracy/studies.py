@@ -74,6 +74,11 @@ _INGREDIENTS = (
     Row("rows that are not whitened", ("whitening=0",)),
 )
 
+_MEMBERS = (
+    Row("one model"),
+    Row("two side by side", ("members=2",)),
+)
+
 _FUSED = "aggregation=fused"
 _PAPER = (
     Row("fused as in the paper", (_FUSED,)),
@@ -99,6 +104,10 @@ _MISSING = tuple(
 
 STUDIES = {
     "ingredients": Study("What each ingredient is worth", dict.fromkeys(_MAIN, _INGREDIENTS)),
+    "members": Study(
+        "Without bootstrapping: models side by side",
+        dict.fromkeys(("zh_en structure", "zh_en", "fr_en structure", "fr_en"), _MEMBERS),
+    ),
     "paper": Study("The paper's ablations, under this recipe", dict.fromkeys(_MAIN, _PAPER)),
     "modalities": Study(
         "What the model sees",
