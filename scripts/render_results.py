@@ -23,6 +23,7 @@ CASES = {
     "alignment_search": "`alignment_ranks` by CSLS, {case}",
 }
 NOTHING = "No benchmark of the operators is recorded yet: `make bench` measures them."
+NO_SAME_STEPS = "Nothing is recorded yet: `python bench/same_steps.py --record` measures it."
 NO_VIEWS = "Nothing is recorded yet: `python bench/views.py --record` measures it."
 PYTHON = "Python and the profiler"  # what bench/step_profile.py calls the rest
 NO_PROFILE = "Nothing is recorded yet: `python bench/step_profile.py --record` measures it."
@@ -129,6 +130,25 @@ def render_views(results: Path) -> str:
             )
         parts.append("\n".join(lines))
     return "\n\n".join(parts) or NO_VIEWS
+
+
+def render_same_steps(results: Path) -> str:
+    """A table a machine of bench/same_steps.py: parameters after updates over views and over the whole graph."""
+    parts = []
+    for record in read_records(results, "same_steps"):
+        machine = record["machine"]
+        lines = [
+            f"{record['note']}, {record['rows'][0]['updates']} updates; {machine['device']}, {machine['date']}:",
+            "",
+            "| data | all parameters, float32 | the one that is off most | the one that is off most, float64 "
+            "| float32 against float64 |",
+            "|---|---|---|---|---|",
+        ]
+        for row in record["rows"]:
+            errors = (f"{row[name]:.1e}" for name in ("together", "worst", "exact", "rounding"))
+            lines.append(f"| {row['dataset']} | {' | '.join(errors)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or NO_SAME_STEPS
 
 
 def render_optimiser(results: Path) -> str:
@@ -396,6 +416,7 @@ if __name__ == "__main__":
         ("docs/sizes.md", "sizes", render_sizes(results)),
         ("docs/sizes.md", "changes", render_changes(results)),
         ("docs/sizes.md", "views", render_views(results)),
+        ("docs/scale.md", "same steps", render_same_steps(results)),
         ("docs/scale.md", "optimiser", render_optimiser(results)),
         ("docs/scale.md", "scale", render_scale(results)),
         ("docs/scale.md", "growth", render_growth(results)),

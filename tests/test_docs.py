@@ -80,6 +80,7 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         render_optimiser,
         render_profile,
         render_reliability,
+        render_same_steps,
         render_scale,
         render_sizes,
         render_views,
@@ -97,6 +98,7 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         ("docs/sizes.md", render_sizes(results)),
         ("docs/sizes.md", render_changes(results)),
         ("docs/sizes.md", render_views(results)),
+        ("docs/scale.md", render_same_steps(results)),
         ("docs/scale.md", render_optimiser(results)),
         ("docs/scale.md", render_scale(results)),
         ("docs/scale.md", render_growth(results)),
@@ -254,6 +256,15 @@ def test_a_table_of_views(scripts: None, tmp_path: Path) -> None:
     row = {"case": "few", "rows": 30, "entities": 1200, "edges": [5000, 60], "faster_typically": 3.125}
     write_record(tmp_path / "cpu", "views", [{**row, "whole_seconds": 0.5, "view_seconds": 0.16}])
     assert "| few | 30 | 1,200 | 5,000 + 60 | 0.50 | 0.16 | 3.12x |" in render_views(tmp_path)
+
+
+def test_a_table_of_the_same_steps(scripts: None, tmp_path: Path) -> None:
+    from render_results import NO_SAME_STEPS, render_same_steps
+
+    assert render_same_steps(tmp_path) == NO_SAME_STEPS
+    errors = {"together": 8.4e-6, "worst": 1.1e-5, "exact": 1e-14, "rounding": 1e-4}
+    write_record(tmp_path / "cpu", "same_steps", [{"dataset": "zh_en", "updates": 5, **errors}])
+    assert "| zh_en | 8.4e-06 | 1.1e-05 | 1.0e-14 | 1.0e-04 |" in render_same_steps(tmp_path)
 
 
 def test_a_table_a_configuration_of_sizes(scripts: None, tmp_path: Path) -> None:
