@@ -20,6 +20,7 @@ from loginmea_fast.nn.features import Features, RawFeatures, presence_of
 from loginmea_fast.nn.graph_encoder import GraphEncoder
 from loginmea_fast.nn.local_to_global_encoder import LocalToGlobalEncoder
 from loginmea_fast.nn.modality_channels import ModalityChannels
+from loginmea_fast.nn.names import module_key, part_of_modality
 from loginmea_fast.nn.pretrained import Pretrained, describe_graph
 from loginmea_fast.nn.projection import FeatureProjection
 from loginmea_fast.ops import relation_reflectors
@@ -154,7 +155,7 @@ class LoginMEA(nn.Module):
         self.modality_dims = [widths.get(name, hidden_dim) for name in feature_dims]
         self.projections = nn.ModuleDict(
             {
-                name: FeatureProjection(columns, width, bias=aggregation == "fused")
+                module_key(name): FeatureProjection(columns, width, bias=aggregation == "fused")
                 for (name, columns), width in zip(feature_dims.items(), self.modality_dims, strict=True)
             }
         )
@@ -198,15 +199,16 @@ class LoginMEA(nn.Module):
     def parts(self) -> list[tuple[str, int]]:
         """What stands side by side in the joint embedding, and in how many columns: graph, modalities, their fusion."""
         found: list[tuple[str, int]] = []
+        names = [part_of_modality(name) for name in self.modalities]
         if self.graph_encoder is not None:
             depth, d = self.graph_encoder.layers.relation_vectors.shape
             found.append(("graph", (depth + 1) * d))
         if self.channels is not None:
             width = self.channels.output_width // len(self.modalities)
-            found += [(name, width) for name in self.modalities]
+            found += [(name, width) for name in names]
         if self.local_to_global is not None:
             first = self.local_to_global.z_0_width(self.modality_dims)
-            found += zip(self.modalities, self.modality_dims, strict=True) if first else ()
+            found += zip(names, self.modality_dims, strict=True) if first else ()
             found.append(("fusion", self.local_to_global.output_width(self.modality_dims) - first))
         return found
 
@@ -364,7 +366,7 @@ class LoginMEA(nn.Module):
 
     def _project(self, features: Mapping[str, RawFeatures], name: str, view: View) -> Tensor:
         """x_m [n_0, d_m] of the entities of a view."""
-        x: Tensor = self.projections[name](features[name], view)
+        x: Tensor = self.projections[module_key(name)](features[name], view)
         return x.to(self.compute_dtype)
 
     def _fused_by_blocks(self, features: Mapping[str, RawFeatures], view: View, has: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from loginmea_fast.graph import AlignmentGraph, View
 from loginmea_fast.nn.graph_encoder import ReflectionLayers
+from loginmea_fast.nn.names import module_key
 
 __all__ = ["ModalityChannels"]
 
@@ -35,7 +36,7 @@ class ModalityChannels(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleDict(
-            {name: ReflectionLayers(width, depth, attention, backend) for name in modalities}
+            {module_key(name): ReflectionLayers(width, depth, attention, backend) for name in modalities}
         )
         self.output_width = len(modalities) * (depth + 1) * width
         """Columns of all channels side by side."""
@@ -52,5 +53,5 @@ class ModalityChannels(nn.Module):
         Returns:
             [N, (L + 1) d], [z_0 | z_1 | ... | z_L]; [B, (L + 1) d] for a view.
         """
-        result: Tensor = self.layers[modality](x, reflectors, graph)
+        result: Tensor = self.layers[module_key(modality)](x, reflectors, graph)
         return result

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from loginmea_fast import ops
 from loginmea_fast.nn import LoginMEAOutput
+from loginmea_fast.nn.names import part_of_modality
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.objectives.base import Batch
 
@@ -26,12 +27,12 @@ class ModalityContrastive:
 
     def terms(self, modalities: Sequence[str], has_graph: bool) -> tuple[str, ...]:
         """`modality_contrastive.<name>` for each, `.graph` last."""
-        names = [*modalities, "graph"] if has_graph else list(modalities)
+        names = [*map(part_of_modality, modalities), *(["graph"] if has_graph else [])]
         return tuple(f"modality_contrastive.{name}" for name in names)
 
     def __call__(self, output: LoginMEAOutput, batch: Batch) -> dict[str, Tensor]:
         """The loss of the batch in each modality by itself."""
-        parts = dict(output.modalities)
+        parts = {part_of_modality(name): part for name, part in output.modalities.items()}
         if output.graph is not None:
             parts["graph"] = output.graph
         return {
