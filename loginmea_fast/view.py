@@ -142,13 +142,28 @@ class View:
         count = self.blocks[-1].destinations if self.blocks else len(self.entities)
         return replace(self, rows=self.entities[:count], again=None), self.again
 
-    def gather(self, table: Tensor) -> Tensor:
-        """Rows of the entities asked for as they are: where processes share the work, those of all (`parallel`)."""
-        return table
+    # What is another thing where processes share the work (`parallel.ShardView`).
 
-    def hidden(self, entities: Tensor) -> Tensor:
-        """The rows of a table that entities have: their ids, where one process holds the whole table."""
+    @property
+    def num_all(self) -> int:
+        """N, the entities of the graph."""
+        count: int = self.graph.num_entities
+        return count
+
+    @property
+    def num_held(self) -> int:
+        """Rows that a process holds of a table with a row an entity."""
+        return self.num_all
+
+    def held(self, entities: Tensor, name: str) -> Tensor:
+        """Where the rows of entities, which the caller calls `name`, stand in such a table."""
+        if not torch.compiler.is_compiling():
+            check_rows(entities, self.graph, name)
         return entities
+
+    def gather(self, table: Tensor) -> Tensor:
+        """Of rows of the entities asked for, those of all processes."""
+        return table
 
     def asked(self) -> View:
         """The entities asked for alone, without edges."""

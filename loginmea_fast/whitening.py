@@ -15,6 +15,7 @@ Labaka and Agirre, AAAI 2018.) No link is looked at.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -62,19 +63,31 @@ def whiten_rows(rows: Tensor, power: float, centred: bool = True) -> Tensor:
     return rows
 
 
-def fit_whitening(rows: Tensor, power: float, centred: bool = True) -> Whitening:
-    """The map that whitens rows [B, D]; zero rows do not count."""
+def fit_whitening(
+    rows: Tensor, power: float, centred: bool = True, add_up: Callable[[list[Tensor]], None] | None = None
+) -> Whitening:
+    """The map that whitens rows [B, D]; zero rows do not count.
+
+    Args:
+        rows: whose covariance is taken.
+        power: 0 to 1.
+        centred: whether their mean is taken off.
+        add_up: sums tensors over processes in place, where each has some of the rows.
+    """
     width = rows.shape[1]
     total = torch.zeros(width, dtype=torch.float64, device=rows.device)
     squares = torch.zeros(width, width, dtype=torch.float64, device=rows.device)
-    count, lengths = 0, 0.0
+    counted = torch.zeros(2, dtype=torch.float64, device=rows.device)  # rows and their lengths
     for block in rows.split(_BLOCK):
         length = block.float().norm(dim=1)
         unit = F.normalize(block.float(), dim=1)
-        count += int((length > 0).sum())
-        lengths += float(length.sum())
+        counted[0] += (length > 0).sum()
+        counted[1] += float(length.sum())
         total += unit.sum(0, dtype=torch.float64)
         squares += unit.T @ unit
+    if add_up is not None:
+        add_up([total, squares, counted])
+    count, lengths = int(counted[0]), float(counted[1])
     mean = total / max(count, 1) if centred else torch.zeros_like(total)
     covariance = squares / max(count, 1) - mean.outer(mean)
     variance, directions = torch.linalg.eigh(covariance)

@@ -72,7 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nn": {"parallel", "ops", "graph"},
     "data": {"graph"},
     "propagation": {"data", "ops", "graph", "whitening"},
-    "evaluation": {"data", "nn", "ops", "graph", "whitening"},
+    "evaluation": {"data", "nn", "parallel", "ops", "graph", "whitening"},
     "training": {"evaluation", "propagation", "data", "nn", "parallel", "ops", "graph", "whitening"},
     "runs": {"training", "evaluation", "propagation", "data", "nn", "parallel", "ops", "graph"},
     "report": {"runs"},

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shlex
 import time
+import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +17,7 @@ from loginmea_fast.cli.options import Json, key_flags, key_help, keys_given
 from loginmea_fast.cli.runs import fresh_run_directory
 from loginmea_fast.cli.tables import describe_metrics, described_epoch, tell
 from loginmea_fast.errors import ConfigError
+from loginmea_fast.log import log
 from loginmea_fast.training.config import KEYS, Config
 
 EXAMPLES = """\
@@ -73,16 +77,29 @@ def run(
     keys: Annotated[Flags | None, Parameter(name="*")] = None,
 ) -> int:
     """Train, then print the metrics of the test links."""
+    from loginmea_fast.parallel import world
     from loginmea_fast.runs import RunDirectory, check_configuration, fit, load_pair, prepare_kernels
     from loginmea_fast.runs import plan as plan_memory
     from loginmea_fast.training.objectives import objective_weights
 
+    there = world()
+    if not there.leads:
+        quiet = True
+        warnings.simplefilter("ignore")
+        log.setLevel(logging.ERROR)
+    if (
+        resume is None
+        and out is not None
+        and there.restarted
+        and os.path.isfile(os.path.join(out, "config.toml"))
+    ):
+        resume, out, config, keys, path = out, None, None, None, None  # what torchrun starts again goes on
     given = keys_given(keys) | ({} if path is None else {"path": path})
     if resume is not None:
         for name, value in (("--out", out), ("--config", config)):
             if value is not None:
                 raise ConfigError(f"--resume takes the configuration of the run; leave {name} out")
-        run = RunDirectory.open(resume)
+        run = RunDirectory.open(resume, there.leads)
         changes = run.moved(given)
         configuration = run.config.override(**changes)
         run.check_resumable(configuration)
@@ -90,7 +107,8 @@ def run(
         changes, configuration = {}, Config.load(config, given) if config is not None else Config(**given)
     objective_weights(configuration)
     if print_config:
-        print(configuration.to_toml(), end="")
+        if there.leads:
+            print(configuration.to_toml(), end="")
         return 0
     if configuration.path is None:
         raise ConfigError(
@@ -99,15 +117,18 @@ def run(
     check_configuration(configuration, out, resume is not None)
     if resume is not None:
         run.check_data(configuration)
-    pair = load_pair(configuration)
+    pair = there.together(lambda: load_pair(configuration))
     tell(pair, quiet)
     if plan:
         found = plan_memory(pair, configuration)
-        print(json.dumps({**asdict(found), "peak": found.peak}, indent=2) if as_json else found.describe())
+        if there.leads:
+            print(
+                json.dumps({**asdict(found), "peak": found.peak}, indent=2) if as_json else found.describe()
+            )
         return 0
     prepare_kernels(configuration)
     started = time.perf_counter()
-    where = resume or out or fresh_run_directory(pair.name)
+    where = resume or out or there.first(lambda: fresh_run_directory(pair.name))
     result = fit(
         pair,
         None if resume else configuration,
@@ -128,7 +149,8 @@ def run(
         "step_memory": max((record["step_memory"] for record in epochs), default=0),
         "metrics": result.metrics,
     }
-    print(json.dumps(answer, indent=2) if as_json else _describe(answer))
+    if there.leads:
+        print(json.dumps(answer, indent=2) if as_json else _describe(answer))
     return 0
 
 

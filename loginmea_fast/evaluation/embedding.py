@@ -13,8 +13,16 @@ from loginmea_fast.errors import InputError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.mapped import room_for
 from loginmea_fast.nn import EntityModel, RawFeatures, members_of
+from loginmea_fast.parallel import Shards, SpreadRows
 
-__all__ = ["Embedding", "JointEmbedding", "StoredEmbedding", "check_embedding", "shares_of"]
+__all__ = [
+    "Embedding",
+    "JointEmbedding",
+    "SpreadEmbedding",
+    "StoredEmbedding",
+    "check_embedding",
+    "shares_of",
+]
 
 
 @runtime_checkable
@@ -32,19 +40,20 @@ class JointEmbedding:
     Attributes:
         model: on one device with `features` and `graph`; its training mode is kept.
         features: modality -> [N, d_m].
-        graph: both knowledge graphs.
+        graph: both knowledge graphs. Of a divided one, whose model and features are those of this process, `embed` is a
+            collective and returns the own ones of the rows.
     """
 
     model: EntityModel
     features: Mapping[str, RawFeatures]
-    graph: AlignmentGraph
+    graph: AlignmentGraph | Shards
 
     def __post_init__(self) -> None:
         given = self.model, self.features, self.graph
         if (
             not hasattr(self.model, "joint_rows")
             or not isinstance(self.features, Mapping)
-            or not isinstance(self.graph, AlignmentGraph)
+            or not isinstance(self.graph, AlignmentGraph | Shards)
         ):
             raise InputError(
                 "JointEmbedding takes a model, its features and the graph, as in JointEmbedding(run.model, "
@@ -60,13 +69,35 @@ class JointEmbedding:
         """Unit rows [B, D], in the model's dtype, by its `joint_rows`; very many are in a file (`mapped.room_for`)."""
         training = self.model.training
         dtype = members_of(self.model)[0].compute_dtype
-        room = room_for(len(rows), self.model.embedding_dim, dtype, self.graph.device)
         view = self.graph.view(rows, self.model.depth)
+        room = room_for(view.num_rows, self.model.embedding_dim, dtype, self.graph.device)
         self.model.eval()
         try:
             return self.model.joint_rows(self.features, view, out=room)
         finally:
             self.model.train(training)
+
+
+@dataclass(frozen=True)
+class SpreadEmbedding:
+    """An embedding whose rows stay with the processes that own them, to be ranked there.
+
+    Attributes:
+        own: gives of the rows asked for those of this process.
+        shards: who owns what.
+    """
+
+    own: Embedding
+    shards: Shards
+
+    @property
+    def parts(self) -> list[tuple[str, int]]:
+        """Those of `own`."""
+        return list(getattr(self.own, "parts", ()))
+
+    def embed(self, rows: Tensor) -> SpreadRows:
+        """Rows [B, D] over all processes; a collective."""
+        return SpreadRows(self.shards.world, self.own.embed(rows), self.shards.owner_of(rows))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from loginmea_fast.evaluation.metrics import alignment_metrics, degree_groups, p
 from loginmea_fast.evaluation.plans import chosen_decoders, decoder_metrics
 from loginmea_fast.evaluation.rows import check_candidates, check_links, link_rows
 from loginmea_fast.ops.alignment_search import AlignmentRanks
+from loginmea_fast.parallel import SpreadRows
 
 __all__ = ["evaluate_links", "rank_links"]
 
@@ -102,4 +103,6 @@ def rank_links(
     rows = link_rows(links, left_entities, right_entities)
     joint = embedding.embed(torch.cat([rows.left, rows.right]))
     left, right = joint[: len(rows.left)], joint[len(rows.left) :]
+    if isinstance(joint, SpreadRows):
+        return left.ranks(right, csls_k, rows.pairs, backend)
     return ops.alignment_ranks(left, right, csls_k, backend=backend, pairs=rows.pairs)

@@ -15,6 +15,7 @@ from torch import Tensor
 from loginmea_fast import ops
 from loginmea_fast.errors import InputError
 from loginmea_fast.log import log
+from loginmea_fast.parallel import SpreadRows
 
 __all__ = ["HITS", "alignment_metrics", "degree_groups", "presence_groups", "random_baseline", "rank_metrics"]
 
@@ -43,8 +44,8 @@ def random_baseline(candidates: int) -> dict[str, float]:
 
 
 def alignment_metrics(
-    left: Tensor,
-    right: Tensor,
+    left: Tensor | SpreadRows,
+    right: Tensor | SpreadRows,
     csls_k: int = 10,
     left_extra: Tensor | None = None,
     right_extra: Tensor | None = None,
@@ -55,7 +56,7 @@ def alignment_metrics(
     """Metrics of pairs whose embeddings stand in the same row of `left` and `right`, or where `pairs` says.
 
     Args:
-        left: [B, D] embeddings of the left entities.
+        left: [B, D] embeddings of the left entities, or rows that lie divided among processes, both sides then.
         right: [B, D] of their partners.
         csls_k: neighbours of CSLS; 0 leaves it out. At most as many as there are candidates are taken: the `csls_k` of
             the result is the number taken, and a warning is logged where it is not the one asked for.
@@ -134,7 +135,7 @@ def presence_groups(present: Tensor, links: Tensor) -> dict[str, Tensor]:
     return {label: having == n for label, n in (("both", 2), ("one", 1), ("neither", 0))}
 
 
-def _rows(pairs: Tensor, extra: Tensor | None) -> int:
+def _rows(pairs: Tensor | SpreadRows, extra: Tensor | None) -> int:
     return len(pairs) + (0 if extra is None else len(extra))
 
 
@@ -150,13 +151,20 @@ def _random(candidates: int, queries: Tensor) -> dict[str, float]:
 
 
 def _ranks(
-    left: Tensor,
-    right: Tensor,
+    left: Tensor | SpreadRows,
+    right: Tensor | SpreadRows,
     pairs: Tensor,
     csls_k: int,
     left_extra: Tensor | None,
     right_extra: Tensor | None,
     backend: str,
 ) -> dict[str, Tensor]:
-    found = ops.alignment_ranks(left, right, csls_k, left_extra, right_extra, backend=backend, pairs=pairs)
+    if isinstance(left, SpreadRows) or isinstance(right, SpreadRows):
+        assert isinstance(left, SpreadRows)
+        assert isinstance(right, SpreadRows)
+        found = left.ranks(right, csls_k, pairs, backend)
+    else:
+        found = ops.alignment_ranks(
+            left, right, csls_k, left_extra, right_extra, backend=backend, pairs=pairs
+        )
     return {"left_to_right": found[0], "right_to_left": found[1]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -41,17 +42,23 @@ class WhitenedEmbedding:
         return joint
 
 
-def whitened(embedding: Embedding, entities: Tensor, power: float) -> WhitenedEmbedding:
+def whitened(
+    embedding: Embedding,
+    entities: Tensor,
+    power: float,
+    add_up: Callable[[list[Tensor]], None] | None = None,
+) -> WhitenedEmbedding:
     """Another embedding by what its rows have in common.
 
     Args:
         embedding: where it names no `parts`, all is one.
         entities: int64 [N], of both graphs; every n-th of them is looked at where there are more than 65,536.
         power: of `loginmea_fast.whitening`, 0 to 1.
+        add_up: see `fit_whitening`.
     """
     rows = embedding.embed(entities[:: -(-len(entities) // SAMPLE)])
     parts = list(getattr(embedding, "parts", None) or [("embedding", rows.shape[1])])
-    whitenings = [fit_whitening(part, power) for part in _split(rows, parts)]
+    whitenings = [fit_whitening(part, power, add_up=add_up) for part in _split(rows, parts)]
     return WhitenedEmbedding(embedding, parts, whitenings)
 
 

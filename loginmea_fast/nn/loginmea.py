@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from loginmea_fast.errors import CheckpointError, ConfigError, InputError
-from loginmea_fast.graph import AlignmentGraph, View, check_rows
+from loginmea_fast.graph import AlignmentGraph, View
 from loginmea_fast.mapped import normalize, release
 from loginmea_fast.nn.authors import AuthorsState, translate_authors_state
 from loginmea_fast.nn.dropout import PooledDropout
@@ -244,7 +244,8 @@ class LoginMEA(nn.Module):
                 entity to hide is out of range, or the view is of another graph or depth, or on another device.
         """
         projected: dict[str, Tensor] = {}
-        parts = list(self._parts(features, view, present, projected, hidden))
+        parts = [view.gather(part) for part in self._parts(features, view, present, projected, hidden)]
+        projected = {name: view.gather(x) for name, x in projected.items()}
         graph_part = None if self.graph_encoder is None else parts[0]
         unnormalized = self.dropout(torch.cat(parts, 1))
         joint = F.normalize(unnormalized, dim=1, eps=1e-12)
@@ -282,7 +283,8 @@ class LoginMEA(nn.Module):
                 f"a model takes a view: graph.view() of everything, graph.view(rows) of some entities; got "
                 f"{type(view).__name__}"
             )
-        self.check_graph(view.graph)
+        check_graph(view.graph)
+        self._check_sizes(view.num_all, view.graph.num_relations)
         if view.blocks and len(view.blocks) != self.depth:
             raise InputError(
                 f"the view is of {len(view.blocks)} layers, the model has {self.depth}; make it by "
@@ -296,7 +298,9 @@ class LoginMEA(nn.Module):
     def check_graph(self, graph: AlignmentGraph) -> None:
         """Raise `InputError` unless it is a graph of as many entities and relations as the model's tables have."""
         check_graph(graph)
-        sizes = graph.num_entities, graph.num_relations
+        self._check_sizes(graph.num_entities, graph.num_relations)
+
+    def _check_sizes(self, *sizes: int) -> None:
         if sizes != (self.num_entities, self.num_relations):
             raise InputError(
                 f"the graph has {sizes[0]:,} entities and {sizes[1]:,} relations, the model was built for "
@@ -313,12 +317,10 @@ class LoginMEA(nn.Module):
     ) -> Iterator[Tensor]:
         """The parts of J [B, .], the graph encoder's first; `projected` gets the modalities [B, d_m]."""
         self._check_view(view)
-        self._check_features(features)
-        if hidden is not None and not torch.compiler.is_compiling():
-            check_rows(hidden, view.graph, "hidden")
+        self._check_features(features, view.num_held)
         if present is None:
             present = features.present if isinstance(features, Features) else {}
-        has = presence_of(self.modalities, present, self.num_entities, view.device)
+        has = presence_of(self.modalities, present, view.num_held, view.device)
         dtype = self.compute_dtype
         reflectors = None
         if self.relation_embedding is not None:
@@ -326,9 +328,9 @@ class LoginMEA(nn.Module):
         if self.graph_encoder is not None:
             assert self.entity_embedding is not None
             assert reflectors is not None
-            own = (
-                self.entity_embedding if hidden is None else self.entity_embedding.index_fill(0, hidden, 0.0)
-            )
+            own: Tensor = self.entity_embedding
+            if hidden is not None:
+                own = own.index_fill(0, view.held(hidden, "hidden"), 0.0)
             yield self.graph_encoder(own, reflectors, view)
         everyone = has
         has = None if has is None else view.take(has)
@@ -479,12 +481,12 @@ class LoginMEA(nn.Module):
             compute_dtype=compute_dtype,
         )
 
-    def _check_features(self, features: Mapping[str, RawFeatures]) -> None:
+    def _check_features(self, features: Mapping[str, RawFeatures], rows: int) -> None:
         for name in self.modalities:
             if name not in features:
                 raise InputError(f"features of modality {name!r} are missing; got {list(features)}")
-            if features[name].shape[0] != self.num_entities:
+            if features[name].shape[0] != rows:
                 raise InputError(
-                    f"features of modality {name!r} must have one row an entity, {self.num_entities}; "
+                    f"features of modality {name!r} must have one row an entity, {rows}; "
                     f"got {features[name].shape[0]}"
                 )

@@ -7,7 +7,7 @@ order, and the edges that lead to them. Before every layer it fetches the rows o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ from torch import Tensor
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph, View, check_rows
 from loginmea_fast.parallel.exchange import Exchange, Gather
-from loginmea_fast.parallel.world import World
+from loginmea_fast.parallel.world import ALONE, World
 
-__all__ = ["ShardView", "Shards", "SharedRows"]
+__all__ = ["ShardView", "Shards", "SharedRows", "shards_of", "world_of"]
 
 
 class Shards:
@@ -111,6 +111,16 @@ class Shards:
         return SharedRows(self, group_of)
 
 
+def shards_of(graph: AlignmentGraph | Shards) -> Shards | None:
+    """A divided graph; None for one that this process holds whole."""
+    return graph if isinstance(graph, Shards) else None
+
+
+def world_of(graph: AlignmentGraph | Shards) -> World:
+    """The processes among which a graph is divided."""
+    return graph.world if isinstance(graph, Shards) else ALONE
+
+
 @dataclass(frozen=True, eq=False)
 class ShardView(View):
     """What a process computes of the entities asked for; `graph` holds the edges into its rows, `rows` are its own.
@@ -125,20 +135,40 @@ class ShardView(View):
 
     @property
     def num_entities(self) -> int:
-        """Rows of tables and features: the own ones."""
+        """n, the own ones, whose features are needed."""
         return self.shards.num_rows
+
+    @property
+    def num_rows(self) -> int:
+        """Of those asked for, how many are own."""
+        return self.num_entities if self.rows is None else len(self.rows)
+
+    @property
+    def num_all(self) -> int:
+        """N, of all processes."""
+        return self.shards.num_entities
+
+    @property
+    def num_held(self) -> int:
+        """Own rows."""
+        return self.shards.num_rows
+
+    def held(self, entities: Tensor, name: str) -> Tensor:
+        """Of entities, the same in all processes, the rows of the own ones."""
+        check_rows(entities, self.shards, name)
+        return self.shards.own_rows(entities)
+
+    def once(self) -> tuple[View, Tensor | None]:
+        """All own rows, and the numbers of those that are asked for."""
+        return replace(self, rows=None), self.rows
 
     def layer(self, last: bool) -> View:
         """The edges of a layer, into all own rows or, of the last one, into those that are asked for."""
-        return View.of(self.graph, self.rows, 1) if last else self.shards._inner  # type: ignore[arg-type]
+        return self.shards._inner if self.rows is None or not last else View.of(self.graph, self.rows, 1)
 
     def fetch(self, table: Tensor) -> Tensor:
         """What a layer reads."""
         return self.shards.fetch(table)
-
-    def hidden(self, entities: Tensor) -> Tensor:
-        """Own rows of entities that are hidden."""
-        return self.shards.own_rows(entities)
 
     def gather(self, table: Tensor) -> Tensor:
         """Of own rows asked for, [b, d], those of all processes as they were asked for, [B, d]."""

@@ -41,6 +41,11 @@ class World:
         """Whether this is the process that prints, logs, locks and writes records."""
         return self.rank == 0
 
+    @property
+    def restarted(self) -> bool:
+        """Whether torchrun has started the processes again, after one had failed."""
+        return self.size > 1 and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
     def part(self, count: int) -> slice:
         """The share of this process in `count` things that all know, about as many for each."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)

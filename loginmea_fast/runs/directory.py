@@ -13,6 +13,7 @@ from typing import Any, Literal
 from loginmea_fast.data import Split
 from loginmea_fast.errors import CheckpointError, ConfigError, DataError
 from loginmea_fast.locks import Taken, locked
+from loginmea_fast.parallel import Shards
 from loginmea_fast.training.checkpoint import (
     Checkpoint,
     atomic_write,
@@ -88,8 +89,12 @@ class RunDirectory:
         self.config = config
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
+    def open(cls, path: str | os.PathLike[str], leads: bool = True) -> RunDirectory:
         """Open a directory that holds a run.
+
+        Args:
+            path: the directory.
+            leads: whether this process is the one that writes into it.
 
         Raises:
             ConfigError: there is none, or its config.toml is wrong.
@@ -99,7 +104,8 @@ class RunDirectory:
             raise ConfigError(
                 f"{directory} is not a run directory: it has no config.toml; name one that train made"
             )
-        return cls(directory, Config.load(directory / "config.toml"))
+        kind = cls if leads else _FollowedRun
+        return kind(directory, Config.load(directory / "config.toml"))
 
     def moved(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """`changes` of the configuration, files of vectors beside those of the run that they do not name."""
@@ -228,11 +234,12 @@ class RunDirectory:
             )
         return split
 
-    def load(self, which: Which | None = None) -> tuple[Checkpoint, Path]:
+    def load(self, which: Which | None = None, shards: Shards | None = None) -> tuple[Checkpoint, Path]:
         """A checkpoint and the file it is from.
 
         Args:
             which: "best" or "last"; None takes the best, or the last where no epoch was validated yet.
+            shards: which rows of the tables of entities this process reads; None for all.
 
         Raises:
             ConfigError: `which` is neither.
@@ -253,7 +260,7 @@ class RunDirectory:
             raise CheckpointError(
                 f"{self.path} holds no {chosen} checkpoint; take the other with --checkpoint {there[0]}"
             )
-        checkpoint = load_checkpoint(files[chosen], self._remedy(chosen))
+        checkpoint = load_checkpoint(files[chosen], self._remedy(chosen), shards)
         self._check_model(checkpoint.model, files[chosen])
         return checkpoint, files[chosen]
 
@@ -343,3 +350,23 @@ class RunDirectory:
             except ValueError:
                 break
         return records
+
+
+class _FollowedRun(RunDirectory):
+    """A run that process 0 writes and locks; another reads it and leaves undone what would be done twice."""
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        yield
+
+    def keep(self, config: Config) -> None:
+        self.config = config
+
+    def save_split(self, split: Split) -> None:
+        pass
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        pass
+
+    def rewind_metrics(self, epoch: int, settled: bool = True) -> None:
+        pass

@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 
-from loginmea_fast.data import AlignmentPair
+from loginmea_fast.data import AlignmentPair, Split
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.evaluation.embedding import Embedding
 from loginmea_fast.nn import EntityModel
+from loginmea_fast.parallel import World, world
 from loginmea_fast.runs.checking import check_configuration
 from loginmea_fast.runs.device import prepare_kernels
 from loginmea_fast.runs.directory import RunDirectory
+from loginmea_fast.runs.dividing import check_divisible, divide
 from loginmea_fast.runs.problem import Problem, assemble, build_model, sketch_model
 from loginmea_fast.runs.warm_start import warm_start
 from loginmea_fast.training.callbacks import Callback, check_callbacks
@@ -76,6 +78,9 @@ def fit(
 ) -> FitResult:
     """Train LoginMEA on `pair` (docs/model.md) and measure it on the test links.
 
+    Where torchrun has started several processes, all call it alike and share the work (docs/scale.md); callbacks are
+    told in process 0, and the result holds the rows of tables that the process owns.
+
     Args:
         pair: two knowledge graphs with links and features.
         config: how; `Config()` by default. With `resume`, the run's own is taken and none is given.
@@ -100,34 +105,55 @@ def fit(
             f"fit takes an AlignmentPair, as lf.data.load(directory) gives it; got {type(pair).__name__}"
         )
     check_callbacks(callbacks)
+    there = world()
+    run = None
     if resume:
         if out is None:
             raise ConfigError("resume needs the run directory; give it as out")
-        run = RunDirectory.open(out)
-        config = _with_absolute_paths(Config.of(config or run.config, overrides))
-        run.check_resumable(config)
-        split = run.load_split(pair.num_entities) if run.split_file.is_file() else None
-    else:
-        config = _with_absolute_paths(Config.of(config, overrides))
-        run, split = None, None
-    check_configuration(config, out, resume)
-    if config.tensorboard:
-        if out is None:
-            raise ConfigError("tensorboard writes into the run directory; give one as out", "tensorboard")
+        run = RunDirectory.open(out, there.leads)
+    config = _with_absolute_paths(Config.of(config or (run and run.config), overrides))
+    split = there.together(partial(_check, pair, config, out, run, there))
+    if config.tensorboard and out is not None:
         callbacks = [*callbacks, TensorBoard(RunDirectory(Path(out), config).curves)]
+    if not there.leads:
+        progress, callbacks = False, []
     with _threads(config.threads):
-        problem = assemble(pair, config, split)
-        check_negatives(pair, problem.split.train, further_entities(config))
-        prepare_kernels(config)
-        planned = check_plan(problem, config, partial(sketch_model, problem))
+        problem, planned = there.together(partial(_prepare, pair, config, split))
         if out is None:
-            return _train(problem, config, planned, None, resume, progress, callbacks)
+            return _train(problem, config, planned, None, resume, progress, callbacks, there)
         if run is None:
-            run = RunDirectory.create(out, config)
+            there.first(partial(RunDirectory.create, out, config))
+            run = RunDirectory.open(out, there.leads)
         with run.hold():
             if split is None:
                 run.save_split(problem.split)
-            return _train(problem, config, planned, run, resume, progress, callbacks)
+            return _train(problem, config, planned, run, resume, progress, callbacks, there)
+
+
+def _check(
+    pair: AlignmentPair,
+    config: Config,
+    out: str | os.PathLike[str] | None,
+    run: RunDirectory | None,
+    there: World,
+) -> Split | None:
+    """All that can be refused before anybody waits; the split of a run that goes on."""
+    split = None
+    if run is not None:
+        run.check_resumable(config)
+        split = run.load_split(pair.num_entities) if run.split_file.is_file() else None
+    check_configuration(config, out, run is not None)
+    check_divisible(config, there)
+    if config.tensorboard and out is None:
+        raise ConfigError("tensorboard writes into the run directory; give one as out", "tensorboard")
+    return split
+
+
+def _prepare(pair: AlignmentPair, config: Config, split: Split | None) -> tuple[Problem, Plan]:
+    problem = assemble(pair, config, split)
+    check_negatives(pair, problem.split.train, further_entities(config))
+    prepare_kernels(config)
+    return problem, check_plan(problem, config, partial(sketch_model, problem))
 
 
 def plan(pair: AlignmentPair, config: Config | None = None, **overrides: Any) -> Plan:
@@ -170,12 +196,15 @@ def _train(
     resume: bool,
     progress: bool | None,
     callbacks: Sequence[Callback],
+    there: World,
 ) -> FitResult:
     model = build_model(problem, config)
     goes_on = resume and run is not None and run.last_file.is_file()
     begun = (
         [] if goes_on or config.init_from is None else [warm_start(model, problem.graph, config.init_from)]
     )
+    if there.size > 1:
+        problem = divide(problem, model, config, there)
     trainer = Trainer(problem, model, config, run, callbacks)
     trainer.notes += begun
     with StopOnSignal(run is not None) as stop:

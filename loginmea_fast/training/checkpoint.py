@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,12 +19,15 @@ from torch import Tensor
 
 from loginmea_fast.errors import CheckpointError
 from loginmea_fast.nn.pretrained import digest, tensor_bytes
+from loginmea_fast.parallel import Shards
+from loginmea_fast.parallel.tables import read_tables, write_tables
 
 __all__ = [
     "VERSION",
     "Checkpoint",
     "atomic_write",
     "fingerprint",
+    "is_table",
     "left_behind",
     "load_checkpoint",
     "load_tensors",
@@ -35,6 +39,7 @@ VERSION = 2  # since 2 a checkpoint knows its split, and whether what follows it
 _FORMAT = "loginmea_fast"
 _TEMPORARY = ".tmp"
 _REMEDY = "train anew"
+_ORDER = "rows.order"  # the entity of each row of divided tables
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -71,6 +76,36 @@ class Checkpoint:
             CheckpointError: the file cannot be written, for example because the disk is full.
         """
         save_tensors(path, self.tensors, state=self.state, fingerprint=self.fingerprint, model=self.model)
+        for directory in _beside(path):  # of several processes, before
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def save_divided(self, path: Path, shards: Shards) -> None:
+        """The same in several processes, of which each has its rows of the tables of entities; a collective.
+
+        The tables stand in a directory beside `path`, which names it, so that one file decides which checkpoint holds.
+
+        Raises:
+            CheckpointError: see `save`.
+        """
+        tables = {name: t for name, t in self.tensors.items() if is_table(name, t)}
+        rest = {name: t for name, t in self.tensors.items() if name not in tables} | {_ORDER: shards.order}
+        directory = shards.world.first(lambda: _room_beside(path))
+        described = write_tables(directory, tables, shards)
+
+        def commit() -> None:
+            save_tensors(
+                path,
+                rest,
+                state=self.state,
+                fingerprint=self.fingerprint,
+                model=self.model,
+                divided={"directory": directory.name, **described},
+            )
+            for other in _beside(path):
+                if other != directory:
+                    shutil.rmtree(other, ignore_errors=True)
+
+        shards.world.first(commit)
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors below `prefix.`, by the rest of their names."""
@@ -104,12 +139,18 @@ def fingerprint(model: torch.nn.Module, **data: Iterable[Tensor]) -> dict[str, A
     return {**shapes, **{name: digest(tensors) for name, tensors in data.items()}}
 
 
-def load_checkpoint(path: Path, remedy: str = _REMEDY) -> Checkpoint:
+def is_table(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor of a checkpoint has a row an entity: an entity embedding, or what an optimiser keeps of one."""
+    return "entity_embedding" in name.split(".") and tensor.dim() == 2
+
+
+def load_checkpoint(path: Path, remedy: str = _REMEDY, shards: Shards | None = None) -> Checkpoint:
     """Read a checkpoint back, on the CPU.
 
     Args:
         path: the file.
         remedy: what to do if it is damaged, for the error.
+        shards: which rows of the tables of entities this process reads, in a collective of all; None for all rows.
 
     Raises:
         CheckpointError: the file is missing, cut short, no checkpoint of this package, or of a newer version.
@@ -117,6 +158,11 @@ def load_checkpoint(path: Path, remedy: str = _REMEDY) -> Checkpoint:
     tensors, metadata = load_tensors(path, remedy)
     if not {"state", "fingerprint"} <= metadata.keys():
         raise CheckpointError(f"{path} holds no model; {remedy}")
+    if (divided := metadata.get("divided")) is not None:
+        directory = path.with_name(Path(divided["directory"]).name)
+        tensors |= read_tables(directory, divided, tensors.pop(_ORDER), shards, remedy)
+    elif shards is not None:
+        tensors = {name: shards.take(t) if is_table(name, t) else t for name, t in tensors.items()}
     return Checkpoint(tensors, metadata["state"], metadata["fingerprint"], metadata.get("model", {}))
 
 
@@ -180,6 +226,28 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object], size: int) -> 
         raise CheckpointError(
             f"cannot write {path}: {error.strerror}{kept}; {remedy} and go on with --resume"
         ) from error
+
+
+def _beside(path: Path) -> list[Path]:
+    """The directories of tables that belong to a checkpoint, or to one that was never finished."""
+    return [path.with_name(f"{path.stem}.tables-{letter}") for letter in "ab"]
+
+
+def _room_beside(path: Path) -> Path:
+    """An empty directory for tables, not the one of the checkpoint that is at `path`."""
+    used = None
+    if path.is_file():
+        with _opened(path, _REMEDY) as (_, metadata):
+            used = metadata.get("divided", {}).get("directory")
+    free = next(directory for directory in _beside(path) if directory.name != used)
+    try:
+        shutil.rmtree(free, ignore_errors=True)
+        free.mkdir()
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {free}: {error.strerror}; check the directory and its permissions"
+        ) from error
+    return free
 
 
 def left_behind(directory: Path) -> list[Path]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from loginmea_fast.data.sketch import sketch
-from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding
+from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding, SpreadEmbedding
 from loginmea_fast.evaluation.rows import link_rows
 from loginmea_fast.evaluation.whitening import whitened
 from loginmea_fast.log import log
 from loginmea_fast.mapped import release, room_for
+from loginmea_fast.parallel import shards_of, world_of
 from loginmea_fast.propagation import join, late_weight, propagate_labels
 from loginmea_fast.training.bootstrapping import without
 from loginmea_fast.training.config import Config
@@ -104,9 +105,21 @@ def late_names(problem: Problem, config: Config) -> list[str]:
 
 def model_embedding(joint: JointEmbedding, problem: Problem, config: Config) -> Embedding:
     """The model's rows, whitened by what all entities have in common."""
+    return _spread(_own_embedding(joint, problem, config), problem)
+
+
+def _own_embedding(joint: JointEmbedding, problem: Problem, config: Config) -> Embedding:
+    """The same of the rows that this process owns."""
     if not config.whitening:
         return joint
-    return whitened(joint, torch.arange(problem.graph.num_entities), config.whitening)
+    entities = torch.arange(problem.graph.num_entities)
+    return whitened(joint, entities, config.whitening, world_of(problem.graph).sum_)
+
+
+def _spread(own: Embedding, problem: Problem) -> Embedding:
+    """Where processes share the work, the rows that each owns as those of one embedding."""
+    shards = shards_of(problem.graph)
+    return own if shards is None else cast("Embedding", SpreadEmbedding(own, shards))
 
 
 def embedding_of(

@@ -11,28 +11,32 @@ import operator
 import os
 import platform
 import shlex
+import signal
 import statistics
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from loginmea_fast import ops
 from loginmea_fast.errors import LoginMEAError
-from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding, shares_of
+from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding
 from loginmea_fast.evaluation.links import rank_links
 from loginmea_fast.evaluation.metrics import rank_metrics
 from loginmea_fast.nn import EntityModel, LoginMEAOutput, members_of
+from loginmea_fast.parallel import shards_of, world_of
+from loginmea_fast.parallel.shards import SharedRows as DividedSharedRows
 from loginmea_fast.training.bootstrapping import Bootstrapping, without
 from loginmea_fast.training.callbacks import Callback
-from loginmea_fast.training.checkpoint import Checkpoint
+from loginmea_fast.training.checkpoint import Checkpoint, is_table
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.effect import without_effect
+from loginmea_fast.training.gradients import gradient_norm, summed
 from loginmea_fast.training.interrupt import StopOnSignal, TrainingInterrupted
 from loginmea_fast.training.late import LateEmbedding, beside_model, embedding_of, model_embedding
 from loginmea_fast.training.measuring import measure_test_links
@@ -45,12 +49,10 @@ from loginmea_fast.training.sampling import Sampler, batches
 from loginmea_fast.training.schedule import learning_rate
 from loginmea_fast.training.sharing import SharedRows
 from loginmea_fast.training.standing import Standing
-from loginmea_fast.training.subsample import mutual_pairs, sample_queries
 from loginmea_fast.version import __version__
 
 # What a kill may cost, besides the epoch it strikes: where validations are further apart, a checkpoint comes between.
 _UNSAVED_SECONDS = 60
-_WEIGHED = 2048  # links whose rows say what weight each part has
 
 __all__ = ["Trainer"]
 
@@ -86,6 +88,7 @@ class Trainer:
         """
         self.callbacks = callbacks
         self.problem = problem
+        self.shards, self.world = shards_of(problem.graph), world_of(problem.graph)
         self.config = config
         self.run = run
         self.standing = Standing()
@@ -101,7 +104,7 @@ class Trainer:
         self.objectives = WeightedObjectives(config, model.modalities, has_graph).to(problem.device)
         self.optimizer = self._new_optimizer()
         self.sampler: Sampler | None = None
-        self.shared: SharedRows | None = None
+        self.shared: SharedRows | DividedSharedRows | None = None
         pair = problem.pair
         self.bootstrapping = Bootstrapping(
             config, pair.left_entities, pair.right_entities, problem.split.train
@@ -134,13 +137,12 @@ class Trainer:
         """
         if self.run is not None and resume:
             if self.run.last_file.is_file():
-                self._restore(*self.run.load("last"))
+                self._restore(*self.world.together(self._last))
                 if other_length:
                     self.standing.stale, self.standing.stopped_early = 0, False
             else:
                 self.notes.append("the run has no checkpoint yet and starts over")
-            self.run.rewind_metrics(self.standing.epoch, self.standing.settled)
-            self.history = self.run.metrics()
+            self.history = self.world.first(self._rewound)
         split = self.problem.split
         circumstances = self._circumstances()
         if self.standing.epoch and (changed := _differences(self.history, circumstances)):
@@ -158,10 +160,25 @@ class Trainer:
             "resume" if resume else "start",
             **circumstances,
             notes=list(self.notes),
-            parameters=sum(p.numel() for p in self.model.parameters()),
+            parameters=self._count_parameters(),
             graph=self.problem.graph.summary(),
             links={"train": len(split.train), "valid": len(split.valid), "test": len(split.test)},
         )
+
+    def _last(self) -> tuple[Checkpoint, Path]:
+        assert self.run is not None, "there is a run to go on with"
+        return self.run.load("last", self.shards)
+
+    def _rewound(self) -> list[dict[str, Any]]:
+        assert self.run is not None, "there is a run to go on with"
+        self.run.rewind_metrics(self.standing.epoch, self.standing.settled)
+        return self.run.metrics()
+
+    def _count_parameters(self) -> int:
+        tables = self._tables()
+        held = sum(table.numel() for table in tables)
+        whole = sum(self.problem.pair.num_entities * table.shape[1] for table in tables)
+        return sum(p.numel() for p in self.model.parameters()) - held + whole
 
     def _circumstances(self) -> dict[str, Any]:
         """What rounding depends on, besides the configuration that a resumed run keeps."""
@@ -175,6 +192,7 @@ class Trainer:
             "machine": platform.machine(),
             "device": str(device),
             "processor": torch.cuda.get_device_name(device) if cuda else capability(),
+            "processes": self.world.size,
             "threads": torch.get_num_threads(),
             "dtype": self.config.dtype,
             "backend": os.environ.get("LOGINMEA_BACKEND", "auto") if backend == "auto" else backend,
@@ -210,10 +228,16 @@ class Trainer:
 
     def _save(self) -> None:
         if self.run is not None:
-            self._checkpoint().save(self.run.last_file)
+            self._write(self._checkpoint(), self.run.last_file)
             self.saved_at = time.monotonic()
             for callback in self.callbacks:
                 callback.on_checkpoint(self, self.run.last_file)
+
+    def _write(self, checkpoint: Checkpoint, file: Path) -> None:
+        if self.shards is None:
+            checkpoint.save(file)
+        else:
+            checkpoint.save_divided(file, self.shards)
 
     def _record(self, event: str, **values: Any) -> None:
         record = {"event": event, "epoch": self.standing.epoch, **values}
@@ -247,11 +271,14 @@ class Trainer:
                 if self.standing.epoch >= self.config.total_epochs or self.standing.stopped_early:
                     break
                 self._epoch(bar, stop)
-                if stop.received is not None:
-                    self._save()
-                    raise TrainingInterrupted(self._stopped(), stop.received)
+                if self.world.any(stop.received is not None)[0]:
+                    self._interrupt(stop)
         finally:
             bar.close()
+
+    def _interrupt(self, stop: StopOnSignal) -> None:
+        self._save()
+        raise TrainingInterrupted(self._stopped(), stop.received or signal.SIGTERM)
 
     def _stopped(self) -> str:
         part = f" and {self.standing.update} updates" if self.standing.update else ""
@@ -282,13 +309,14 @@ class Trainer:
             seconds += time.perf_counter() - started
             peak, before = max(peak, memory.peak), before or memory.before
             if standing.update < total:
-                if stop.received is not None:
-                    self._save()
-                    raise TrainingInterrupted(self._stopped(), stop.received)
-                if time.monotonic() - self.saved_at > _UNSAVED_SECONDS:
+                stopped, due = self.world.any(stop.received is not None, self._unsaved())
+                if stopped:
+                    self._interrupt(stop)
+                if due:
                     self._save()
         assert step is not None, "an epoch is never left after its last update"
         loss, terms = standing.loss, standing.terms
+        peak, held = max(self.world.gather((peak, peak - before)))
         standing.epoch, standing.update, standing.loss, standing.terms = standing.epoch + 1, 0, 0.0, {}
         standing.settled = False
         self._record(
@@ -302,9 +330,12 @@ class Trainer:
             global_step=standing.global_step,
             seconds=round(seconds, 4),
             peak_memory=peak,
-            step_memory=peak - before,
+            step_memory=held,
         )
         bar.epoch(loss, standing.epoch)
+
+    def _unsaved(self) -> bool:
+        return time.monotonic() - self.saved_at > _UNSAVED_SECONDS
 
     def _check_finite(self, step: Step) -> None:
         if torch.isfinite(step.loss) and torch.isfinite(step.norm):
@@ -348,14 +379,18 @@ class Trainer:
                 if table.grad is not None:
                     self.shared.collect(table.grad)
         parameters = [parameter for _, parameter in self._parameters()]
-        norm = nn.utils.clip_grad_norm_(parameters, config.grad_clip or float("inf"))
+        norm = gradient_norm(parameters, self._tables(), self.world)
+        if config.grad_clip:
+            nn.utils.clip_grads_with_norm_(parameters, config.grad_clip, norm)
         if torch.isfinite(norm):
             self.optimizer.step()
             if self.shared is not None:
                 for table in self._tables():
                     self.shared.spread(table)
         self.optimizer.zero_grad(set_to_none=True)
-        return Step(torch.stack(losses).mean(), norm, rate, terms)
+        loss = torch.stack(losses).mean()
+        self.world.sum_([loss])
+        return Step(loss, norm, rate, summed(terms, self.world))
 
     def _descend(
         self, output: LoginMEAOutput, positions: Tensor, further: slice
@@ -379,6 +414,7 @@ class Trainer:
                 slice(links + first, links + end),
                 further,
                 self._sampler().same(positions[first:end]).to(self.problem.device),
+                None if self.shards is None else self.world.part(end - first),
             )
             loss, found = self.objectives(output, batch)
             for name, term in found.items() if len(terms) > 1 else ():
@@ -405,7 +441,10 @@ class Trainer:
             self.sampler = Sampler(self.config, self.problem.pair, links)
             self.shared = None
             if self.config.share_seeds and len(self.sampler.spans) > 1:
-                self.shared = SharedRows(self.sampler.group_of, self.problem.device)
+                if self.shards is None:
+                    self.shared = SharedRows(self.sampler.group_of, self.problem.device)
+                else:
+                    self.shared = self.shards.shared_rows(self.sampler.group_of)
                 for table in self._tables():
                     self.shared.spread(table)
         return self.sampler
@@ -418,14 +457,13 @@ class Trainer:
         ends_round = epoch % self.config.epochs == 0 or epoch == self.config.total_epochs
         every = self.config.eval_every
         validates = ends_round or (every > 0 and epoch % every == 0)
-        if bootstraps or validates or time.monotonic() - self.saved_at > _UNSAVED_SECONDS:
+        if bootstraps or validates or self.world.any(self._unsaved())[0]:
             self._save()
             if self.run is not None:
                 stop.interrupt_with(self._stopped())
         if bootstraps:
-            sampled: dict[str, int] = {}
-            joined = self.bootstrapping.round(of_round, partial(self._mutual_nearest, of_round, sampled))
-            self._record("bootstrap", joined=joined, candidates=len(self.bootstrapping.candidates), **sampled)
+            joined = self.bootstrapping.round(of_round, self._mutual_nearest)
+            self._record("bootstrap", joined=joined, candidates=len(self.bootstrapping.candidates))
             if joined:
                 bar.say(f"{joined} links joined by bootstrapping")
         if validates:
@@ -481,20 +519,18 @@ class Trainer:
         """New parameters and a new optimiser, drawn by the seed and the round."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed + 1_000_003 * (self.standing.epoch // self.config.epochs))
-            self.model.load_state_dict(self.model.renewed().state_dict())
+            state = self.model.renewed().state_dict()
+            if self.shards is not None:
+                state = {name: self.shards.take(t) if is_table(name, t) else t for name, t in state.items()}
+            self.model.load_state_dict(state)
             self.objectives.renew()
         self.optimizer = self._new_optimizer()
         self.sampler = None
 
-    def _mutual_nearest(self, epoch: int, sampled: dict[str, int], left: Tensor, right: Tensor) -> Tensor:
-        """Positions of pairs; of a sample, which stays the same in a window, where all would be too much."""
-        config = self.config
-        joint = model_embedding(self.joint, self.problem, config).embed(torch.cat([left, right]))
-        seed = config.seed * 1_000_003 + self.standing.epoch - epoch + self.bootstrapping.window(epoch)
-        rows = joint[: len(left)], joint[len(left) :]
-        found, asked = mutual_pairs(*rows, config.max_comparisons, seed, config.backend)
-        sampled |= {} if asked is None else {"sampled_entities": asked}
-        return found
+    def _mutual_nearest(self, left: Tensor, right: Tensor) -> Tensor:
+        joint = model_embedding(self.joint, self.problem, self.config).embed(torch.cat([left, right]))
+        found = ops.mutual_nearest(joint[: len(left)], joint[len(left) :], backend=self.config.backend)
+        return found.cpu()
 
     # Choosing the epoch.
 
@@ -518,8 +554,7 @@ class Trainer:
             self._keep_best()
         if metrics:
             self._record("validation", best_epoch=standing.best_epoch, **metrics)
-            among = f" of {metrics['sampled_links']:,} links" if "sampled_links" in metrics else ""
-            bar.say(f"validation Hits@1 {metrics['hits@1']:.3f}, MRR {metrics['mrr']:.3f}{among}")
+            bar.say(f"validation Hits@1 {metrics['hits@1']:.3f}, MRR {metrics['mrr']:.3f}")
 
     def _chance(self, ranks: list[float]) -> float:
         """How much worse than the best an epoch may be and still be kept.
@@ -550,16 +585,11 @@ class Trainer:
 
     def _validation_metrics(self) -> tuple[dict[str, float], list[float]]:
         """Both ways together, among all entities without a training link: so few links tell epochs apart better."""
-        valid, rivals = self.problem.split.valid, self._without_training_link()
-        asked = sample_queries(
-            len(valid), sum(map(len, rivals)), self.config.max_comparisons, self.config.seed
-        )
+        valid = self.problem.split.valid
         embedding = model_embedding(self.joint, self.problem, self.config)
-        chosen = valid if asked is None else valid[asked]
-        ranks = rank_links(embedding, chosen, *rivals, backend=self.config.backend)
+        ranks = rank_links(embedding, valid, *self._without_training_link(), backend=self.config.backend)
         reciprocal = (ranks[0].double().reciprocal() + ranks[1].double().reciprocal()) / 2
-        metrics = rank_metrics(torch.cat([ranks[0], ranks[1]]))
-        return metrics | ({} if asked is None else {"sampled_links": len(asked)}), reciprocal.tolist()
+        return rank_metrics(torch.cat([ranks[0], ranks[1]])), reciprocal.tolist()
 
     def _keep_best(self) -> None:
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
@@ -570,7 +600,7 @@ class Trainer:
         if self.run is None:
             self.best = best
         else:
-            best.save(self.run.best_file)
+            self._write(best, self.run.best_file)
             for callback in self.callbacks:
                 callback.on_checkpoint(self, self.run.best_file)
 
@@ -580,7 +610,7 @@ class Trainer:
         They are those of `embedding`: of the model, or of the model with propagated labels and names beside it. Empty
         where every known link is a seed.
         """
-        best = self.run.load()[0] if self.run is not None else self.best
+        best = self.run.load(None, self.shards)[0] if self.run is not None else self.best
         assert best is not None, "the last epoch is always validated"
         self.model.load_state_dict(best.part("model"))
         alone = model_embedding(self.joint, self.problem, self.config)
@@ -593,18 +623,10 @@ class Trainer:
             record = {"alone": metrics, "beside_seconds": round(time.perf_counter() - started, 4)}
             if self.run is not None:
                 state = {**best.state, "late_weights": late.weights}
-                replace(best, state=state).save(self.run.best_file)
+                self._write(replace(best, state=state), self.run.best_file)
             metrics = measure_test_links(late, self.problem, self.config)
-        self._record(
-            "final", best_epoch=self.standing.chosen_epoch, metrics=metrics, weights=self._weights(), **record
-        )
+        self._record("final", best_epoch=self.standing.chosen_epoch, metrics=metrics, **record)
         return metrics
-
-    def _weights(self) -> dict[str, float]:
-        """Mean share that each part has in the square of a row's length, of entities with a training link."""
-        some = self.problem.split.train[:_WEIGHED].reshape(-1)
-        shares = shares_of(self.embedding, some, some)
-        return {name: round(share.mean().item(), 4) for name, share in shares.items()}
 
     def end(self, metrics: dict[str, Any] | None) -> None:
         """Tell the callbacks that it has ended: with the metrics of `finish`, or None where it never came to them."""

@@ -10,6 +10,7 @@ import torch
 from loginmea_fast.data import AlignmentPair, Split
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.nn import EntityModel, Features
+from loginmea_fast.parallel import Shards
 from loginmea_fast.training.checkpoint import Checkpoint
 
 __all__ = ["Problem", "Store"]
@@ -57,8 +58,10 @@ class Store(Protocol):
     def best_file(self) -> Path:
         """The parameters that validation chose."""
 
-    def load(self, which: Literal["best", "last"] | None = None) -> tuple[Checkpoint, Path]:
-        """A checkpoint, the best unless another is named, and the file it is from."""
+    def load(
+        self, which: Literal["best", "last"] | None = None, shards: Shards | None = None
+    ) -> tuple[Checkpoint, Path]:
+        """A checkpoint, the best unless another is named, and the file it is from; of `shards` the own rows."""
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one record."""

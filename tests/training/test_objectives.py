@@ -50,6 +50,27 @@ def test_every_objective_returns_the_terms_that_it_names_and_gradients(name: str
     assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in leaves)
 
 
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_shares_of_a_batch_add_up_to_its_loss_and_gradient(name: str, bidirectional: bool) -> None:
+    objective = OBJECTIVES[name](Config(bidirectional=bidirectional))
+    output, leaves = _output(7, 4)
+    batch = _batch(7, 4)._replace(same=torch.tensor([[0, 5], [5, 0], [2, 3], [3, 2]]))
+    whole = objective(output, batch)
+    torch.stack(list(whole.values())).sum().backward(retain_graph=True)
+    gradients = [leaf.grad.clone() for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = None
+    total = dict.fromkeys(whole, 0.0)
+    for part in (slice(0, 2), slice(2, 3), slice(3, 7)):
+        share = objective(output, batch._replace(part=part))
+        torch.stack(list(share.values())).sum().backward(retain_graph=True)
+        total = {term: total[term] + share[term].item() for term in whole}
+    assert total == pytest.approx({term: value.item() for term, value in whole.items()}, rel=1e-6)
+    for leaf, gradient in zip(leaves, gradients, strict=True):
+        assert torch.allclose(leaf.grad, gradient, atol=1e-6)
+
+
 def test_contrastive_alone_is_the_operator_bit_for_bit() -> None:
     output, _ = _output(7, 0)
     config = Config(temperature=0.2, bidirectional=True, objectives=("contrastive",))

@@ -23,12 +23,26 @@ class Batch(NamedTuple):
             entities; as many as the objectives asked for.
         same: int64 [P, 2], pairs of different links of the batch, by their place in it, that share an entity or are
             joined by links that do: their entities are one thing, and no negatives of each other.
+        part: which of the links this process tells apart from all others, where several share the work; the loss is
+            then its share of the batch's, whose sum over the processes is what one alone would compute.
     """
 
     left: slice
     right: slice
     further: slice
     same: Tensor
+    part: slice | None = None
+
+    @property
+    def size(self) -> int:
+        """B, the number of links."""
+        return self.left.stop - self.left.start
+
+    def own(self) -> Tensor:
+        """Places of the links in `part`, and behind them of all others, int64 [B]."""
+        places = torch.arange(self.size)
+        assert self.part is not None, "asked where the work is shared"
+        return torch.cat([places[self.part], places[: self.part.start], places[self.part.stop :]])
 
     def sides(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of left and right entities, [B, .] each."""

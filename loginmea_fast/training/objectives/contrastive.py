@@ -11,7 +11,7 @@ from loginmea_fast.nn import LoginMEAOutput
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.objectives.base import Batch
 
-__all__ = ["Contrastive"]
+__all__ = ["Contrastive", "info_nce"]
 
 
 class Contrastive:
@@ -32,11 +32,32 @@ class Contrastive:
         """The loss of the batch."""
         assert output.unnormalized is not None, "gradients are recorded in training"
         return {
-            "contrastive": ops.contrastive_loss(
-                *batch.sides(output.unnormalized),
-                self.temperature,
-                bidirectional=self.bidirectional,
-                backend=self.backend,
-                excluded=batch.same if len(batch.same) else None,
+            "contrastive": info_nce(
+                output.unnormalized, batch, self.temperature, self.bidirectional, self.backend
             )
         }
+
+
+def info_nce(rows: Tensor, batch: Batch, temperature: float, bidirectional: bool, backend: str) -> Tensor:
+    """Cross entropy of the batch's links by the cosines of their rows of `rows`, see `ops.contrastive_loss`."""
+    left, right = batch.sides(rows)
+    excluded = batch.same if len(batch.same) else None
+    if batch.part is None:
+        return ops.contrastive_loss(
+            left, right, temperature, bidirectional=bidirectional, backend=backend, excluded=excluded
+        )
+    order, count = batch.own().to(rows.device), batch.part.stop - batch.part.start
+    if excluded is not None:
+        excluded = order.argsort()[excluded]
+    left, right = left[order], right[order]
+    share = ops.contrastive_loss(
+        left[:count],
+        right[:count],
+        temperature,
+        bidirectional=bidirectional,
+        backend=backend,
+        left_keys=left[count:] if bidirectional else None,
+        right_keys=right[count:],
+        excluded=excluded if bidirectional or excluded is None else excluded[excluded[:, 0] < count],
+    )
+    return share * (count / len(order))

@@ -48,7 +48,7 @@ class HardSample:
         Raises:
             ConfigError: there are no keys but a link's own two rows.
         """
-        size = batch.left.stop - batch.left.start
+        size = batch.size
         assert output.unnormalized is not None, "gradients are recorded in training"
         rows = batch.rows_of(output.unnormalized)
         own = torch.arange(2 * size, device=rows.device)
@@ -57,19 +57,27 @@ class HardSample:
                 "hard_sample needs negatives: more than one link a batch, or hard_samples above 0"
             )
         queries, keys, bias = _Keys.apply(rows, 2 * size)
+        positives = own.roll(size)
+        pairs = torch.cat([torch.stack([own, own], 1), *_of_both_sides(batch.same, size)])
+        if batch.part is not None:
+            chosen = torch.cat([own[:size][batch.part], own[size:][batch.part]])
+            queries, positives = queries[chosen], positives[chosen]
+            place = torch.full_like(own, -1)
+            place[chosen] = own[: len(chosen)]
+            pairs = torch.stack([place[pairs[:, 0]], pairs[:, 1]], 1)[place[pairs[:, 0]] >= 0]
         deviation = score_deviation(queries, keys, bias)
         loss = ops.contrastive_loss_to_keys(
             queries,
             keys,
-            own.roll(size),
+            positives,
             (deviation / self.scale).clamp_min(1e-6),
             self.backend,
             key_bias=bias,
-            excluded=torch.cat([torch.stack([own, own], 1), *_of_both_sides(batch.same, size)]),
+            excluded=pairs,
             normalize=False,
             positive_in_denominator=False,
         )
-        return {"hard_sample": loss}
+        return {"hard_sample": loss if batch.part is None else loss * (len(queries) / (2 * size))}
 
 
 class _Keys(torch.autograd.Function):

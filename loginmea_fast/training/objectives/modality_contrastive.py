@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from loginmea_fast import ops
 from loginmea_fast.nn import LoginMEAOutput
 from loginmea_fast.nn.names import part_of_modality
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.objectives.base import Batch
+from loginmea_fast.training.objectives.contrastive import info_nce
 
 __all__ = ["ModalityContrastive"]
 
@@ -36,12 +36,8 @@ class ModalityContrastive:
         if output.graph is not None:
             parts["graph"] = output.graph
         return {
-            f"modality_contrastive.{name}": ops.contrastive_loss(
-                *batch.sides(part),
-                self.temperature,
-                bidirectional=self.bidirectional,
-                backend=self.backend,
-                excluded=batch.same if len(batch.same) else None,
+            f"modality_contrastive.{name}": info_nce(
+                part, batch, self.temperature, self.bidirectional, self.backend
             )
             for name, part in parts.items()
         }
