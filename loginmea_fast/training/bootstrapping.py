@@ -71,12 +71,19 @@ class Bootstrapping:
         self.joined = torch.cat([self.joined, joining])
         return len(joining)
 
+    def window(self, epoch: int) -> int:
+        """The number of the window that the round after `epoch` is in."""
+        return self._rounds_before(epoch) // self.config.bootstrap_window
+
     def _place_in_window(self, epoch: int) -> int:
+        return self._rounds_before(epoch) % self.config.bootstrap_window
+
+    def _rounds_before(self, epoch: int) -> int:
         c = self.config
         rounds = (epoch + 1) // c.bootstrap_every
         # The authors count rounds from epoch 0, so that a start inside a window idles until the next one begins.
         first = 1 if c.compat == "authors" else c.bootstrap_start // c.bootstrap_every + 1
-        return (rounds - first) % c.bootstrap_window
+        return rounds - first
 
 
 def without(entities: Tensor, linked: Tensor) -> Tensor:

@@ -209,6 +209,13 @@ class Config(BaseModel):
     bootstrap_start: int = _key("training", 20, "first epoch of a round that may propose links", ge=0)
     bootstrap_every: int = _key("training", 2, "epochs between proposals", ge=1)
     bootstrap_window: int = _key("training", 10, "rounds a pair must stay mutual before it joins", ge=1)
+    max_comparisons: int = _key(
+        "training",
+        20_000_000_000,
+        "pairs of entities that a validation or a proposal of bootstrapping compares; beyond it a sample of the links, "
+        "or of graph 1, is asked about; 0: any number",
+        ge=0,
+    )
 
     # Beside the model.
     propagation: Literal["none", "late"] = _key(

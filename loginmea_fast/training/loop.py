@@ -17,13 +17,13 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from loginmea_fast import ops
 from loginmea_fast.errors import LoginMEAError
 from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding
 from loginmea_fast.evaluation.links import rank_links
@@ -49,6 +49,7 @@ from loginmea_fast.training.sampling import Sampler, batches
 from loginmea_fast.training.schedule import learning_rate
 from loginmea_fast.training.sharing import SharedRows
 from loginmea_fast.training.standing import Standing
+from loginmea_fast.training.subsample import mutual_pairs, sample_queries
 from loginmea_fast.version import __version__
 
 # What a kill may cost, besides the epoch it strikes: where validations are further apart, a checkpoint comes between.
@@ -462,8 +463,9 @@ class Trainer:
             if self.run is not None:
                 stop.interrupt_with(self._stopped())
         if bootstraps:
-            joined = self.bootstrapping.round(of_round, self._mutual_nearest)
-            self._record("bootstrap", joined=joined, candidates=len(self.bootstrapping.candidates))
+            sampled: dict[str, int] = {}
+            joined = self.bootstrapping.round(of_round, partial(self._mutual_nearest, of_round, sampled))
+            self._record("bootstrap", joined=joined, candidates=len(self.bootstrapping.candidates), **sampled)
             if joined:
                 bar.say(f"{joined} links joined by bootstrapping")
         if validates:
@@ -527,10 +529,15 @@ class Trainer:
         self.optimizer = self._new_optimizer()
         self.sampler = None
 
-    def _mutual_nearest(self, left: Tensor, right: Tensor) -> Tensor:
-        joint = model_embedding(self.joint, self.problem, self.config).embed(torch.cat([left, right]))
-        found = ops.mutual_nearest(joint[: len(left)], joint[len(left) :], backend=self.config.backend)
-        return found.cpu()
+    def _mutual_nearest(self, epoch: int, sampled: dict[str, int], left: Tensor, right: Tensor) -> Tensor:
+        """Positions of pairs; of a sample, which stays the same in a window, where all would be too much."""
+        config = self.config
+        joint = model_embedding(self.joint, self.problem, config).embed(torch.cat([left, right]))
+        seed = config.seed * 1_000_003 + self.standing.epoch - epoch + self.bootstrapping.window(epoch)
+        rows = joint[: len(left)], joint[len(left) :]
+        found, asked = mutual_pairs(*rows, config.max_comparisons, seed, config.backend)
+        sampled |= {} if asked is None else {"sampled_entities": asked}
+        return found
 
     # Choosing the epoch.
 
@@ -554,7 +561,8 @@ class Trainer:
             self._keep_best()
         if metrics:
             self._record("validation", best_epoch=standing.best_epoch, **metrics)
-            bar.say(f"validation Hits@1 {metrics['hits@1']:.3f}, MRR {metrics['mrr']:.3f}")
+            among = f" of {metrics['sampled_links']:,} links" if "sampled_links" in metrics else ""
+            bar.say(f"validation Hits@1 {metrics['hits@1']:.3f}, MRR {metrics['mrr']:.3f}{among}")
 
     def _chance(self, ranks: list[float]) -> float:
         """How much worse than the best an epoch may be and still be kept.
@@ -585,11 +593,16 @@ class Trainer:
 
     def _validation_metrics(self) -> tuple[dict[str, float], list[float]]:
         """Both ways together, among all entities without a training link: so few links tell epochs apart better."""
-        valid = self.problem.split.valid
+        valid, rivals = self.problem.split.valid, self._without_training_link()
+        asked = sample_queries(
+            len(valid), sum(map(len, rivals)), self.config.max_comparisons, self.config.seed
+        )
         embedding = model_embedding(self.joint, self.problem, self.config)
-        ranks = rank_links(embedding, valid, *self._without_training_link(), backend=self.config.backend)
+        chosen = valid if asked is None else valid[asked]
+        ranks = rank_links(embedding, chosen, *rivals, backend=self.config.backend)
         reciprocal = (ranks[0].double().reciprocal() + ranks[1].double().reciprocal()) / 2
-        return rank_metrics(torch.cat([ranks[0], ranks[1]])), reciprocal.tolist()
+        metrics = rank_metrics(torch.cat([ranks[0], ranks[1]]))
+        return metrics | ({} if asked is None else {"sampled_links": len(asked)}), reciprocal.tolist()
 
     def _keep_best(self) -> None:
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}

@@ -60,6 +60,7 @@ OTHER = Config(
     bootstrap_start=1,
     bootstrap_every=3,
     bootstrap_window=4,
+    max_comparisons=1,
     propagation="none",
     late_names=False,
     propagation_width=64,
