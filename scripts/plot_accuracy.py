@@ -83,13 +83,28 @@ def curve(rows: Sequence[Mapping[str, Any]], study: Study, axes: Any) -> None:
     axes.legend(loc="lower right", fontsize=7)
 
 
+def growth(rows: Sequence[Mapping[str, Any]], task: str, axes: Any) -> None:
+    """Links that each round of the default learns from, and validation at its end, a line a seed."""
+    beside = axes.twinx()
+    for row in rows:
+        if (row["task"], row["preset"]) != (task, "default") or row["changes"] or not row.get("rounds"):
+            continue
+        numbers = range(1, len(row["rounds"]) + 1)
+        axes.plot(numbers, [found["links"] for found in row["rounds"]], "o--", color="#777777")
+        beside.plot(numbers, [found["hits@1"] for found in row["rounds"]], "o-", color=_COLORS["csls"])
+        axes.set_xticks(numbers)
+    axes.set(title=task, xlabel="round", ylabel="links, known and proposed (dashed)")
+    beside.set(ylabel="validation Hits@1")
+
+
 def draw(images: Path, record: Mapping[str, Any]) -> list[Path]:
-    """Both pictures of one machine's record."""
+    """The pictures of one machine's record."""
     files = []
     curves = [study for study in STUDIES.values() if study.axis]
     for name, panels in (
         ("seconds", [(against_seconds, task) for task in PUBLISHED]),
         ("curves", [(curve, study) for study in curves]),
+        ("growth", [(growth, task) for task in PUBLISHED]),
     ):
         figure, all_axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 4), layout="constrained")
         for (plot, what), axes in zip(panels, all_axes, strict=True):

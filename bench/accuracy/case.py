@@ -93,6 +93,7 @@ def measure(case: Case, work: Path, again: bool = False) -> dict[str, Any]:
         "seconds": None if resumed else round(seconds, 1),
         "cpu_seconds": None if resumed else round(busy, 1),
         "peak_memory": answer["peak_memory"],
+        "rounds": _rounds(run / "metrics.jsonl"),
         "cosine": _scores(metrics["cosine"]),
         "csls": _scores(metrics["csls"]),
         "sinkhorn": _scores(metrics["decoders"]["sinkhorn"]),
@@ -102,6 +103,19 @@ def measure(case: Case, work: Path, again: bool = False) -> dict[str, Any]:
     kept.write_text(json.dumps(row, indent=1) + "\n")
     shutil.rmtree(run)
     return row
+
+
+def _rounds(file: Path) -> list[dict[str, float]]:
+    """Of each round of a run the links that it learned from, and what validation said at its end."""
+    found, links = [], 0
+    for record in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+        if record["event"] == "epoch":
+            links = record["links"]
+        elif record["event"] == "validation":
+            found.append(
+                {"links": links, "hits@1": round(record["hits@1"], 5), "mrr": round(record["mrr"], 5)}
+            )
+    return found
 
 
 def _children() -> float:

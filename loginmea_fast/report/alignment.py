@@ -28,7 +28,7 @@ def alignment_contents(directory: Path, before: Path | None = None, most: int = 
     Args:
         directory: what `align` wrote.
         before: an earlier alignment of the same graphs: each match says whether it is new, and those gone are shown.
-        most: matches on the page, those nearest to the threshold.
+        most: matches on the page: those nearest to the threshold, and for comparison a tenth that are the surest.
 
     Raises:
         ConfigError: no alignment is there, or it is of other graphs than `before`.
@@ -42,6 +42,10 @@ def alignment_contents(directory: Path, before: Path | None = None, most: int = 
     # A decision tells most where the threshold is.
     every.sort(key=lambda row: abs(row["confidence"] - report["threshold"]))
     rows = every[:most]
+    surest = most // 10 if len(every) > most else 0
+    if surest:
+        others = sorted(every[most - surest :], key=lambda row: -row["confidence"])
+        rows = every[: most - surest] + others[:surest]
     entities = _Entities(directory)
     side = report.get("matched_from", "left")
     other_side = "right" if side == "left" else "left"
@@ -62,7 +66,7 @@ def alignment_contents(directory: Path, before: Path | None = None, most: int = 
         ]
         for entity, others in candidates.items()
     }
-    summary = _summary(report, every, len(rows), before)
+    summary = _summary(report, every, len(rows), surest, before)
     with_picture, having = entities.pictured()
     if having:
         summary.append(["entities with a picture here", f"{with_picture:,} of {having:,} that have one"])
@@ -232,7 +236,11 @@ def _compared(
 
 
 def _summary(
-    report: Mapping[str, Any], every: Sequence[Mapping[str, Any]], shown: int, before: Path | None
+    report: Mapping[str, Any],
+    every: Sequence[Mapping[str, Any]],
+    shown: int,
+    surest: int,
+    before: Path | None,
 ) -> list[list[str]]:
     alone = report["without_counterpart"]
     told = [
@@ -264,7 +272,12 @@ def _summary(
         changes = [row["change"] for row in every]
         told.append([f"since {before.name}", f"{changes.count('new'):,} new, {changes.count('gone'):,} gone"])
     if len(every) > shown:
-        told.append(["on this page", f"{shown:,} of {len(every):,}: the most doubtful"])
+        told.append(
+            [
+                "on this page",
+                f"{shown:,} of {len(every):,}: the {shown - surest:,} most doubtful and the {surest:,} surest",
+            ]
+        )
     return told
 
 

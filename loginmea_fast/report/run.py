@@ -109,6 +109,15 @@ def _figures(history: Records, epochs: Records, final: Mapping[str, Any] | None)
         "MiB",
         {"peak": points(epochs, "peak_memory", 2.0**-20)},
     )
+    if weights := (final or {}).get("weights"):
+        yield bars(
+            "Weights",
+            "Share that each part has in the square of a row's length, on average: how much it can say when two rows "
+            "are compared.",
+            list(weights),
+            {"weight": list(weights.values())},
+            "share",
+        )
     metrics = {} if final is None else final["metrics"]
     for name, groups in metrics.items():
         if not name.startswith("by_"):

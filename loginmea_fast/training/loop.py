@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from loginmea_fast.errors import LoginMEAError
-from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding
+from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding, shares_of
 from loginmea_fast.evaluation.links import rank_links
 from loginmea_fast.evaluation.metrics import rank_metrics
 from loginmea_fast.nn import EntityModel, LoginMEAOutput, members_of
@@ -54,6 +54,7 @@ from loginmea_fast.version import __version__
 
 # What a kill may cost, besides the epoch it strikes: where validations are further apart, a checkpoint comes between.
 _UNSAVED_SECONDS = 60
+_WEIGHED = 2048  # links whose rows say what weight each part has
 
 __all__ = ["Trainer"]
 
@@ -638,8 +639,16 @@ class Trainer:
                 state = {**best.state, "late_weights": late.weights}
                 self._write(replace(best, state=state), self.run.best_file)
             metrics = measure_test_links(late, self.problem, self.config)
-        self._record("final", best_epoch=self.standing.chosen_epoch, metrics=metrics, **record)
+        self._record(
+            "final", best_epoch=self.standing.chosen_epoch, metrics=metrics, weights=self._weights(), **record
+        )
         return metrics
+
+    def _weights(self) -> dict[str, float]:
+        """Mean share that each part has in the square of a row's length, of entities with a training link."""
+        some = self.problem.split.train[:_WEIGHED].reshape(-1)
+        shares = shares_of(self.embedding, some, some)
+        return {name: round(share.mean().item(), 4) for name, share in shares.items()}
 
     def end(self, metrics: dict[str, Any] | None) -> None:
         """Tell the callbacks that it has ended: with the metrics of `finish`, or None where it never came to them."""

@@ -80,10 +80,17 @@ def test_candidates_are_without_what_is_rejected(pair, found) -> None:
     assert not listed & set(map(tuple, rejected.tolist()))
 
 
-def test_decisions_against_known_links_are_refused(pair) -> None:
+def test_decisions_against_known_links_are_refused(pair, tmp_path) -> None:
     known = pair.links[:60]
     with pytest.raises(DataError, match="are rejected, but they are a known link"):
         lf.align(pair, method="propagate", seeds=known, decisions=Decisions(known[:0], known[3:4]), **SMALL)
+    file = tmp_path / "d.tsv"
+    rows = [
+        f"{pair.uris[a]}\t{pair.uris[b]}\t" for a, b in (*pair.links[100:101].tolist(), *known[3:4].tolist())
+    ]
+    file.write_text(f"{rows[0]}accepted\n{rows[1]}rejected\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"d\.tsv, line 2: .* are rejected, but they are a known link"):
+        lf.align(pair, method="propagate", seeds=known, decisions=read_decisions(file, pair), **SMALL)
     other = torch.tensor([[int(known[3, 0]), int(pair.links[200, 1])]])
     with pytest.raises(DataError, match="has the known link to"):
         lf.align(pair, method="propagate", seeds=known, decisions=Decisions(other, known[:0]), **SMALL)

@@ -65,13 +65,17 @@ def test_identifiers_go_out_as_tables_write_them(directory: Path, tmp_path: Path
     assert not any(cell.startswith(("=", "+", "@")) or "\t" in cell or "\n" in cell for cell in cells)
 
 
-def test_of_very_many_the_most_doubtful_are_shown_and_figures_are_of_all(directory: Path) -> None:
+def test_of_very_many_the_most_doubtful_and_the_surest_are_shown_and_figures_are_of_all(
+    directory: Path,
+) -> None:
     data = contents.alignment_contents(directory, most=20)
     whole = contents.alignment_contents(directory)
     confidences = data["matches"]["confidence"]
-    assert ["on this page", f"20 of {len(whole['matches']['left']):,}: the most doubtful"] in data["summary"]
+    told = f"20 of {len(whole['matches']['left']):,}: the 18 most doubtful and the 2 surest"
+    assert ["on this page", told] in data["summary"]
     distances = sorted(abs(sure - data["threshold"]) for sure in whole["matches"]["confidence"])
-    assert max(abs(sure - data["threshold"]) for sure in confidences) <= distances[20] + 1e-3
+    assert max(abs(sure - data["threshold"]) for sure in confidences[:18]) <= distances[18] + 1e-3
+    assert sorted(confidences[18:]) == sorted(whole["matches"]["confidence"])[-2:]
     assert len(confidences) == 20
     assert data["figures"] == whole["figures"]
     assert data["key"] == whole["key"]
@@ -165,6 +169,10 @@ def test_a_run_shows_its_curves(run: Path) -> None:
     assert {"Loss", "Validation", "Links", "Seconds", "Memory", "Hits by degree"} <= {
         figure["title"] for figure in data["figures"]
     }
+    (weights,) = (figure for figure in data["figures"] if figure["title"] == "Weights")
+    (bars,) = weights["traces"]
+    assert {"graph", "labels"} <= set(bars["x"])
+    assert sum(bars["y"]) == pytest.approx(1, abs=1e-3)
     assert "matches" not in data
     assert any(name == "Hits@1 by csls" for name, _ in data["summary"])
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -29,10 +29,12 @@ class Decisions:
     Attributes:
         accepted: int64 [A, 2], pairs that are the same thing.
         rejected: int64 [R, 2], pairs that are not.
+        places: pair -> file and line that say so, where they come from one.
     """
 
     accepted: Tensor
     rejected: Tensor
+    places: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
     def beside(self, pair: AlignmentPair, known: Tensor) -> Tensor:
         """The accepted pairs that are no known links, int64 [A, 2].
@@ -44,8 +46,8 @@ class Decisions:
         if said.any():
             left, right = known[said.nonzero()[0, 0]].tolist()
             raise DataError(
-                f"{shorten(pair.uris[left])} and {shorten(pair.uris[right])} are rejected, but they are a known link; "
-                "leave one of the two out"
+                f"{self._place(left, right)}{shorten(pair.uris[left])} and {shorten(pair.uris[right])} are rejected, "
+                "but they are a known link; leave one of the two out"
             )
         size = pair.num_entities
         fresh = self.accepted[~torch.isin(_keys(self.accepted, size), _keys(known, size))]
@@ -56,10 +58,15 @@ class Decisions:
                 entity = int(fresh[taken[0], side])
                 other = int(known[(known[:, side] == entity).nonzero()[0, 0], 1 - side])
                 raise DataError(
-                    f"{shorten(pair.uris[left])} and {shorten(pair.uris[right])} are accepted, but "
-                    f"{shorten(pair.uris[entity])} has the known link to {shorten(pair.uris[other])}; leave one out"
+                    f"{self._place(left, right)}{shorten(pair.uris[left])} and {shorten(pair.uris[right])} are "
+                    f"accepted, but {shorten(pair.uris[entity])} has the known link to {shorten(pair.uris[other])}; "
+                    "leave one out"
                 )
         return fresh
+
+    def _place(self, left: int, right: int) -> str:
+        place = self.places.get((left, right))
+        return f"{place}: " if place else ""
 
     def rejects(self, pair: AlignmentPair, links: Tensor) -> Tensor:
         """Bool [P], which of `links` [P, 2] are rejected."""
@@ -124,12 +131,13 @@ def read_decisions(path: str | os.PathLike[str], pair: AlignmentPair) -> Decisio
                 )
     if not seen:
         raise DataError(f"{path} holds no decision; a line is {_FORM}")
-    chosen = {True: [], False: []}  # type: dict[bool, list[tuple[int, int]]]
-    for key, (decided, _) in seen.items():
-        chosen[decided].append(key)
-    return Decisions(
-        *(torch.tensor(chosen[kind], dtype=torch.int64).reshape(-1, 2) for kind in (True, False))
+    accepted, rejected = (
+        torch.tensor([key for key, (decided, _) in seen.items() if decided == kind], dtype=torch.int64).view(
+            -1, 2
+        )
+        for kind in (True, False)
     )
+    return Decisions(accepted, rejected, {key: f"{path}, line {number}" for key, (_, number) in seen.items()})
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
