@@ -131,6 +131,8 @@ def shares_of(embedding: Embedding, left: Tensor, right: Tensor) -> dict[str, Te
         Part -> float64 [P]; the shares of a match sum to one, or are all zero where nothing speaks for it.
     """
     rows = embedding.embed(torch.cat([left, right]))
+    if isinstance(rows, SpreadRows):  # of an embedding whose processes hold a part each
+        rows = rows.gathered()
     parts = getattr(embedding, "parts", None) or [("embedding", rows.shape[1])]
     found: dict[str, Tensor] = {}
     first = 0
