@@ -1,8 +1,35 @@
-// The CUDA library's one face to Python: a line a function.
+// The CUDA library's one face to Python: a line a function, and tuples for what is more than a number.
+#include <tuple>
+
 #include "common/bind.h"
 #include "cuda/card.h"
 #include "cuda/low_rank_fusion.h"
 #include "cuda/relation_reflection_attention.h"
+#include "cuda/seam.h"
+
+namespace pybind11::detail {
+
+template <class Struct, class... Fields>
+struct caster_of_tuple {
+  PYBIND11_TYPE_CASTER(Struct, const_name("tuple"));
+  bool load(handle source, bool) {
+    const auto make = [](const auto&... field) { return Struct{loginmea::from_wire<Fields>(field)...}; };
+    value = std::apply(make, source.cast<std::tuple<loginmea::wire_t<Fields>...>>());
+    return true;
+  }
+};
+
+using std::int32_t;
+using std::int64_t;
+template <>
+struct type_caster<loginmea::Matrix>
+    : caster_of_tuple<loginmea::Matrix, void*, int64_t, int64_t, int64_t, loginmea::DType> {};
+template <>
+struct type_caster<loginmea::Segments>
+    : caster_of_tuple<loginmea::Segments, int64_t, int64_t, const int32_t*, const int32_t*, const int32_t*, int64_t,
+                      const int32_t*, const int64_t*> {};
+
+}  // namespace pybind11::detail
 
 PYBIND11_MODULE(loginmea_cuda, m) {
   using namespace loginmea;

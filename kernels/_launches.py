@@ -15,7 +15,7 @@ __all__ = ["Forward", "Set", "Source"]
 
 
 class Forward(NamedTuple):
-    """y [N, d] and lse [N] are written; part_sum [parts, d], part_peak and part_total [parts] are room."""
+    """y [N, d] and lse [N] are written; part_sum [parts, d] and part_scalars [2, parts] are room."""
 
     segments: Segments
     edge_source: Tensor
@@ -28,8 +28,7 @@ class Forward(NamedTuple):
     y: Tensor
     lse: Tensor
     part_sum: Tensor
-    part_peak: Tensor
-    part_total: Tensor
+    part_scalars: Tensor  # largest logit, and sum of exponentials
 
 
 class Source(NamedTuple):
@@ -70,4 +69,4 @@ class Set(NamedTuple):
     dc: Tensor
     dw_parts: Tensor | None
     part_sum: Tensor
-    part_slope: Tensor
+    part_scalars: Tensor  # [1, parts], of dc

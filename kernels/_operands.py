@@ -7,7 +7,8 @@ total = sum of padded d_m and columns = K padded d, modality m has the columns p
     w [columns, total]       factors, o_k folded into the first: row k padded_d + j is column j of W'^(k), all m
     constants [M, columns]   row 0 of the same, float32
 
-Both operands have the depth running fastest, which is how tensor cores of every generation take them.
+For precision "tf32" t and w are rounded to its digits here, once, and not wherever a tile is read. Both have the depth
+running fastest, which is how tensor cores of every generation take them.
 """
 
 from __future__ import annotations
@@ -17,15 +18,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK_ROWS", "PAD", "Operands", "round_up"]
+__all__ = ["BLOCK_ROWS", "PAD", "Operands", "in_tf32", "round_up"]
 
 DP_BYTES = 48 << 20  # of dP in one block of rows; an H100 has 50 MiB of L2, an A100 40
-PAD, BLOCK_ROWS = 64, 128  # as in csrc/cuda/low_rank_fusion.h; every tile of the Triton kernels divides them
+PAD, BLOCK_ROWS = 64, 128  # every tile of csrc/cuda/tile.cuh and of the Triton kernels divides them
 
 
 def round_up(n: int, multiple: int) -> int:
     """The least multiple that is no less than n."""
     return (n + multiple - 1) // multiple * multiple
+
+
+def in_tf32(x: Tensor) -> Tensor:
+    """Float32 in the digits that TF32 keeps, to nearest, ties to even: tensor cores round such numbers no further."""
+    bits = x.view(torch.int32)
+    rounded = ((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(torch.float32)
+    return torch.where(x.isnan(), x, rounded)  # a NaN's bits could carry over
 
 
 class Operands:
@@ -65,6 +73,8 @@ class Operands:
             columns = slice(self.starts[m], self.starts[m] + factor.shape[1] - 1)
             w[:, : self.width, columns] = folded[:, 1:].transpose(1, 2)
             constants[m, :, : self.width] = folded[:, 0]
+        if precision == "tf32":
+            w = in_tf32(w)
         self.w, self.constants = w.view(self.columns, self.total), constants.view(self.count, self.columns)
         row_bytes = self.count * self.columns * self.w.element_size()
         most = max(DP_BYTES // row_bytes, BLOCK_ROWS)

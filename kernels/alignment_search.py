@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from loginmea_fast.kernels._grid import grid
 from torch import Tensor
 
 __all__ = ["PLACE_BITS", "best", "count"]
@@ -104,7 +105,7 @@ def best(strip: Tensor, shift: Tensor, values: Tensor, index: Tensor, scale: flo
         scale: factor of the cosines.
         first: what the index of column 0 is.
     """
-    _best[(triton.cdiv(len(strip), TILE["BM"]),)](
+    _best[grid(triton.cdiv(len(strip), TILE["BM"]))](
         strip, shift, values, index, scale, first, *strip.shape, *strip.stride(), C=values.shape[1], **TILE
     )
 
@@ -135,7 +136,7 @@ def count(
     """
     # In reach, or just out of it.
     shift = pair_shift if abs(pair_shift) < 1 << PLACE_BITS else 1 << PLACE_BITS
-    _count[(triton.cdiv(len(strip), TILE["BM"]),)](
+    _count[grid(triton.cdiv(len(strip), TILE["BM"]))](
         strip, *row_thresholds, *column_shifts, counts, undecided, num_undecided, len(undecided), scale,
         shift, *codes, *strip.shape, *strip.stride(), **TILE,
     )  # fmt: skip

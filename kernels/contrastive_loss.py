@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
+from loginmea_fast.kernels._grid import grid
+from loginmea_fast.kernels._product import multiply
 from torch import Tensor
 
 __all__ = ["contrastive_loss"]
@@ -36,43 +38,6 @@ def _reciprocal_lengths(rows, reciprocal, row_stride, column_stride, width, shor
         squares += x * x
     length = tl.sqrt(tl.sum(squares))
     tl.store(reciprocal + row, tl.where(length <= shortest, 0.0, 1.0 / length))
-
-
-@triton.jit
-def _product(
-    a, b, c, row_scale, column_scale, row_inverse, bias, m, n, k,
-    a_row, a_inner, b_inner, b_column, c_row,
-    SCALE: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, ROUND: tl.constexpr, PRECISION: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
-):  # fmt: skip
-    """c_mn (+)= sum_k a_mk b_kn; SCALE, BIAS: times row_m column_n, plus inverse_m bias_n; ROUND: in bfloat16."""
-    # Tiles go in groups of GROUP rows of tiles, so that neighbours in time share operands in L2.
-    tiles_m, tiles_n = tl.cdiv(m, BM), tl.cdiv(n, BN)
-    first = tl.program_id(0) // (GROUP * tiles_n) * GROUP
-    rows = min(tiles_m - first, GROUP)
-    within = tl.program_id(0) % (GROUP * tiles_n)
-    im = (first + within % rows).to(tl.int64) * BM + tl.arange(0, BM)
-    jn = (within // rows).to(tl.int64) * BN + tl.arange(0, BN)
-    total = tl.zeros([BM, BN], tl.float32)
-    for start in range(0, k, BK):
-        kk = start + tl.arange(0, BK).to(tl.int64)
-        a_mask, b_mask = (im < m)[:, None] & (kk < k)[None, :], (kk < k)[:, None] & (jn < n)[None, :]
-        at = tl.load(a + im[:, None] * a_row + kk[None, :] * a_inner, mask=a_mask, other=0.0)  # [BM, BK]
-        bt = tl.load(b + kk[:, None] * b_inner + jn[None, :] * b_column, mask=b_mask, other=0.0)  # [BK, BN]
-        if ROUND:
-            at, bt = at.to(tl.bfloat16), bt.to(tl.bfloat16)
-        total = tl.dot(at, bt, total, input_precision=PRECISION)
-    if SCALE:
-        total *= tl.load(row_scale + im, mask=im < m, other=0.0)[:, None]
-        total *= tl.load(column_scale + jn, mask=jn < n, other=0.0)[None, :]
-    if BIAS:
-        inverse = tl.load(row_inverse + im, mask=im < m, other=0.0)
-        total += inverse[:, None] * tl.load(bias + jn, mask=jn < n, other=0.0)[None, :]
-    where = c + im[:, None] * c_row + jn[None, :]
-    mask = (im < m)[:, None] & (jn < n)[None, :]
-    if ADD:
-        total += tl.load(where, mask=mask, other=0.0)
-    tl.store(where, total, mask=mask)
 
 
 @triton.jit
@@ -215,42 +180,20 @@ def _through_length(gradient, rows, reciprocal, out, row_stride, column_stride, 
         tl.store(out + row * width + d, g - along * x, mask=d < width)
 
 
-def _multiply(
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    precision: str,
-    logits: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None,
-    add: bool = False,
-) -> None:
-    """Multiply a [m, k] and b [k, n], of any strides, into c [m, n].
-
-    `logits`: u_b / tau_b, v_j, 1 / tau_b and bias_j or None, with which c becomes logits.
-    """
-    (m, k), n = a.shape, b.shape[1]
-    rounded = precision == "bfloat16" or b.dtype == torch.bfloat16
-    row_scale, column_scale, inverse, bias = (c, c, c, None) if logits is None else logits
-    _product[(triton.cdiv(m, 128) * triton.cdiv(n, 128),)](
-        a, b, c, row_scale, column_scale, inverse, c if bias is None else bias, m, n, k,
-        a.stride(0), a.stride(1), b.stride(0), b.stride(1), c.stride(0),
-        SCALE=logits is not None, BIAS=bias is not None, ADD=add, ROUND=rounded,
-        PRECISION="tf32" if precision == "tf32" else "ieee",
-        BM=128, BN=128, BK=64 if a.dtype == b.dtype == torch.bfloat16 else 32, GROUP=8, num_warps=8, num_stages=3,
-    )  # fmt: skip
-
-
 def _inverse_lengths(rows: Tensor, out: Tensor, normalize: bool) -> None:
     if not normalize:
         out.fill_(1.0)
     elif len(rows):
-        _reciprocal_lengths[(len(rows),)](rows, out, *rows.stride(), rows.shape[1], SHORTEST_ROW, BD=1024)
+        _reciprocal_lengths[grid(len(rows))](rows, out, *rows.stride(), rows.shape[1], SHORTEST_ROW, BD=1024)
 
 
 def _row_gradient(gradient: Tensor, rows: Tensor, reciprocal: Tensor, out: Tensor, normalize: bool) -> None:
     if not normalize:
         out[: len(rows)].copy_(gradient[: len(rows)])
     elif len(rows):
-        _through_length[(len(rows),)](gradient, rows, reciprocal, out, *rows.stride(), rows.shape[1], BD=1024)
+        _through_length[grid(len(rows))](
+            gradient, rows, reciprocal, out, *rows.stride(), rows.shape[1], BD=1024
+        )
 
 
 def contrastive_loss(
@@ -301,12 +244,12 @@ def contrastive_loss(
         for rows, place in keys:
             bias = None if key_bias is None else key_bias[place]
             scales = (logit_scale[start:], key_scale[place], inverse[start:], bias)
-            _multiply(some, rows.T, logits[:, place], precision, scales)
-        _take_positive[(triton.cdiv(len(some), 128),)](
+            multiply(some, rows.T, logits[:, place], precision, scales)
+        _take_positive[grid(triton.cdiv(len(some), 128))](
             logits, own, positive, start, len(some), columns, OUT, COUNTS=positive_in_denominator, BN=128
         )
         if pairs is not None:
-            _exclude[(triton.cdiv(len(pairs), 128),)](
+            _exclude[grid(triton.cdiv(len(pairs), 128))](
                 logits, pairs, len(pairs), start, len(some), columns, OUT, BN=128
             )
         return logits
@@ -315,22 +258,22 @@ def contrastive_loss(
         """Turn a panel's logits into weights and add the products that they make to the gradients."""
         some = queries[start : start + panel_rows]
         if isinstance(temperature, Tensor):
-            _temperature_gradient[(len(some),)](
+            _temperature_gradient[grid(len(some))](
                 logits, lse, column_lse, share, positive, temperature_gradient, start, batch, columns,
                 BOTH=both_ways, BN=1024,
             )  # fmt: skip
         if key_bias is not None:
-            _bias_gradient[(triton.cdiv(columns, 64),)](
+            _bias_gradient[grid(triton.cdiv(columns, 64))](
                 logits, lse, share, own, bias_gradient, start, len(some), batch, columns, BN=64
             )
-        _weights[(len(some), triton.cdiv(columns, 1024))](
+        _weights[grid(len(some), triton.cdiv(columns, 1024))](
             logits, lse, column_lse, share, own, query_scale, key_scale, start, batch, columns,
             BOTH=both_ways, BN=1024,
         )  # fmt: skip
         for (rows, place), sums in zip(keys, key_sums, strict=True):
             weights = logits[:, place]
-            _multiply(weights, rows, query_sums[: len(some)], precision, add=place.start > 0)
-            _multiply(weights.T, some, sums, precision, add=start > 0)
+            multiply(weights, rows, query_sums[: len(some)], precision, add=place.start > 0)
+            multiply(weights.T, some, sums, precision, add=start > 0)
         _row_gradient(query_sums, some, query_scale[start:], query_gradient[start:], normalize)
 
     if with_gradient:
@@ -343,11 +286,11 @@ def contrastive_loss(
     largest, total = torch.full((batch,), -torch.inf, **floats), torch.zeros(batch, **floats)
     for start in range(0, batch, panel_rows):
         logits = fill(start)
-        _row_softmax[(len(logits),)](logits, lse, start, columns, BN=1024)
+        _row_softmax[grid(len(logits))](logits, lse, start, columns, BN=1024)
         some = slice(start, start + len(logits))
         share[some] = torch.where(lse[some] < OUT / 2, 0.0, c[some] * inverse[some])
         if both_ways:
-            _column_softmax[(triton.cdiv(batch, 64),)](
+            _column_softmax[grid(triton.cdiv(batch, 64))](
                 logits, largest, total, len(logits), batch, columns, BN=64
             )
         elif with_gradient:

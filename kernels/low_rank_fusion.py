@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from loginmea_fast.kernels import _product
+from loginmea_fast.kernels._grid import grid
 from loginmea_fast.kernels._operands import BLOCK_ROWS, PAD, Operands, round_up
 from torch import Tensor
 
@@ -40,9 +42,6 @@ TILES: dict[tuple[str, str], Tile] = {
     ("projection_gradient", "ieee"): Tile(64, 64, 16, 8, 2),
     ("projection_gradient", "tf32"): Tile(128, 64, 32, 8, 3),
     ("projection_gradient", "bfloat16"): Tile(128, 64, 64, 8, 3),
-    ("matmul", "ieee"): Tile(64, 64, 16, 8, 2),
-    ("matmul", "tf32"): Tile(128, 128, 32, 8, 3),
-    ("matmul", "bfloat16"): Tile(128, 128, 64, 8, 3),
 }
 
 
@@ -50,9 +49,9 @@ TILES: dict[tuple[str, str], Tile] = {
 def _pack_rows(
     inputs, strides, scale, t, first, rows,
     WIDTHS: tl.constexpr, STARTS: tl.constexpr, TOTAL: tl.constexpr, M: tl.constexpr, SCALED: tl.constexpr,
-    BR: tl.constexpr, BD: tl.constexpr,
+    ROUND: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Rows t = r x of one block, zero where there is no row and no column."""
+    """Rows t = r x of one block, zero where there is no row and no column; ROUND: in the digits of TF32."""
     r = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)
     row = first + r
     for m in tl.static_range(M):
@@ -63,7 +62,12 @@ def _pack_rows(
             j = start + tl.arange(0, BD)
             mask = (row < rows)[:, None] & (j < WIDTHS[m])[None, :]
             x = tl.load(inputs[m] + row[:, None] * strides[m] + j[None, :], mask=mask, other=0.0)  # [BR, BD]
-            tl.store(t + r[:, None] * TOTAL + STARTS[m] + j[None, :], x.to(tl.float32) * factor[:, None])
+            x = x.to(tl.float32) * factor[:, None]
+            if ROUND:
+                bits = x.to(tl.int32, bitcast=True)
+                bits = (bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF  # to nearest, ties to even
+                x = tl.where(x == x, bits.to(tl.float32, bitcast=True), x)  # a NaN's bits could carry over
+            tl.store(t + r[:, None] * TOTAL + STARTS[m] + j[None, :], x)
 
 
 @triton.jit
@@ -90,9 +94,9 @@ def _forward(
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Rows y = sum_k prod_m P_mk + b of one block."""
-    im = tl.program_id(0) * BM + tl.arange(0, BM)  # within the block, whose buffers 32 bits can address
-    j = tl.program_id(1) * BN + tl.arange(0, BN)
-    row = first + im.to(tl.int64)
+    im = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)  # within the block
+    j = tl.program_id(1).to(tl.int64) * BN + tl.arange(0, BN)
+    row = first + im
     mask = (row < rows)[:, None] & (j < WIDTH)[None, :]
     total = tl.zeros([BM, BN], tl.float32) + tl.load(bias + j, mask=j < WIDTH, other=0.0)[None, :]
     for k in range(0, rank):
@@ -117,11 +121,11 @@ def _projection_gradient(
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Rows dP_mk = g prod_{n != m} P_nk of one block and one k."""
-    im = tl.program_id(0) * BM + tl.arange(0, BM)
-    j = tl.program_id(1) * BN + tl.arange(0, BN)
+    im = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    j = tl.program_id(1).to(tl.int64) * BN + tl.arange(0, BN)
     k = tl.program_id(2)
     jn = k * PADDED + j
-    row = first + im.to(tl.int64)
+    row = first + im
     mask = (row < rows)[:, None] & (j < WIDTH)[None, :]
     ps = ()
     for m in tl.static_range(M):
@@ -143,29 +147,6 @@ def _projection_gradient(
         # Rows and columns of the padding: a factor may be NaN, what it pads must still be 0.
         gradient = tl.where(mask, gradient, 0.0)
         tl.store(dp + (m * block + im[:, None]) * KN + jn[None, :], gradient)
-
-
-@triton.jit
-def _matmul(
-    a, b, c, m, n, k, a_row, a_inner, b_inner, b_column, c_row,
-    ADD: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    """Product c (+)= a b; BK divides k."""
-    im = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
-    jn = tl.program_id(1).to(tl.int64) * BN + tl.arange(0, BN)
-    total = tl.zeros([BM, BN], tl.float32)
-    for start in range(0, k, BK):
-        kk = start + tl.arange(0, BK).to(tl.int64)
-        at = tl.load(
-            a + im[:, None] * a_row + kk[None, :] * a_inner, mask=(im < m)[:, None], other=0.0
-        )  # [BM, BK]
-        bt = tl.load(b + kk[:, None] * b_inner + jn[None, :] * b_column, mask=(jn < n)[None, :], other=0.0)
-        total = tl.dot(at, bt, total, input_precision=PRECISION)
-    where = c + im[:, None] * c_row + jn[None, :]
-    mask = (im < m)[:, None] & (jn < n)[None, :]
-    if ADD:
-        total += tl.load(where, mask=mask, other=0.0)
-    tl.store(where, total, mask=mask)
 
 
 @triton.jit
@@ -205,16 +186,16 @@ def unsupported(dtype: torch.dtype) -> str | None:
 
 def pack_rows(f: Operands, first: int, count: int) -> None:
     """Fill t with rows [first, first + count) of the inputs, and zeros."""
-    _pack_rows[(triton.cdiv(f.block, 16),)](
+    _pack_rows[grid(triton.cdiv(f.block, 16))](
         tuple(f.inputs), tuple(x.stride(0) for x in f.inputs), f.scale, f.t, first, first + count,
-        TOTAL=f.total, **_modalities(f), BR=16, BD=PAD,
+        TOTAL=f.total, **_modalities(f), ROUND=f.precision == "tf32", BR=16, BD=PAD,
     )  # fmt: skip
 
 
 def forward(f: Operands, bias: Tensor, y: Tensor, products: Tensor | None, first: int, count: int) -> None:
     """Fill rows [first, first + count) of y and, unless None, of products."""
     tile = TILES["forward", f.precision]
-    _forward[(triton.cdiv(count, tile.BM), f.padded // tile.BN)](
+    _forward[grid(triton.cdiv(count, tile.BM), f.padded // tile.BN)](
         f.t, f.w, f.constants, bias, y, products, first, f.rows, f.rank, **_sizes(f, tile), KEEP=products is not None
     )  # fmt: skip
 
@@ -224,7 +205,7 @@ def projection_gradient(
 ) -> None:
     """Fill dp [M, block, columns] for rows [first, first + count), and with zeros up to BLOCK_ROWS."""
     tile = TILES["projection_gradient", f.precision]
-    _projection_gradient[(round_up(count, BLOCK_ROWS) // tile.BM, f.padded // tile.BN, f.rank)](
+    _projection_gradient[grid(round_up(count, BLOCK_ROWS) // tile.BM, f.padded // tile.BN, f.rank)](
         grad, f.t, f.w, f.constants, products, dp, first, f.rows, f.block, **_sizes(f, tile),
         KEPT=products is not None,
     )  # fmt: skip
@@ -234,21 +215,15 @@ def input_gradients(
     f: Operands, dt: Tensor, dx: Sequence[Tensor], dr: Tensor | None, first: int, count: int
 ) -> None:
     """Fill rows [first, first + count) of dx_m = r dt and dr = dt . x."""
-    _input_gradient[(triton.cdiv(count, 16),)](
+    _input_gradient[grid(triton.cdiv(count, 16))](
         dt, tuple(f.inputs), tuple(x.stride(0) for x in f.inputs), f.scale, tuple(dx), dr, first, f.rows,
         TOTAL=f.total, **_modalities(f), BR=16, BD=PAD,
     )  # fmt: skip
 
 
 def multiply(f: Operands, a: Tensor, b: Tensor, out: Tensor, add: bool) -> None:
-    """Multiply into `out`, or add to it, float32; a and b may be transposed views, whose depth PAD divides."""
-    tile = TILES["matmul", f.precision]
-    m, n = out.shape
-    _matmul[(triton.cdiv(m, tile.BM), triton.cdiv(n, tile.BN))](
-        a, b, out, m, n, a.shape[1], *a.stride(), *b.stride(), out.stride(0),
-        ADD=add, PRECISION=_dot(f), BM=tile.BM, BN=tile.BN, BK=tile.BK,
-        num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
+    """Multiply into `out`, or add to it, float32; a and b may be transposed views."""
+    _product.multiply(a, b, out, f.precision, add=add)
 
 
 def _dot(f: Operands) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from loginmea_fast.kernels._grid import grid
 from loginmea_fast.kernels._launches import Forward, Set, Source
 from torch import Tensor
 
@@ -278,15 +279,15 @@ def forward(of: Forward) -> None:
     """Write y and lse of one layer."""
     segments, width = of.segments, of.x.shape[1]
     if len(segments.row):
-        _forward[(len(segments.row),)](
+        _forward[grid(len(segments.row))](
             of.x, of.reflectors, of.logits, _or(of.vector, of.logits), of.y, of.lse,
-            of.part_sum, of.part_peak, of.part_total,
+            of.part_sum, *of.part_scalars,
             *segments[:3], segments.parts, of.edge_source, of.edge_set, of.x.stride(0), of.y.stride(0), width,
             TRIPLE=of.vector is not None, TANH=of.tanh, **_blocks(width),
         )  # fmt: skip
     if len(segments.shared):
-        _forward_shared[(len(segments.shared),)](
-            of.part_sum, of.part_peak, of.part_total, segments.shared, segments.shared_ptr, of.y, of.lse,
+        _forward_shared[grid(len(segments.shared))](
+            of.part_sum, *of.part_scalars, segments.shared, segments.shared_ptr, of.y, of.lse,
             of.y.stride(0), width, TANH=of.tanh, **_blocks(width),
         )  # fmt: skip
 
@@ -295,7 +296,7 @@ def through_activation(upstream: Tensor, z: Tensor, tanh: bool, h: Tensor, along
     """Fill h = dL/dy [N, d] and along = h . y [N]."""
     width = h.shape[1]
     if len(along):
-        _through_activation[(len(along),)](
+        _through_activation[grid(len(along))](
             upstream, z, h, along, upstream.stride(0), z.stride(0), width, TANH=tanh, BD=_blocks(width)["BD"]
         )
 
@@ -305,14 +306,14 @@ def backward_source(of: Source) -> None:
     segments, width = of.segments, of.x.shape[1]
     given = (0 if of.direct is None else of.direct.stride(0)), of.direct_rows
     if len(segments.row):
-        _backward_source[(len(segments.row),)](
+        _backward_source[grid(len(segments.row))](
             of.x, of.reflectors, of.logits, _or(of.vector, of.logits), of.h, of.along, of.lse, _or(of.direct, of.x),
             of.dx, of.part_sum, of.edge_weight, of.edge_slope,
             *segments[:3], segments.parts, of.edge_destination, of.edge_set, of.x.stride(0), *given, width,
             TRIPLE=of.vector is not None, DIRECT=of.direct is not None, **_blocks(width),
         )  # fmt: skip
     if len(segments.shared):
-        _add_shared[(len(segments.shared),)](
+        _add_shared[grid(len(segments.shared))](
             of.part_sum, segments.shared, segments.shared_ptr, _or(of.direct, of.dx), of.dx, *given, width,
             BASE=of.direct is not None, **_blocks(width),
         )  # fmt: skip
@@ -322,17 +323,17 @@ def backward_set(of: Set) -> None:
     """Write du, dc and, in triple mode, dw of one layer."""
     segments, width = of.segments, of.x.shape[1]
     if len(segments.row):
-        _backward_set[(len(segments.row),)](
+        _backward_set[grid(len(segments.row))](
             of.x, of.reflectors, _or(of.vector, of.du), of.h, of.du, of.dc, _or(of.dw_parts, of.du),
-            of.part_sum, of.part_slope, of.edge_weight, of.edge_slope,
+            of.part_sum, of.part_scalars, of.edge_weight, of.edge_slope,
             *segments[:3], segments.parts, of.set_edge, of.set_source, of.set_destination, of.x.stride(0), width,
             TRIPLE=of.vector is not None, **_blocks(width),
         )  # fmt: skip
     if len(segments.shared):
-        grid, shared = (len(segments.shared),), (segments.shared, segments.shared_ptr)
+        blocks, shared = grid(len(segments.shared)), (segments.shared, segments.shared_ptr)
         rows = len(of.du), width
-        _add_shared[grid](of.part_sum, *shared, of.du, of.du, width, *rows, BASE=True, **_blocks(width))
-        _add_shared[grid](of.part_slope, *shared, of.dc, of.dc, 1, 0, 1, BASE=False, **_blocks(1))
+        _add_shared[blocks](of.part_sum, *shared, of.du, of.du, width, *rows, BASE=True, **_blocks(width))
+        _add_shared[blocks](of.part_scalars, *shared, of.dc, of.dc, 1, 0, 1, BASE=False, **_blocks(1))
 
 
 def _or(tensor: Tensor | None, other: Tensor) -> Tensor:

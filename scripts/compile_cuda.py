@@ -65,8 +65,9 @@ def demangle(names: list[str]) -> list[str]:
     plain = subprocess.run(
         ["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True
     ).stdout
-    for number, product in enumerate(("tf32", "exact", "bf16")):  # Products of low_rank_fusion.cuh
+    for number, product in enumerate(("tf32", "exact", "bf16")):  # Products of tile.cuh
         plain = plain.replace(f"(loginmea::Products){number}", product)
+    plain = plain.replace("> >", ">>").replace("> >", ">>")
     return [
         re.sub(r"^void |loginmea::|\(anonymous namespace\)::", "", line).split("(")[0]
         for line in plain.splitlines()

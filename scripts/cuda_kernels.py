@@ -52,6 +52,10 @@ class Kernel(NamedTuple):
     overturned: str
 
 
+_LAYOUT = "Layout<float, 4, 3>"
+_FORWARD, _SOURCE, _SET = (
+    f"<attention::{name}<{_LAYOUT}>>" for name in ("Forward", "BackwardSource", "BackwardSet")
+)
 _N, _E, _U = ZH_EN
 _D, _K, _M, _PAD = 300, 8, 3, 320
 _ROW = 4 * _D / 1e9  # gigabytes
@@ -62,27 +66,28 @@ _TILES = -(-_N // 128) * (_PAD // 64) * _K * (128 + 64) * _M * _PAD * 4 / 1e9
 _WRITTEN = _N * _K * _M * _PAD * 4 / 1e9  # dP
 
 KERNELS = (
-    Kernel("forward_segments<float, float, 4, 3>", 128, 0, 6 * _E * _D / 1e9, (2 * _E + _N) * _ROW, "bytes", "0.6",
+    Kernel(f"walk{_FORWARD}", 128, 0, 6 * _E * _D / 1e9, (2 * _E + _N) * _ROW, "bytes", "0.6",
            "below 0.5: loads wait for the edge before; a ring of rows by bulk copies"),
-    Kernel("forward_shared<float, float, 4, 3>", 256, 0, 0, 0, "latency", "under 2 % of a layer",
+    Kernel(f"join{_FORWARD}", 256, 0, 0, 0, "latency", "under 2 % of a layer",
            "more than that: hubs are to be cut into longer segments"),
-    Kernel("through_activation<float, float, float, 4, 3>", 128, 0, 8 * _N * _D / 1e9, 3 * _N * _ROW, "bytes", "0.8",
+    Kernel(f"attention::through_activation<{_LAYOUT}, float>", 128, 0, 8 * _N * _D / 1e9, 3 * _N * _ROW, "bytes", "0.8",
            "it counts: join it to the source pass of the layer above"),
-    Kernel("backward_source<float, float, 4, 3>", 128, 0, 10 * _E * _D / 1e9, (2 * _E + 3 * _N) * _ROW, "bytes", "0.55",
+    Kernel(f"walk{_SOURCE}", 128, 0, 10 * _E * _D / 1e9, (2 * _E + 3 * _N) * _ROW, "bytes", "0.55",
            "below 0.5 at this occupancy: fewer registers, or rows by bulk copies"),
-    Kernel("backward_set<float, float, 4, 3>", 128, 0, 8 * _E * _D / 1e9, (2 * _E + 3 * _U) * _ROW, "bytes", "0.5",
-           "two thirds of backward_source or more: one source pass with private reflector sums, as on the CPU"),
-    Kernel("add_shared<float, float, 4, 3>", 256, 0, 0, 0, "latency", "under 2 % of a layer",
+    Kernel(f"walk{_SET}", 128, 0, 8 * _E * _D / 1e9, (2 * _E + 3 * _U) * _ROW, "bytes", "0.5",
+           "two thirds of BackwardSource or more: one source pass with private reflector sums, as on the CPU"),
+    Kernel(f"join{_SET}", 256, 0, 0, 0, "latency", "under 2 % of a layer",
            "more than that: sets are to be cut into longer segments"),
-    Kernel("pack_rows<float, float>", 256, 0, _N * _M * _D / 1e9, 2 * _N * _M * _ROW, "bytes", "0.7",
-           "it counts: round to TF32 here, once, in place of the inner loop"),
-    Kernel("forward<float, float, tf32, 4>", 256, _STAGES, _PRODUCTS, _TILES, "products", "0.25",
-           "above 0.4: operands from L2 are not what it waits for, and wgmma would gain less than twice"),
-    Kernel("forward<float, float, exact, 4>", 256, _STAGES, 3 * _PRODUCTS, _TILES, "products", "0.3",
-           "below 0.25: registers leave one block an SM; two accumulators a warp row"),
-    Kernel("projection_gradient<float, float, tf32, 4, 3>", 256, _STAGES, _PRODUCTS, _TILES + _WRITTEN,
-           "products", "0.2", "slower than cuBLAS into kept products and one elementwise kernel: take those"),
-    Kernel("input_gradient<float>", 256, 0, 3 * _N * _M * _D / 1e9, 3 * _N * _M * _ROW, "bytes", "0.7",
+    Kernel("fusion::pack_rows<float, float>", 256, 0, _N * _M * _D / 1e9, 2 * _N * _M * _ROW, "bytes", "0.7",
+           "it counts: pack once a step and not once a pass"),
+    Kernel("tile_products<float, tf32, fusion::Forward<float>>", 256, _STAGES, _PRODUCTS, _TILES, "products",
+           "0.35", "above 0.45: operands from L2 are not what it waits for, and wgmma would gain less than twice"),
+    Kernel("tile_products<float, exact, fusion::Forward<float>>", 256, _STAGES, 3 * _PRODUCTS, _TILES, "products",
+           "0.3", "below 0.25: registers leave one block an SM; two accumulators a warp row"),
+    Kernel("tile_products<float, tf32, fusion::ProjectionGradient<float, float, 3>>", 256, _STAGES, _PRODUCTS,
+           _TILES + _WRITTEN, "products", "0.3",
+           "slower than cuBLAS into kept products and one elementwise kernel: take those"),
+    Kernel("fusion::input_gradient<float>", 256, 0, 3 * _N * _M * _D / 1e9, 3 * _N * _M * _ROW, "bytes", "0.7",
            "it counts: an epilogue of the product before it"),
 )  # fmt: skip
 

@@ -19,7 +19,7 @@ from bench.gpu.session import COMMAND, ROOT
 from loginmea_fast import AlignmentGraph, ops
 from tests.helpers.graphs import triples_of
 
-__all__ = ["check", "judged", "kernels_in", "small"]
+__all__ = ["check", "findings", "judged", "kernels_in", "program", "small"]
 
 OURS = "loginmea"  # in the mangled name of each of our kernels; libraries' kernels are not instrumented
 POOLLESS = "PYTORCH_NO_CUDA_MEMORY_CACHING"
@@ -30,28 +30,31 @@ _TELLING = re.compile(r"Invalid|azard|not supported|Error")
 def check(run: Run, op: str, tool: str) -> None:
     """Run `small` under a tool, in a process of its own."""
     with run.attempt(op=op, backend="cuda", tool=tool) as row:
-        program = shutil.which("compute-sanitizer") or shutil.which(
-            "compute-sanitizer", path="/usr/local/cuda/bin"
-        )
-        if program is None:
+        found = program()
+        if found is None:
             row |= {"status": "not run", "reason": "compute-sanitizer is not there"}
             return
         with tempfile.NamedTemporaryFile(suffix=".jsonl") as rows:
-            command = [
-                program,
-                "--tool",
-                tool,
-                *_only_ours(program),
-                *COMMAND,
-            ]
+            command = [found, "--tool", tool, *_only_ours(found), *COMMAND]
             command += ["--task", f"small/{op}", "--rows", rows.name, "--scale", run.scale]
             # Without PyTorch's pool every tensor is an allocation of its own, so that its ends are seen.
             environment = os.environ | {POOLLESS: "1"}
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
-            found = [json.loads(line) for line in Path(rows.name).read_text().splitlines()]
+            written = [json.loads(line) for line in Path(rows.name).read_text().splitlines()]
         told = done.stdout + done.stderr
         print(told[-8000:])
-        row |= judged(told, done.returncode, next((r for r in found if "small" in r), None))
+        row |= judged(told, done.returncode, next((r for r in written if "small" in r), None))
+
+
+def program() -> str | None:
+    """Where compute-sanitizer is."""
+    return shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+
+
+def findings(told: str) -> int | None:
+    """How many a tool's output says that it has found; None where it says nothing."""
+    summary = _SUMMARY.search(told)
+    return None if summary is None else int(summary[1])
 
 
 def judged(told: str, code: int, case: dict[str, Any] | None) -> dict[str, Any]:
@@ -59,13 +62,12 @@ def judged(told: str, code: int, case: dict[str, Any] | None) -> dict[str, Any]:
     if case is not None and case["status"] == "refused":
         return {"status": "refused", "reason": case["reason"]}
     lines = [line.removeprefix("=========").strip() for line in told.splitlines()]
-    summary = _SUMMARY.search(told)
+    count = findings(told)
     first = next((line for line in lines if _TELLING.search(line)), "see the log")
-    if summary is None or case is None:
+    if count is None or case is None:
         return {"status": "failed", "reason": f"exit code {code}: {first}"[:400]}
-    findings = int(summary[1])
-    if findings or case["status"] != "ok":
-        return {"status": "wrong", "findings": findings, "reason": f"{findings} findings; {first}"[:400]}
+    if count or case["status"] != "ok":
+        return {"status": "wrong", "findings": count, "reason": f"{count} findings; {first}"[:400]}
     return {"findings": 0}
 
 
@@ -91,17 +93,25 @@ def small(run: Run, op: str) -> None:
         with torch.profiler.profile(activities=[activity.CPU if run.rehearsal else activity.CUDA]) as seen:
             call(run)
         launched = {event.key for event in seen.key_averages()}
-        sources = (ROOT / "csrc" / "cuda").glob(f"{op}.cu*")
-        row["kernels"] = [name for path in sources for name in kernels_in(path.read_text())]
+        row["kernels"] = [name for text in _sources(op) for name in kernels_in(text)]
         if launched and not run.rehearsal:  # nothing is seen where the driver does not allow profiling
             never = [name for name in row["kernels"] if not any(name in key for key in launched)]
             assert not never, f"never launched: {', '.join(never)}"
 
 
+def _sources(op: str) -> list[str]:
+    """The sources of an operator, and the skeleton that it stands on."""
+    own = [path.read_text() for path in sorted((ROOT / "csrc" / "cuda").glob(f"{op}.cu*"))]
+    skeletons = re.findall(r'#include "cuda/(segments|tile)\.cuh"', "".join(own))
+    return own + [(ROOT / "csrc" / "cuda" / f"{name}.cuh").read_text() for name in skeletons]
+
+
 def kernels_in(source: str) -> list[str]:
-    """Names of the kernels that a CUDA source defines."""
+    """Names of the kernels that a CUDA source defines, and of the functors that a skeleton's kernels are made with."""
     bounds = r"__launch_bounds__\([^)]*\)"
-    return re.findall(rf"__global__\s+(?:void\s+|{bounds}\s+)+(\w+)\s*\(", source)
+    kernels = re.findall(rf"__global__\s+(?:void\s+|{bounds}\s+)+(\w+)\s*\(", source)
+    structs = re.split(r"^struct ", source, flags=re.MULTILINE)[1:]
+    return kernels + [re.split(r"\W", text)[0] for text in structs if "__device__ void end(" in text]
 
 
 def _backend(run: Run) -> str:

@@ -170,6 +170,10 @@ def _checks(rows: Iterable[Row]) -> list[str]:
             counts.setdefault((row["op"], row["backend"], what), Counter())[row["status"]] += 1
         elif "suite" in row:
             counts.setdefault((row["suite"], "both", "tests"), Counter()).update(row.get("counts", {}))
+        elif "fault" in row:
+            counts.setdefault(("planted faults", "cuda", "seen by"), Counter())[
+                row.get("seen", row["status"])
+            ] += 1
     return [
         f"  {op:32}{backend:8}{what:10}{_told(counter)}" for (op, backend, what), counter in counts.items()
     ]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 __all__ = ["GPU_BACKENDS", "OPERATORS", "STAGES", "TASKS", "Stage", "Task"]
 
 OPERATORS = ("relation_reflection_attention", "low_rank_fusion", "contrastive_loss", "alignment_search")
 GPU_BACKENDS = {op: ("triton", "cuda") for op in OPERATORS[:2]} | {op: ("triton",) for op in OPERATORS[2:]}
+ROOT = Path(__file__).resolve().parents[2]
+FAULTS = len(json.loads((ROOT / "tests" / "emulation" / "faults.json").read_text())["rows"])
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ STAGES = (
     Stage("largest"),
     Stage("choice"),
     Stage("tests", jobs=4),
+    Stage("faults", jobs=8),
 )
 
 
@@ -97,6 +102,9 @@ def _tasks() -> Iterator[Task]:
     yield Task("choice/widths", "providers:choice", limit=150)
     for op in OPERATORS:
         yield Task(f"tests/{op}", "suite:suite", (op,), 180, needs_cuda=True)
+    for number in map(str, range(FAULTS)):
+        yield Task(f"faults/{number}", "faults:check", (number,), 240, needs_cuda=True)
+        yield Task(f"planted/{number}", "faults:case", (number,), hidden=True)
 
 
 TASKS = {task.name: task for task in _tasks()}

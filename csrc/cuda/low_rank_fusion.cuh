@@ -1,108 +1,152 @@
-// Device side of low-rank fusion: a block's tile of P = [1 | t] W' by tensor cores, kept in registers.
-//
-// A tile is 128 rows, eight warps as 4 x 2, a warp 32 rows x 8 kColumnTiles columns, in fragments of mma.m16n8: lane l
-// holds of each fragment rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next. Both operands lie in shared memory
-// with the depth running fastest. Seen as 32-bit words, a step of TF32 (8 numbers deep) and one of bf16 (16 deep, in
-// pairs) are the same 8 words, so one loader serves both; rows are 36 words apart, which puts the 32 words that a warp
-// reads at once into 32 banks.
+// Low-rank fusion as epilogues of tile.cuh: what becomes of P_mk = [1 | t_m] W_m^(k).
 #pragma once
 
 #include <cstdint>
 
-#include "cuda/ptx.cuh"
+#include "cuda/tile.cuh"
 
 namespace loginmea {
+namespace fusion {
 
-constexpr int kFusionThreads = 256;
-constexpr int kFusionWords = 32;   // depth of one stage: 32 float32 or 64 bf16
-constexpr int kFusionStride = 36;  // words from row to row in shared memory
-constexpr int kFusionStages = 3;
-constexpr int kRowTiles = 2;  // of 16 rows, a warp
-
-template <int kColumnTiles>
-struct FusionTile {
-  static constexpr int kRows = 128, kColumns = 2 * 8 * kColumnTiles;
-  static constexpr int kStageWords = (kRows + kColumns) * kFusionStride;
-  static constexpr int kSharedBytes = kFusionStages * kStageWords * 4;
+// The rows [first, first + count) that a call is about, of all [rows, width].
+struct Window {
+  std::int64_t first, count, rows;
+  int width;
+  __device__ bool holds(std::int64_t row, int column) const { return row < count && column < width; }
 };
 
-template <int kColumnTiles>
-using Fragments = float[kRowTiles][kColumnTiles][4];
+// y = sum_k prod_m P_mk + bias; keeps P_mk in products [K, M, rows, width], or null.
+template <class S>
+struct Forward {
+  static constexpr int kColumnTiles = 4, kParts = 0;
+  static constexpr bool kOneRank = false;
+  Window window;
+  int parts;
+  const float* bias;
+  S* products;
+  Table<S> y;
 
-// What TF32 leaves of x, itself in TF32.
-__device__ inline std::uint32_t rest_of(std::uint32_t word, std::uint32_t high) {
-  return to_tf32(__uint_as_float(word) - __uint_as_float(high));
-}
+  struct State {
+    Fragments<kColumnTiles> sum, product;
+  };
+  __device__ bool multiplies() const { return true; }
+  __device__ State begin(const Place& at, int) const {
+    State state;
+    each<kColumnTiles>([&](int r, int c, int i) {
+      const int column = at.column(c, i);
+      state.sum[r][c][i] = column < window.width ? bias[column] : 0.0f;
+    });
+    return state;
+  }
+  __device__ void take(const Place& at, State& state, const Fragments<kColumnTiles>& p, int k, int m) const {
+    S* kept = products + ((std::int64_t{k} * parts + m) * window.rows + window.first) * window.width;
+    each<kColumnTiles>([&](int r, int c, int i) {
+      const std::int64_t row = at.row(r, i);
+      const int column = at.column(c, i);
+      if (products && window.holds(row, column)) kept[row * window.width + column] = narrow<S>(p[r][c][i]);
+      float& product = state.product[r][c][i];
+      product = m == 0 ? p[r][c][i] : product * p[r][c][i];
+      if (m == parts - 1) state.sum[r][c][i] += product;
+    });
+  }
+  __device__ void end(const Place& at, State& state, int) const {
+    each<kColumnTiles>([&](int r, int c, int i) {
+      const std::int64_t row = at.row(r, i);
+      const int column = at.column(c, i);
+      if (window.holds(row, column)) y[window.first + row][column] = narrow<S>(state.sum[r][c][i]);
+    });
+  }
+};
 
-enum class Products { tf32, exact, bf16 };
+// dP_mk = g prod_{n != m} P_nk, zero in the padding; P_nk computed again, or read where they were kept. All P_mk of a
+// tile are held at once: beyond three modalities a tile is half as wide.
+template <class S, class T, int kModalities>
+struct ProjectionGradient {
+  static constexpr int kColumnTiles = kModalities > 3 ? 2 : 4, kParts = kModalities;
+  static constexpr bool kOneRank = true;
+  Window window;
+  Table<const S> g;
+  const S* products;
+  Table<T> dp;  // [M block, columns]
+  std::int64_t block;
+  int columns_per_rank;
 
-// Adds one stage to the fragments of this warp.
-template <int kColumnTiles, Products kProducts>
-__device__ inline void multiply_stage(const std::uint32_t* stage, int warp_row, int warp_column, int lane,
-                                      Fragments<kColumnTiles>& sum) {
-  const std::uint32_t* left = stage + (warp_row + lane / 4) * kFusionStride + lane % 4;
-  const std::uint32_t* right =
-      stage + (FusionTile<kColumnTiles>::kRows + warp_column + lane / 4) * kFusionStride + lane % 4;
+  struct State {
+    Fragments<kColumnTiles> p[kModalities];
+  };
+  __device__ bool multiplies() const { return products == nullptr && kModalities > 1; }
+  __device__ State begin(const Place& at, int k) const {
+    State state;
+    if (products) {
 #pragma unroll
-  for (int step = 0; step < kFusionWords; step += 8) {
-    std::uint32_t a[kRowTiles][4], b[kColumnTiles][2];
-#pragma unroll
-    for (int r = 0; r < kRowTiles; ++r) {
-      const std::uint32_t* at = left + r * 16 * kFusionStride + step;
-      a[r][0] = at[0], a[r][1] = at[8 * kFusionStride], a[r][2] = at[4], a[r][3] = at[8 * kFusionStride + 4];
-    }
-#pragma unroll
-    for (int c = 0; c < kColumnTiles; ++c) {
-      const std::uint32_t* at = right + c * 8 * kFusionStride + step;
-      b[c][0] = at[0], b[c][1] = at[4];
-    }
-    if constexpr (kProducts == Products::bf16) {
-#pragma unroll
-      for (int r = 0; r < kRowTiles; ++r) {
-#pragma unroll
-        for (int c = 0; c < kColumnTiles; ++c) multiply_bf16(sum[r][c], a[r], b[c]);
-      }
-    } else {
-      std::uint32_t a_low[kRowTiles][4], b_low[kColumnTiles][2];
-#pragma unroll
-      for (int r = 0; r < kRowTiles; ++r) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const std::uint32_t high = to_tf32(__uint_as_float(a[r][i]));
-          if constexpr (kProducts == Products::exact) a_low[r][i] = rest_of(a[r][i], high);
-          a[r][i] = high;
-        }
-      }
-#pragma unroll
-      for (int c = 0; c < kColumnTiles; ++c) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const std::uint32_t high = to_tf32(__uint_as_float(b[c][i]));
-          if constexpr (kProducts == Products::exact) b_low[c][i] = rest_of(b[c][i], high);
-          b[c][i] = high;
-        }
-      }
-#pragma unroll
-      for (int r = 0; r < kRowTiles; ++r) {
-#pragma unroll
-        for (int c = 0; c < kColumnTiles; ++c) {
-          if constexpr (kProducts == Products::exact) {
-            // Tensor cores truncate what they add to, which over a long depth is a drift. So sums start from zero here,
-            // small terms first, and are rounded to nearest where they join the rest (Ootomo and Yokota, "Recovering
-            // single precision accuracy from Tensor Cores", IJHPCA 2022).
-            float step_sum[4] = {};
-            multiply_tf32(step_sum, a_low[r], b[c]);
-            multiply_tf32(step_sum, a[r], b_low[c]);
-            multiply_tf32(step_sum, a[r], b[c]);
-#pragma unroll
-            for (int i = 0; i < 4; ++i) sum[r][c][i] += step_sum[i];
-          } else {
-            multiply_tf32(sum[r][c], a[r], b[c]);
-          }
-        }
+      for (int m = 0; m < kModalities; ++m) {
+        const S* kept = products + ((std::int64_t{k} * kModalities + m) * window.rows + window.first) * window.width;
+        each<kColumnTiles>([&](int r, int c, int i) {
+          const std::int64_t row = at.row(r, i);
+          const int column = at.column(c, i);
+          const bool inside = window.holds(row, column);
+          state.p[m][r][c][i] = inside ? widen<float>(kept[row * window.width + column]) : 0.0f;
+        });
       }
     }
+    return state;
+  }
+  __device__ void take(const Place&, State& state, const Fragments<kColumnTiles>& p, int, int m) const {
+    each<kColumnTiles>([&](int r, int c, int i) { state.p[m][r][c][i] = p[r][c][i]; });
+  }
+  __device__ void end(const Place& at, State& state, int k) const {
+    each<kColumnTiles>([&](int r, int c, int i) {
+      const std::int64_t row = at.row(r, i);
+      const int column = at.column(c, i);
+      const bool inside = window.holds(row, column);
+      const float upstream = inside ? widen<float>(g[window.first + row][column]) : 0.0f;
+#pragma unroll
+      for (int m = 0; m < kModalities; ++m) {
+        float gradient = upstream;
+#pragma unroll
+        for (int n = 0; n < kModalities; ++n) {
+          if (n != m) gradient *= state.p[n][r][c][i];
+        }
+        // A factor may be NaN; what pads it must still be 0.
+        dp[m * block + row][std::int64_t{k} * columns_per_rank + column] = narrow<T>(inside ? gradient : 0.0f);
+      }
+    });
+  }
+};
+
+// t = scale x in a block of rows, in the digits of TF32 where `rounded`, zero where there is no row and no column. A
+// block of threads a row.
+template <class S, class T>
+__global__ void __launch_bounds__(kTileThreads)
+    pack_rows(Table<const S> x, int width, Table<const float> scale, std::int64_t first, std::int64_t count, Table<T> t,
+              int padded, bool rounded) {
+  const std::int64_t row = blockIdx.x;
+  const bool filled = row < count;
+  const float factor = filled && scale ? *scale[first + row] : 1.0f;
+  for (int c = threadIdx.x; c < padded; c += kTileThreads) {
+    const float value = filled && c < width ? widen<float>(x[first + row][c]) * factor : 0.0f;
+    t[row][c] = narrow<T>(rounded ? __uint_as_float(to_tf32(value)) : value);
   }
 }
 
+// dx = scale dt and scale_gradient = dt . x. A warp a row.
+template <class S>
+__global__ void __launch_bounds__(kTileThreads)
+    input_gradient(Table<const float> dt, Table<const S> x, int width, Table<const float> scale, std::int64_t first,
+                   std::int64_t count, Table<S> dx, Table<float> scale_gradient) {
+  const std::int64_t row = std::int64_t{blockIdx.x} * (kTileThreads / 32) + threadIdx.x / 32;
+  if (row >= count) return;
+  const float factor = scale ? *scale[first + row] : 1.0f;
+  float inner = 0;
+  for (int c = threadIdx.x % 32; c < width; c += 32) {
+    const float gradient = dt[row][c];
+    if (scale) inner += gradient * widen<float>(x[first + row][c]);
+    dx[first + row][c] = narrow<S>(gradient * factor);
+  }
+  if (!scale) return;
+  inner = sum_of_warp(inner);
+  if (first_lane()) *scale_gradient[first + row] = inner;
+}
+
+}  // namespace fusion
 }  // namespace loginmea

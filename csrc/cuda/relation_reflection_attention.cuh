@@ -1,138 +1,212 @@
-// Device mathematics of relation-reflection attention: rows spread over the lanes of a warp, the softmax that runs
-// along a segment, and the activation with its gradient.
+// Relation-reflection attention as functors of segments.cuh: what an edge is, and what becomes of a row's sum.
 #pragma once
 
-#include <cuda_bf16.h>
 #include <math.h>
 
 #include <cstdint>
 
-#include "common/dtype.h"
+#include "cuda/segments.cuh"
 
 namespace loginmea {
 namespace attention {
 
-template <class T>
-struct stored {
-  using type = T;
-};
-template <>
-struct stored<bf16> {
-  using type = __nv_bfloat16;
-};
+// y_i = act(sum_e softmax(l)_e m_e) over the edges of i. A sum's scalars are the running maximum of the logits and the
+// sum of exponentials above it.
+template <class L>
+struct Forward {
+  using S = typename L::S;
+  using R = typename L::R;
+  using A = typename R::A;
+  static constexpr int kScalars = 2;
+  int width;
+  const std::int32_t *edge_source, *edge_set;
+  Table<const S> x, reflectors;
+  const A *logits, *vector;
+  bool use_tanh;
+  Table<S> y;
+  A* lse;
 
-template <class A, class S>
-__device__ A widen(S x) {
-  return A(x);
-}
-template <>
-__device__ inline float widen<float, __nv_bfloat16>(__nv_bfloat16 x) {
-  return __bfloat162float(x);
-}
-
-template <class S, class A>
-__device__ S narrow(A x) {
-  return S(x);
-}
-template <>
-__device__ inline __nv_bfloat16 narrow<__nv_bfloat16, float>(float x) {
-  return __float2bfloat16(x);
-}
-
-// kVector neighbouring values, one load.
-template <class S, int kVector>
-struct alignas(sizeof(S) * kVector) Pack {
-  S value[kVector];
-};
-
-template <class A>
-__device__ A sum_of_warp(A x) {
-  for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(~0u, x, lanes);
-  return x;
-}
-
-// A row of up to 32 * kVector * kChunks columns; what lies beyond the width is 0. kVector divides the width.
-template <class A, int kVector, int kChunks>
-struct Row {
-  static constexpr int kColumns = 32 * kVector * kChunks;
-  A value[kVector * kChunks];
-
-  template <class Use>
-  static __device__ void columns(int width, Use use) {
-    const int lane = threadIdx.x % 32;
+  struct OfRow {};
+  __device__ OfRow begin(std::int64_t) const { return {}; }
+  static __device__ Sum<R> nothing() { return {R::zero(), {A(-INFINITY), A(0)}}; }
+  __device__ void edge(OfRow, int e, Sum<R>& sum) const {
+    const std::int64_t s = edge_set[e];
+    R m = R::load(x[edge_source[e]], width);
+    const R u = R::load(reflectors[s], width);
+    m.add(-2 * m.dot(u), u);
+    A logit = logits[s];
+    if (vector != nullptr) logit += m.dot(R::load(vector, width));
+    take(sum, logit, A(1), m);
+  }
+  __device__ void close(OfRow, std::int64_t, Sum<R>&) const {}
+  __device__ void join(Sum<R>& sum, const Sum<R>& other) const {
+    take(sum, other.scalar[0], other.scalar[1], other.row);
+  }
+  __device__ void end(std::int64_t i, Sum<R>& sum, bool empty) const {
+    const A peak = sum.scalar[0], total = sum.scalar[1];
+    if (!empty) sum.row.scale(1 / total);
+    if (use_tanh) {
 #pragma unroll
-    for (int chunk = 0; chunk < kChunks; ++chunk) {
-      const int column = (chunk * 32 + lane) * kVector;
-      use(chunk * kVector, column, column < width);
+      for (A& v : sum.row.value) v = tanh(v);
     }
+    sum.row.store(y[i], width);
+    if (first_lane()) lse[i] = empty ? A(0) : peak + log(total);
   }
-  static __device__ Row zero() {
-    Row row;
-#pragma unroll
-    for (A& v : row.value) v = A(0);
-    return row;
-  }
-  template <class S>
-  static __device__ Row load(const S* from, int width) {
-    Row row;
-    columns(width, [&](int k, int column, bool inside) {
-      Pack<S, kVector> pack;
-      if (inside) pack = *reinterpret_cast<const Pack<S, kVector>*>(from + column);
-#pragma unroll
-      for (int v = 0; v < kVector; ++v) row.value[k + v] = inside ? widen<A>(pack.value[v]) : A(0);
-    });
-    return row;
-  }
-  template <class S>
-  __device__ void store(S* to, int width) const {
-    columns(width, [&](int k, int column, bool inside) {
-      Pack<S, kVector> pack;
-#pragma unroll
-      for (int v = 0; v < kVector; ++v) pack.value[v] = narrow<S>(value[k + v]);
-      if (inside) *reinterpret_cast<Pack<S, kVector>*>(to + column) = pack;
-    });
-  }
-  __device__ void add(A factor, const Row& other) {
-#pragma unroll
-    for (int k = 0; k < kVector * kChunks; ++k) value[k] += factor * other.value[k];
-  }
-  __device__ void scale(A factor) {
-#pragma unroll
-    for (A& v : value) v *= factor;
-  }
-  // This lane's share; sum_of_warp makes the product of it.
-  __device__ A partial_dot(const Row& other) const {
-    A sum = 0;
-#pragma unroll
-    for (int k = 0; k < kVector * kChunks; ++k) sum += value[k] * other.value[k];
-    return sum;
-  }
-  __device__ A dot(const Row& other) const { return sum_of_warp(partial_dot(other)); }
-};
 
-// Forward: the running maximum of a row's logits and the sum of exponentials above it. take() returns what to multiply
-// the sums so far with, and sets the weight of the new term.
-template <class A>
-struct Softmax {
-  A peak = A(-INFINITY), total = A(0);
-
-  __device__ A take(A logit, A* weight) { return join(logit, A(1), weight); }
   // -inf weighs nothing, even where no peak is higher yet. A NaN must reach the total: no comparison below is true of
   // one, so the difference decides.
-  __device__ A join(A other_peak, A other_total, A* weight) {
+  static __device__ void take(Sum<R>& sum, A other_peak, A other_total, const R& row) {
+    A &peak = sum.scalar[0], &total = sum.scalar[1];
     const A higher = other_peak > peak ? other_peak : peak;
     const A shrink = peak == higher ? A(1) : exp(peak - higher);
-    *weight = other_peak == A(-INFINITY) ? A(0) : exp(other_peak - higher);
-    total = total * shrink + other_total * *weight;
+    const A weight = other_peak == A(-INFINITY) ? A(0) : exp(other_peak - higher);
+    total = total * shrink + other_total * weight;
     peak = higher;
-    return shrink;
+    sum.row.scale(shrink);
+    sum.row.add(weight, row);
   }
 };
 
-// Backward: h = g (1 - z^2), and (1 - z^2) atanh(z) = tanh'(y) y, whose limit at z = +-1 is 0.
-template <class A>
-__device__ A slope_times_argument(A z) {
-  return fabs(z) == A(1) ? A(0) : (A(1) - z) * (A(1) + z) * atanh(z);
+// What both sums of backward have in common.
+template <class R_, int kScalars_>
+struct PlainSums {
+  using R = R_;
+  using A = typename R::A;
+  static constexpr int kScalars = kScalars_;
+
+  static __device__ Sum<R> nothing() { return {}; }
+  static __device__ void join(Sum<R>& sum, const Sum<R>& other) {
+    sum.row.add(1, other.row);
+#pragma unroll
+    for (int i = 0; i < kScalars; ++i) sum.scalar[i] += other.scalar[i];
+  }
+};
+
+// dx_j = direct_j + sum over edges out of j of H - 2 (H . u) u, H = a h_i (+ dl w); keeps a and dl of each edge.
+template <class L>
+struct BackwardSource : PlainSums<typename L::R, 0> {
+  using S = typename L::S;
+  using R = typename L::R;
+  using A = typename R::A;
+  int width;
+  const std::int32_t *edge_destination, *edge_set;
+  Table<const S> x, reflectors;
+  const A *logits, *vector;
+  Table<const A> h;
+  const A *along, *lse;
+  Table<const S> direct;
+  std::int64_t direct_rows;
+  Table<A> dx;
+  A *edge_weight, *edge_slope;
+
+  struct OfRow {
+    R x;
+    A wx;
+  };
+  __device__ OfRow begin(std::int64_t j) const {
+    const R row = R::load(x[j], width);
+    return {row, vector != nullptr ? row.dot(R::load(vector, width)) : A(0)};
+  }
+  __device__ void edge(const OfRow& of, int e, Sum<R>& sum) const {
+    const std::int64_t i = edge_destination[e], s = edge_set[e];
+    const R u = R::load(reflectors[s], width), hi = R::load(h[i], width);
+    const A p = of.x.dot(u), q = hi.dot(u), r = hi.dot(of.x);
+    A logit = logits[s], wu = 0;
+    if (vector != nullptr) {
+      wu = u.dot(R::load(vector, width));
+      logit += of.wx - 2 * p * wu;
+    }
+    const A a = exp(logit - lse[i]), dl = a * (r - 2 * p * q - along[i]);
+    sum.row.add(a, hi);
+    if (vector != nullptr) sum.row.add(dl, R::load(vector, width));
+    sum.row.add(-2 * (a * q + dl * wu), u);
+    if (first_lane()) edge_weight[e] = a, edge_slope[e] = dl;
+  }
+  __device__ void close(const OfRow&, std::int64_t, Sum<R>&) const {}
+  __device__ void end(std::int64_t j, Sum<R>& sum, bool) const {
+    if (direct && j < direct_rows) sum.row.add(1, R::load(direct[j], width));
+    sum.row.store(dx[j], width);
+  }
+};
+
+// du_s += -2 sum [(H . u) x_j + (x_j . u) H] and, beside it, dc_s = sum of dl; in triple mode the sum of dl m, a line a
+// segment.
+template <class L>
+struct BackwardSet : PlainSums<typename L::R, 1> {
+  using S = typename L::S;
+  using R = typename L::R;
+  using A = typename R::A;
+  int width;
+  const std::int32_t *set_edge, *set_source, *set_destination;
+  Table<const S> x, reflectors;
+  const A* vector;
+  Table<const A> h;
+  const A *edge_weight, *edge_slope;
+  Table<A> du;
+  A* dc;
+  Table<A> dw;
+
+  struct OfRow {
+    R u, slope_x;
+    A wu, slope_p;
+  };
+  __device__ OfRow begin(std::int64_t s) const {
+    const R u = R::load(reflectors[s], width);
+    return {u, R::zero(), vector != nullptr ? u.dot(R::load(vector, width)) : A(0), 0};
+  }
+  __device__ void edge(OfRow& of, int k, Sum<R>& sum) const {
+    const std::int64_t e = set_edge[k];
+    const A a = edge_weight[e], dl = edge_slope[e];
+    const R hi = R::load(h[set_destination[k]], width), xj = R::load(x[set_source[k]], width);
+    const A p = xj.dot(of.u);
+    sum.row.add(a * hi.dot(of.u) + dl * of.wu, xj);
+    sum.row.add(p * a, hi);
+    sum.scalar[0] += dl;
+    if (vector != nullptr) {
+      of.slope_x.add(dl, xj);
+      of.slope_p += dl * p;
+    }
+  }
+  __device__ void close(OfRow& of, std::int64_t segment, Sum<R>& sum) const {
+    if (vector != nullptr) {
+      sum.row.add(of.slope_p, R::load(vector, width));
+      of.slope_x.add(-2 * of.slope_p, of.u);
+      of.slope_x.store(dw[segment], width);
+    }
+    sum.row.scale(-2);
+  }
+  __device__ void end(std::int64_t s, Sum<R>& sum, bool) const {
+    sum.row.add(1, R::load(du[s], width));
+    sum.row.store(du[s], width);
+    if (first_lane()) dc[s] = sum.scalar[0];
+  }
+};
+
+// h = g (1 - z^2) and along = h . y = sum of g tanh'(y) y, whose limit at z = +-1 is 0. A warp a row.
+template <class L, class G>
+__global__ void __launch_bounds__(kSegmentThreads)
+    through_activation(std::int64_t rows, int width, Table<const G> upstream, Table<const typename L::S> z,
+                       bool use_tanh, Table<typename L::R::A> h, typename L::R::A* along) {
+  using R = typename L::R;
+  using A = typename R::A;
+  const std::int64_t row = std::int64_t{blockIdx.x} * kSegmentWarps + threadIdx.x / 32;
+  if (row >= rows) return;
+  R g = R::load(upstream[row], width);
+  const R value = R::load(z[row], width);
+  A sum = 0;
+#pragma unroll
+  for (int k = 0; k < R::kColumns / 32; ++k) {
+    const A v = value.value[k];
+    if (use_tanh) {
+      sum += fabs(v) == A(1) ? A(0) : g.value[k] * ((A(1) - v) * (A(1) + v) * atanh(v));
+      g.value[k] *= (1 - v) * (1 + v);
+    } else {
+      sum += g.value[k] * v;
+    }
+  }
+  g.store(h[row], width);
+  sum = sum_of_warp(sum);
+  if (first_lane()) along[row] = sum;
 }
 
 }  // namespace attention

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import View
 from loginmea_fast.nn.features import FeatureRows, RawFeatures
+from loginmea_fast.ops._dispatch import operator
 from loginmea_fast.ops.graph_mean import csr_product
 
 __all__ = ["FeatureProjection"]
@@ -88,7 +89,7 @@ class _ProjectStored(torch.autograd.Function):
         return _weight_gradient(ctx.features, grad, ctx.rows), grad.sum(0), None, None
 
 
-@torch.library.custom_op("loginmea_fast::narrow_projection", mutates_args=())
+@operator("narrow_projection")
 def _project_narrow(features: Tensor, weight: Tensor, bias: Tensor, rows: Tensor | None = None) -> Tensor:
     """Features of any dtype, or some rows of them, times weight^T plus bias: taken and widened block by block."""
     return _product(features, weight, bias, rows)
@@ -122,7 +123,7 @@ def _(features: Tensor, weight: Tensor, bias: Tensor, rows: Tensor | None = None
     return weight.new_empty((features if rows is None else rows).shape[0], weight.shape[0])
 
 
-@torch.library.custom_op("loginmea_fast::narrow_projection_backward", mutates_args=())
+@operator("narrow_projection_backward")
 def _project_narrow_backward(features: Tensor, grad: Tensor, rows: Tensor | None = None) -> Tensor:
     return _weight_gradient(features, grad, rows)
 

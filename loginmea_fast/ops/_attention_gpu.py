@@ -28,11 +28,10 @@ def relation_reflection_forward(chain: Chain, kernels: Any) -> None:
     for layer, index in enumerate(chain.of_layers()):
         segments = schedule_of(index, sets).by_destination
         sums = chain.logits.new_empty(segments.parts, width)
-        peaks, totals = chain.logits.new_empty(2, segments.parts)
         kernels.forward(Forward(
             segments, index[1], index[2], kernels.rows(chain.z[layer]), chain.reflectors, chain.logits[layer],
             _row(chain.neighbor_vectors, layer), chain.activation == "tanh",
-            chain.z[layer + 1], chain.lse[layer], sums, peaks, totals,
+            chain.z[layer + 1], chain.lse[layer], sums, chain.logits.new_empty(2, segments.parts),
         ))  # fmt: skip
 
 
@@ -70,7 +69,6 @@ def relation_reflection_backward(
         h, along, dx = all_h[:rows], all_along[:rows], all_dx[: len(x)]
         weight, slope = all_weight[:edges], all_slope[:edges]
         source_sums, set_sums = (logits.new_empty(s.parts, width) for s in (by_source, by_set))
-        set_slopes = logits.new_empty(by_set.parts)
         set_vectors = None if vector is None else logits.new_empty(len(by_set.row), width)
         kernels.through_activation(upstream, z[layer + 1], tanh, h, along)
         kernels.backward_source(Source(
@@ -79,7 +77,7 @@ def relation_reflection_backward(
         ))  # fmt: skip
         kernels.backward_set(Set(
             by_set, schedule.set_edge, schedule.set_source, schedule.set_destination, x, reflectors, vector,
-            h, weight, slope, du, dc[layer], set_vectors, set_sums, set_slopes,
+            h, weight, slope, du, dc[layer], set_vectors, set_sums, logits.new_empty(1, by_set.parts),
         ))  # fmt: skip
         if dw is not None and set_vectors is not None:
             torch.sum(set_vectors, 0, out=dw[layer])

@@ -241,6 +241,10 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
                         f"{size:,.0f} MiB of arguments ({str(error).splitlines()[0]}); pass fewer rows a call or a "
                         "narrower dtype, or free some"
                     ) from None
+                except ValueError as error:
+                    if isinstance(error, InputError):
+                        raise
+                    raise InputError(f"{name}: {error}") from error  # a launch that no card takes
 
         schema = torch.library.infer_schema(body, mutates_args=())
         return torch.library.custom_op(f"loginmea_fast::{name}", served, mutates_args=(), schema=schema)
@@ -257,7 +261,9 @@ def _tensors_in(arguments: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _device_of(arguments: Iterable[Any]) -> torch.device:
-    return next(tensor.device for tensor in _tensors_in(arguments))
+    """The card among the tensors, which may read others from memory; else where they all are."""
+    devices = [tensor.device for tensor in _tensors_in(arguments)]
+    return next((device for device in devices if device.type != "cpu"), devices[0])
 
 
 def cuda_kernels(tensor: Tensor) -> tuple[Any, int]:

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from loginmea_fast import native
 from loginmea_fast.kernels._operands import Operands
-from loginmea_fast.ops._dispatch import cuda_kernels
+from loginmea_fast.ops._cuda_launch import launch
 from loginmea_fast.ops._wide_products import add_wide_product, wide_product
 
 __all__ = ["forward", "input_gradients", "multiply", "pack_rows", "projection_gradient", "unsupported"]
 
-MOST_MODALITIES = 6  # as in csrc/cuda/low_rank_fusion.h
+MOST_MODALITIES = 6  # kMostParts in csrc/cuda/tile.cuh
 
 
 def unsupported(dtype: torch.dtype, modalities: int, precision: str) -> str | None:
@@ -38,46 +37,39 @@ def unsupported(dtype: torch.dtype, modalities: int, precision: str) -> str | No
 
 def pack_rows(f: Operands, first: int, count: int) -> None:
     """Fill t with rows [first, first + count) of the inputs, and zeros."""
-    kernels, stream = cuda_kernels(f.t)
     for m, x in enumerate(f.inputs):
-        part = f.part(m)
-        kernels.fusion_pack_rows(
-            native.dtype_code(f.dtype), x.data_ptr(), x.stride(0), x.shape[1], _scale(f.scale, m), f.count,
-            first, count, native.dtype_code(f.compute), f.t[:, part].data_ptr(), f.total,
-            part.stop - part.start, f.block, stream,
-        )  # fmt: skip
+        launch(
+            "fusion_pack_rows",
+            f.t,
+            x,
+            _scale(f.scale, m),
+            first,
+            count,
+            f.t[:, f.part(m)],
+            f.precision == "tf32",
+        )
 
 
 def forward(f: Operands, bias: Tensor, y: Tensor, products: Tensor | None, first: int, count: int) -> None:
     """Fill rows [first, first + count) of y and, unless None, of products."""
-    kernels, stream = cuda_kernels(f.t)
-    kernels.fusion_forward(
-        *_packed(f), bias.data_ptr(), native.dtype_code(f.dtype), native.address(products), y.data_ptr(),
-        first, count, f.rows, f.rank, f.width, stream,
-    )  # fmt: skip
+    launch("fusion_forward", f.t, *_packed(f), bias.view(-1), _rows(products), y, first, count, f.rank)
 
 
 def projection_gradient(
     f: Operands, grad: Tensor, products: Tensor | None, dp: Tensor, first: int, count: int
 ) -> None:
     """Fill dp [M, block, columns] for rows [first, first + count), and with zeros up to a whole tile."""
-    kernels, stream = cuda_kernels(f.t)
-    kernels.fusion_projection_gradient(
-        grad.data_ptr(), *_packed(f), native.dtype_code(f.dtype), native.address(products), dp.data_ptr(),
-        first, count, f.rows, f.block, f.rank, f.width, stream,
-    )  # fmt: skip
+    what = grad, _rows(products), _rows(dp)
+    launch("fusion_projection_gradient", f.t, *_packed(f), *what, first, count, f.rank)
 
 
 def input_gradients(
     f: Operands, dt: Tensor, dx: Sequence[Tensor], dr: Tensor | None, first: int, count: int
 ) -> None:
     """Fill rows [first, first + count) of dx_m = r dt and dr = dt . x."""
-    kernels, stream = cuda_kernels(f.t)
     for m, x in enumerate(f.inputs):
-        kernels.fusion_input_gradient(
-            dt[:, f.part(m)].data_ptr(), f.total, native.dtype_code(f.dtype), x.data_ptr(), x.stride(0), x.shape[1],
-            _scale(f.scale, m), f.count, first, count, dx[m].data_ptr(), _scale(dr, m), stream,
-        )  # fmt: skip
+        where = x, _scale(f.scale, m), first, count, dx[m], _scale(dr, m)
+        launch("fusion_input_gradient", f.t, dt[:, f.part(m)], *where)
 
 
 def multiply(f: Operands, a: Tensor, b: Tensor, out: Tensor, add: bool) -> None:
@@ -88,12 +80,16 @@ def multiply(f: Operands, a: Tensor, b: Tensor, out: Tensor, add: bool) -> None:
         wide_product(a, b, out)
 
 
-def _packed(f: Operands) -> tuple[int, int, int, list[int], int, bool]:
+def _packed(f: Operands) -> tuple[Tensor, Tensor, Tensor, list[int], bool]:
     """The packed operands as kernels take them."""
-    pointers = f.t.data_ptr(), f.w.data_ptr(), f.constants.data_ptr()
-    return *pointers, f.starts, native.dtype_code(f.compute), f.precision == "ieee"
+    return f.t, f.w, f.constants, f.starts, f.precision == "ieee"
 
 
-def _scale(scale: Tensor | None, m: int) -> int:
-    """Address of the first row's number for a modality."""
-    return 0 if scale is None else scale[:, m].data_ptr()
+def _rows(table: Tensor | None) -> Tensor | None:
+    """Everything but the last dimension as one."""
+    return None if table is None else table.view(-1, table.shape[-1])
+
+
+def _scale(scale: Tensor | None, m: int) -> Tensor | None:
+    """Each row's number for a modality."""
+    return None if scale is None else scale[:, m]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from loginmea_fast.kernels._operands import in_tf32
 from loginmea_fast.ops._search_exact import (
     ROUNDING,
     WORKING_BYTES,
@@ -236,8 +237,7 @@ class DevicePasses:
         unit = (rows.to(torch.float64) * inverse[:, None]).to(torch.float32)
         if self.narrow:
             return unit.to(torch.bfloat16)
-        bits = unit.view(torch.int32)
-        return ((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(torch.float32)  # to nearest, ties to even
+        return in_tf32(unit)
 
     def _blocks(self, side: Side, mean: Tensor, scale: float, own: Tensor | None = None) -> Iterator[Packed]:
         width = side.parts[0].shape[1]

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from bench._graphs import generated
-from bench.gpu import graphs, session, tasks
+from bench.gpu import faults, graphs, session, tasks
 from bench.gpu import table as gpu_table
 from bench.gpu import work as floor
 from bench.gpu.command import parse
 from bench.gpu.sanitizer import judged, kernels_in
+from tests.emulation.faults import FAULTS
 from tests.helpers.plain_checkout import checkout, python_with
 
 ROOT = Path(__file__).parents[2]
@@ -162,7 +163,7 @@ def test_without_a_card_nothing_is_tried(scripted: Callable[..., Scripted]) -> N
 
 
 def test_a_sanitizer_that_found_something_is_believed() -> None:
-    case = {"small": "alignment_search", "status": "ok"}
+    case = {"small": "low_rank_fusion", "status": "ok"}
     clean = "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors"
     assert judged(clean, 0, case) == {"findings": 0}
     found = "========= Invalid __global__ read of size 4 bytes\n========= ERROR SUMMARY: 3 errors"
@@ -176,10 +177,37 @@ def test_a_sanitizer_that_found_something_is_believed() -> None:
     assert judged(clean, 0, {"status": "refused", "reason": "no such backend"})["status"] == "refused"
 
 
+def test_a_planted_fault_is_looked_for_in_a_checkout_of_its_own(tmp_path: Path) -> None:
+    tree = faults.plant(FAULTS[0], tmp_path / "tree")
+    changed = [
+        path.relative_to(tree).as_posix()
+        for path in tree.rglob("*")
+        if path.is_file() and path.read_bytes() != (ROOT / path.relative_to(tree)).read_bytes()
+    ]
+    assert changed == [f"csrc/cuda/{FAULTS[0].source}"]
+    done = subprocess.run(
+        [sys.executable, str(tree / "bench" / "gpu"), "--list"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert f"faults/{len(FAULTS) - 1}" in done.stdout, done.stderr
+    assert len(FAULTS) == tasks.FAULTS, "the record of the emulated faults is older than they are"
+
+
+def test_how_a_planted_fault_was_seen() -> None:
+    clean = "1 passed\n========= ERROR SUMMARY: 0 errors"
+    assert faults.seen_by("memcheck", clean) == "no"
+    assert faults.seen_by("memcheck", "1 failed\n========= ERROR SUMMARY: 2 errors") == "memcheck"
+    assert faults.seen_by("racecheck", "1 failed\n========= RACECHECK SUMMARY: 0 hazards") == "wrong number"
+    with pytest.raises(AssertionError, match="did not run"):
+        faults.seen_by("memcheck", "========= Error: Device not supported")
+
+
 def test_every_kernel_of_a_source_is_found() -> None:
-    for path in (ROOT / "csrc" / "cuda").glob("*.cu"):
+    for path in (ROOT / "csrc" / "cuda").glob("*.cu*"):
         text = path.read_text()
-        assert len(kernels_in(text)) == text.count("__global__"), path.name
+        wanted = text.count("__global__ ") + text.count("__device__ void end(")
+        assert len(kernels_in(text)) == wanted, path.name
+    text = (ROOT / "csrc" / "cuda" / "relation_reflection_attention.cuh").read_text()
+    assert kernels_in(text) == ["through_activation", "Forward", "BackwardSource", "BackwardSet"]
 
 
 def test_an_unknown_stage_is_named(capsys: pytest.CaptureFixture[str]) -> None:

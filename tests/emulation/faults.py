@@ -27,6 +27,7 @@ SEEDS = (1, 2)
 SEEN = {"wrong number", "emulator", "address sanitizer"}  # how a fault can show
 
 HUB = f"{ATTENTION}test_layers_and_every_gradient[cuda-hub-triple-torch.float32]"
+ODD = f"{ATTENTION}test_layers_and_every_gradient[cuda-self loops-relation-torch.float32]"
 CUT = f"{ATTENTION}test_rows_cut_into_parts[cuda-relation]"
 VIEW = "views.py::test_layers_of_a_view[cuda-parallel-triple-torch.float32]"
 DEEP = f"{FORMULA}[cuda-(6, 2, (128, 300, 301), 16)-torch.float32-scaled]"
@@ -57,119 +58,124 @@ class Fault(NamedTuple):
     sanitize: bool = False
 
 
-_A, _AH = "relation_reflection_attention.cu", "relation_reflection_attention.cuh"
-_F, _FH = "low_rank_fusion.cu", "low_rank_fusion.cuh"
+_A, _F, _R, _S, _T = (
+    f"{name}.cuh" for name in ("relation_reflection_attention", "low_rank_fusion", "rows", "segments", "tile")
+)
 
 FAULTS = (
-    Fault("the last edge is left out", "forward_segments", _A, "e < stop; ++e", "e < stop - 1; ++e", HUB),
-    Fault(
-        "an edge too many, of the next row", "forward_segments", _A, "e < stop; ++e", "e <= stop; ++e", HUB
-    ),
+    Fault("the last edge is left out", "walk", _S, "e < stop; ++e", "e < stop - 1; ++e", HUB),
+    Fault("an edge too many, of the next row", "walk", _S, "e < stop; ++e", "e <= stop; ++e", HUB),
     Fault(
         "the last row of a block is left out",
-        "launch_warps",
-        _A,
-        "{blocks(warps, kWarps)}",
-        "{warps / kWarps}",
+        "run",
+        _S,
+        "{blocks(segments.count, kSegmentWarps)}",
+        "{segments.count / kSegmentWarps}",
         HUB,
     ),
-    Fault("no barrier before partial sums are joined", "forward_shared", _A, "__syncthreads();", "", HUB, 0),
-    Fault("no barrier before partial sums are added", "add_shared", _A, "__syncthreads();", "", HUB, 1),
+    Fault("no barrier before partial sums are joined", "join", _S, "__syncthreads();", "", HUB),
+    Fault(
+        "peaks of partial sums are not heeded",
+        "Forward::join",
+        _A,
+        "take(sum, other.scalar[0], other.scalar[1]",
+        "take(sum, sum.scalar[0], other.scalar[1]",
+        HUB,
+    ),
+    Fault("partial slopes are not added", "PlainSums::join", _A, "sum.scalar[i] += other.scalar[i]", "", CUT),
     Fault(
         "the last warp's partial sum is forgotten",
-        "add_shared",
-        _A,
+        "join",
+        _S,
         "other < kJoiners",
         "other < kJoiners - 1",
         CUT,
-        1,
     ),
     Fault(
         "a mask one column short",
         "Row::load",
-        _AH,
+        _R,
         "column, column < width",
         "column, column + 1 < width",
         HUB,
     ),
-    Fault("a sum over half a warp", "sum_of_warp", _AH, "int lanes = 16", "int lanes = 8", HUB),
+    Fault("a sum over half a warp", "sum_of_warp", _R, "int lanes = 16", "int lanes = 8", HUB),
     Fault(
         "a wrong derivative of tanh", "through_activation", _A, "(1 - v) * (1 + v)", "(1 - v) * (1 - v)", HUB
     ),
     Fault(
         "source in place of destination",
-        "backward_set",
+        "BackwardSet::edge",
         _A,
-        "h + i * width, width), xj",
-        "h + j * width, width), xj",
+        "h[set_destination[k]]",
+        "h[set_source[k]]",
         HUB,
     ),
     Fault(
         "cp.async waited for too late",
         "Pipeline::stage",
-        _F,
-        "wait_for_copies<kFusionStages - 2>",
-        "wait_for_copies<kFusionStages - 1>",
+        _T,
+        "wait_for_copies<kTileStages - 2>",
+        "wait_for_copies<kTileStages - 1>",
         DEEP,
     ),
-    Fault("no barrier after the wait", "Pipeline::stage", _F, "__syncthreads();", "", NARROW),
+    Fault("no barrier after the wait", "Pipeline::stage", _T, "__syncthreads();", "", NARROW),
     Fault(
         "a copy into the stage that is read",
         "Pipeline::stage",
-        _F,
-        "fetch(i + kFusionStages - 1)",
-        "fetch(i + kFusionStages)",
+        _T,
+        "fetch(i + kTileStages - 1)",
+        "fetch(i + kTileStages)",
         DEEP,
     ),
     Fault(
         "a row off by one",
         "Pipeline::fetch",
-        _F,
-        "(row - Tile::kRows) * total",
-        "(row - Tile::kRows + 1) * total",
+        _T,
+        "(row - Of::kRows) * total",
+        "(row - Of::kRows + 1) * total",
         DEEP,
     ),
     Fault(
         "less shared memory than is used",
-        "forward",
-        _F,
-        "Tile::kSharedBytes, stream",
-        "Tile::kSharedBytes - 32, stream",
+        "multiply",
+        _T,
+        "Of::kSharedBytes, stream",
+        "Of::kSharedBytes - 32, stream",
         DEEP,
     ),
     Fault(
         "a stride between rows off by one word",
         "multiply_stage",
-        _FH,
-        "(warp_row + lane / 4) * kFusionStride",
-        "(warp_row + lane / 4) * (kFusionStride + 1)",
+        _T,
+        "(at.warp_row + at.lane / 4) * kTileStride",
+        "(at.warp_row + at.lane / 4) * (kTileStride + 1)",
         DEEP,
     ),
     Fault(
         "two parts of a fragment exchanged",
         "multiply_stage",
-        _FH,
-        "a[r][1] = at[8 * kFusionStride], a[r][2] = at[4]",
-        "a[r][2] = at[8 * kFusionStride], a[r][1] = at[4]",
+        _T,
+        "a[r][1] = from[8 * kTileStride], a[r][2] = from[4]",
+        "a[r][2] = from[8 * kTileStride], a[r][1] = from[4]",
         NARROW,
     ),
     Fault(
         "a small term of the product left out",
         "multiply_stage",
-        _FH,
+        _T,
         "multiply_tf32(step_sum, a[r], b_low[c]);",
         "",
         DEEP,
     ),
     Fault(
         "the factor itself among the others",
-        "projection_gradient",
+        "ProjectionGradient::end",
         _F,
         "if (n != m) gradient",
         "gradient",
         DEEP,
     ),
-    Fault("a sum over half a warp", "input_gradient", _F, "int lanes = 16", "int lanes = 8", DEEP),
 )
 
 

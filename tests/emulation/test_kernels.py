@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from loginmea_fast import native
 from tests.emulation import library
 from tests.helpers.cases import assert_cases_pass
 
@@ -37,6 +39,24 @@ CASES = (
 def test_kernels_equal_the_formulas(tmp_path: Path) -> None:
     library.build(library.sources())  # here, where a compiler's words are seen whole
     assert_cases_pass(CASES, {library.SEED: "1"}, tmp_path)
+
+
+def test_a_table_that_no_launch_takes_is_named() -> None:
+    kernels = library.load(library.build(library.sources()))
+    table, nothing = torch.zeros(4, 1028), (0, 0, 0, 0, 0)
+    segments = 0, 0, 0, 0, 0, 0, 0, 0
+    for rows, logits, words in (
+        (table, nothing, "attention_forward: .* widths up to 1024 .* got 1028"),
+        (table[:, :8].contiguous(), table[:, 0].double(), "expected a table of float32, got float64"),
+        (table[:, :8].half(), nothing, "expected float32, float64 or bfloat16, got float16"),
+    ):
+        wire = rows.data_ptr(), *rows.shape, rows.stride(0), native.dtype_code(rows.dtype)
+        if isinstance(logits, torch.Tensor):
+            logits = logits.data_ptr(), len(logits), 1, 1, native.dtype_code(logits.dtype)
+        with pytest.raises(ValueError, match=words):
+            kernels.attention_forward(
+                segments, 0, 0, wire, wire, logits, nothing, True, wire, *[nothing] * 3, 0
+            )
 
 
 def test_a_driver_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

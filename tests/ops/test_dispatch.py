@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from loginmea_fast.errors import OutOfMemoryError
-from loginmea_fast.ops import _dispatch, _wide_products
+from loginmea_fast import AlignmentGraph, ops
+from loginmea_fast.errors import InputError, OutOfMemoryError
+from loginmea_fast.ops import _attention_cuda, _dispatch, _fusion_cuda, _wide_products
 from tests.helpers.compare import assert_close
+from tests.helpers.graphs import triples_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +28,7 @@ def _body(operator) -> object:
 
 
 def test_operators_are_registered_in_one_place() -> None:
-    for path in (ROOT / "loginmea_fast" / "ops").glob("*.py"):
+    for path in (ROOT / "loginmea_fast").rglob("*.py"):
         assert ("custom_op(" in path.read_text()) == (path.name == "_dispatch.py"), path.name
 
 
@@ -49,7 +53,7 @@ def test_the_card_of_the_tensors_is_the_current_one(monkeypatch: pytest.MonkeyPa
         x = torch.empty(2, 3, device="cuda:1")
     torch.set_autocast_enabled("cuda", True)  # torch.autocast declines where there is no card
     try:
-        _body(op)([x], None)
+        _body(op)([torch.zeros(1), x], None)  # what is read from memory does not name the card
     finally:
         torch.set_autocast_enabled("cuda", False)
     assert seen == [("cuda:1", False)]
@@ -67,6 +71,68 @@ def test_a_card_without_room_is_one_error_that_names_it() -> None:
     assert "\n" not in str(caught.value)
 
 
+def _elsewhere(*shape: int) -> Tensor:
+    return torch.empty(shape, device="meta")
+
+
+def _graph() -> AlignmentGraph:
+    return AlignmentGraph.from_triples(*triples_of("random"))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda g: ops.relation_reflection_attention(
+            _elsewhere(g.num_entities, 8), _elsewhere(g.num_relation_sets, 8), _elsewhere(g.num_relation_sets), g
+        ),
+        lambda g: ops.relation_reflectors(_elsewhere(2 * g.num_relations, 8), g),
+        lambda g: ops.neighbor_mean(_elsewhere(g.num_entities, 8), g),
+        lambda g: ops.low_rank_fusion(
+            [torch.zeros(3, 4), _elsewhere(3, 4)], [torch.zeros(2, 5, 6)] * 2, torch.zeros(1, 2), torch.zeros(1, 6)
+        ),
+        lambda g: ops.contrastive_loss(torch.zeros(3, 4), _elsewhere(3, 4), 0.1),
+        lambda g: ops.contrastive_loss_to_keys(torch.zeros(3, 4), _elsewhere(3, 4), torch.arange(3), 0.1),
+        lambda g: ops.alignment_ranks(torch.zeros(3, 4), _elsewhere(3, 4)),
+        lambda g: ops.alignment_topk(torch.zeros(3, 4), _elsewhere(3, 4), 1),
+        lambda g: ops.mutual_nearest(torch.zeros(3, 4), _elsewhere(3, 4)),
+    ],
+)  # fmt: skip
+def test_tensors_on_another_device_are_named(call: Callable[[AlignmentGraph], object]) -> None:
+    with pytest.raises(InputError, match=r"on (cpu|meta),.* on (cpu|meta).*ove .* with (graph)?\.to\(\)"):
+        call(_graph())
+
+
+@pytest.mark.parametrize(
+    ("why", "words"),
+    [
+        (_attention_cuda.unsupported(torch.float32, 1028), "float32 rows of up to 1024 columns"),
+        (_attention_cuda.unsupported(torch.float64, 388), "float64 rows of up to 384 columns"),
+        (_attention_cuda.unsupported(torch.bfloat16, 513), "512 where not a multiple of 4; these have 513"),
+        (_fusion_cuda.unsupported(torch.float64, 3, "ieee"), "float32 or bfloat16, not float64"),
+        (_fusion_cuda.unsupported(torch.float32, 7, "tf32"), "up to 6 modalities, not 7"),
+        (_attention_cuda.unsupported(torch.float32, 1024), ""),
+        (_fusion_cuda.unsupported(torch.bfloat16, 6, "bfloat16"), ""),
+    ],
+)
+def test_what_the_cuda_kernels_do_not_take_is_named(why: str | None, words: str) -> None:
+    assert words in (why or "")
+    assert bool(words) == (why is not None)
+
+
+def test_a_launch_that_no_card_takes_names_the_operator() -> None:
+    grid = pytest.importorskip("loginmea_fast.kernels._grid").grid
+
+    @_dispatch.operator("test_grid")
+    def op(x: Tensor) -> Tensor:
+        grid(1, len(x))
+        return x.clone()
+
+    with pytest.raises(
+        InputError, match=r"test_grid: expected a grid of .* 65535 blocks, got 1 x 65536; use fewer rows"
+    ):
+        _body(op)(torch.zeros(65_536))
+
+
 def test_a_card_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda card: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda card: "Tesla T4")
@@ -79,6 +145,27 @@ def test_a_card_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         reasons.append(_dispatch.triton_reason(x))
     for reason in reasons:
         assert re.search(said, reason or ""), reason
+
+
+def test_a_torch_of_before_wide_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest that the metadata admits has no `out_dtype`, and its operator addmm no overload that takes one."""
+    torch_mm = torch.mm
+
+    def mm(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
+        return torch_mm(a, b, out=out)
+
+    monkeypatch.setattr(torch, "mm", mm)
+    monkeypatch.setattr(_wide_products.torch.ops.aten, "addmm", SimpleNamespace(), raising=False)
+    _wide_products._runs.cache_clear()
+    try:
+        a, b = torch.randn(40, 30).bfloat16(), torch.randn(30, 20).bfloat16()
+        assert not any(_wide_products._runs(name, a.device) for name in ("mm", "addmm"))
+        out = torch.ones(40, 20)
+        _wide_products.add_wide_product(a, b, out)
+        assert_close(out, 1 + a.double() @ b.double(), "sum")
+        assert_close(_wide_products.wide_product(a, b), a.double() @ b.double(), "product")
+    finally:
+        _wide_products._runs.cache_clear()
 
 
 @pytest.mark.parametrize("served", [(), ("mm",), ("mm", "addmm")], ids=str)
