@@ -26,7 +26,7 @@ __all__ = ["Beside", "LateEmbedding", "beside_model", "embedding_of", "late_name
 LABELS = "labels"  # the part of the propagated labels
 # Modalities in which nearly every entity differs from all others: what a projection to a few columns has to lose of
 # them is most of it.
-_NAMES = ("name_tfidf", "sentence")
+_NAMES = ("name_tfidf", "name", "word", "sentence")
 _WEIGHTS = {LABELS: 0.7}  # where there is nothing to choose by
 _WEIGHT = 0.35  # and of names
 _RIVALS = (
