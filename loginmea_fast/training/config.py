@@ -225,7 +225,7 @@ class Config(BaseModel):
     late_names: bool = _key(
         "training",
         True,
-        "the modalities name_tfidf and sentence, as they are, stand beside the trained model",
+        "modalities made of names stand beside the trained model, too, as they are",
     )
 
     whitening: float = _key(
