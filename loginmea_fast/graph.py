@@ -289,25 +289,48 @@ class AlignmentGraph:
         dst = np.repeat(np.arange(len(entities)), degree)
         by_destination = np.argsort(dst * len(entities) + source)
         source, set_ = source[by_destination], self.dst_set[places].cpu().numpy()[by_destination]
-        by_source = _lexsort3(source, set_, dst, len(entities), self.num_relation_sets, len(entities))
         size = self.neighborhood_size[entities]
         size[len(rows) :] = 1
+        visit = torch.arange(len(entities), dtype=torch.int32, device=self.device)
+        return self._of_edges(dst, source, set_, size, visit)
+
+    def within(self, part: Tensor) -> AlignmentGraph:
+        """The same entities without the edges between different parts; relation sets keep their numbers.
+
+        Args:
+            part: int64 [N], the part of each entity.
+        """
+        part = part.to(self.device)
+        source, destination = self.edge_index()
+        kept = part[source] == part[destination]
+        source, destination, set_ = (t[kept].cpu().numpy() for t in (source, destination, self.dst_set))
+        own = np.bincount(destination[source == destination], minlength=self.num_entities)
+        size = np.bincount(destination, minlength=self.num_entities) + 1 - own
+        sizes = torch.from_numpy(size.astype(np.int32)).to(self.device)
+        return self._of_edges(destination, source, set_, sizes, self.visit_order)
+
+    def _of_edges(
+        self, dst: np.ndarray, source: np.ndarray, set_: np.ndarray, size: Tensor, visit: Tensor
+    ) -> AlignmentGraph:
+        """A graph of edges of these relation sets, by (destination, source); as many entities as `size` has."""
+        count = len(size)
+        by_source = _lexsort3(source, set_, dst, count, self.num_relation_sets, count)
         kept = ("set_rel_ptr", "set_relation", "set_count", "rel_ptr", "rel_set", "rel_count")
-        tensors = {name: getattr(self, name) for name in kept} | {"neighborhood_size": size}
+        tensors = {name: getattr(self, name) for name in kept}
+        tensors |= {"neighborhood_size": size, "visit_order": visit}
         made = {
-            "dst_ptr": np.append(0, degree.cumsum()),
+            "dst_ptr": _pointers(dst, count),
             "dst_source": source.astype(np.int32),
             "dst_set": set_,
-            "src_ptr": _pointers(source, len(entities)),
+            "src_ptr": _pointers(source, count),
             "src_destination": dst[by_source].astype(np.int32),
             "src_set": set_[by_source],
             "src_edge": by_source.astype(np.int32),
             "set_ptr": _pointers(set_, self.num_relation_sets),
             "set_edge": np.argsort(set_, kind="stable").astype(np.int32),
-            "visit_order": np.arange(len(entities), dtype=np.int32),
         }
         tensors |= {name: torch.from_numpy(array).to(self.device) for name, array in made.items()}
-        return AlignmentGraph(len(entities), self.num_relations, tensors)
+        return AlignmentGraph(count, self.num_relations, tensors)
 
     def edge_index(self) -> Tensor:
         """int64 [2, E], row 0 sources, row 1 destinations, in destination order (PyTorch Geometric's layout)."""

@@ -9,6 +9,7 @@ from loginmea_fast.runs.directory import RunDirectory
 from loginmea_fast.runs.warm_start import check_source
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.objectives import objective_weights
+from loginmea_fast.training.partition import check_metis
 from loginmea_fast.training.tensorboard import check_installed
 
 __all__ = ["check_configuration"]
@@ -32,6 +33,8 @@ def check_configuration(
     choose_device(config.device, config.backend)
     if config.tensorboard:
         check_installed()
+    if config.partitions > 1:
+        check_metis()
     if resume:
         return
     if out is not None:

@@ -209,6 +209,13 @@ class Config(BaseModel):
     bootstrap_start: int = _key("training", 20, "first epoch of a round that may propose links", ge=0)
     bootstrap_every: int = _key("training", 2, "epochs between proposals", ge=1)
     bootstrap_window: int = _key("training", 10, "rounds a pair must stay mutual before it joins", ge=1)
+    partitions: int = _key(
+        "training",
+        0,
+        "parts of the graph, found by METIS, between which updates pass no messages: an approximation that takes less "
+        "memory; 0: the whole graph, exactly",
+        ge=0,
+    )
     max_comparisons: int = _key(
         "training",
         20_000_000_000,

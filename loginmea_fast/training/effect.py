@@ -66,6 +66,9 @@ def without_effect(config: Config, modalities: int, train: int, valid: int) -> I
             ["weight_decay"] if config.weight_decay else [], "RMSprop has none; set optimizer to 'adamw'"
         )
     one_update = not config.updates or len(batches(train, config.batch_size, at_least=config.updates)) == 1
+    if config.partitions and (one_update or config.partitions == 1):
+        why = "there is one part" if config.partitions == 1 else "an epoch is one update, about all parts"
+        yield f"partitions save nothing: {why}; raise {'partitions' if config.partitions == 1 else 'updates'}"
     if config.share_seeds and one_update:
         why = f"an epoch is one update, which tells all {train:,} training links apart"
         yield from idle(["share_seeds"], f"{why}; raise updates, or turn it off")

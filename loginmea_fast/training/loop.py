@@ -328,6 +328,7 @@ class Trainer:
             lr=step.rate,
             gradient_norm=step.norm.item(),
             links=len(sampler.links),
+            **({"cut_edges": round(sampler.cut, 4)} if sampler.cut else {}),
             updates=total,
             global_step=standing.global_step,
             seconds=round(seconds, 4),
@@ -364,7 +365,7 @@ class Trainer:
         further = sampler.further(positions, self.objectives.further, epoch, update)
         rows = torch.cat([links.t().reshape(-1), further]).to(self.problem.device)
         hidden = None if self.shared is None else sampler.entities(positions).to(self.problem.device)
-        view = self.problem.graph.view(rows, self.model.depth)
+        view = sampler.graph.view(rows, self.model.depth)
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         losses, terms = [], dict.fromkeys(self.objectives.terms, 0.0)
@@ -440,7 +441,7 @@ class Trainer:
         """Of the links as they are now, whose entities share a row from here on."""
         links = self.bootstrapping.links
         if self.sampler is None or not torch.equal(self.sampler.links, links):
-            self.sampler = Sampler(self.config, self.problem.pair, links)
+            self.sampler = Sampler(self.config, self.problem.pair, links, self.problem.graph)
             self.shared = None
             if self.config.share_seeds and len(self.sampler.spans) > 1:
                 if self.shards is None:

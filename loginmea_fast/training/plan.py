@@ -190,11 +190,11 @@ def _ranked(problem: Problem, config: Config) -> int:
 def _step(problem: Problem, model: EntityModel, config: Config) -> tuple[int, int]:
     """How many entities the first update needs features of, and the bytes of the step."""
     graph, one = problem.graph, members_of(model)[0]
-    sampler = Sampler(config, problem.pair, problem.split.train)
+    sampler = Sampler(config, problem.pair, problem.split.train, graph)
     positions = sampler.positions(0)
     further = sampler.further(positions, further_entities(config), 0, 0)
     rows = torch.cat([sampler.links[positions].t().reshape(-1), further]).to(problem.device).unique()
-    view = graph.view(rows, one.depth)
+    view = sampler.graph.view(rows, one.depth)
     sizes = [block.sources for block in view.blocks] or [graph.num_entities] * one.depth
     batch = len(rows)
     count, width, size = graph.num_entities, config.hidden_dim, one.compute_dtype.itemsize

@@ -8,7 +8,9 @@ from torch import Tensor
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.data.split import link_groups
 from loginmea_fast.errors import DataError
+from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.training.config import Config
+from loginmea_fast.training.partition import partition
 
 __all__ = ["Sampler", "batches", "check_negatives"]
 
@@ -22,9 +24,11 @@ class Sampler:
         links: int64 [T, 2].
         spans: (first, end) of each update's links in the order of an epoch. One update where `updates` is 0.
         group_of: int64 [N], the group of an entity; -1 where it has no link.
+        graph: what an update is computed over: `graph`, or its parts where there are `partitions`.
+        cut: the share of its edges that are left out.
     """
 
-    def __init__(self, config: Config, pair: AlignmentPair, links: Tensor) -> None:
+    def __init__(self, config: Config, pair: AlignmentPair, links: Tensor, graph: AlignmentGraph) -> None:
         """Take the links of an epoch, those that joined included."""
         self.config, self.pair, self.links = config, pair, links
         groups = link_groups(links)
@@ -37,12 +41,20 @@ class Sampler:
             self.spans = batches(len(links), config.batch_size, at_least=config.updates)
         else:
             self.spans = [(0, len(links))]
+        self.graph, self.cut = graph, 0.0
+        self._part: Tensor | None = None
+        if config.partitions > 1:
+            self._part, self.graph, self.cut = partition(graph, self.group_of, config.partitions, config.seed)
 
     def positions(self, epoch: int, update: int = 0) -> Tensor:
         """Positions in `links` of those that an update is about, int64 [B]."""
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
         first, end = self.spans[update]
-        return torch.randperm(len(self.links), generator=generator)[first:end]
+        order = torch.randperm(len(self.links), generator=generator)
+        if self._part is not None:  # part after part, so that an update is about few of them
+            turn = torch.randperm(self.config.partitions, generator=generator)
+            order = order[turn[self._part[self.links[order, 0]]].argsort(stable=True)]
+        return order[first:end]
 
     def entities(self, positions: Tensor) -> Tensor:
         """Entities of links, those of their whole groups; int64, each once."""
@@ -51,13 +63,15 @@ class Sampler:
         return ((self.group_of >= 0) & chosen[self.group_of]).nonzero()[:, 0]
 
     def further(self, positions: Tensor, count: int, epoch: int, update: int) -> Tensor:
-        """`count` entities of each graph, or all there are, outside the groups of an update's links."""
+        """`count` entities of each graph, or all there are, outside the groups of an update's links, in their parts."""
         if not count:
             return self.links.new_empty(0)
         seed = self.config.seed * 1_000_003 + epoch + 500_000
         generator = torch.Generator().manual_seed(seed + 1_000_000_007 * update)
         taken = torch.zeros(self.pair.num_entities, dtype=torch.bool)
         taken[self.entities(positions)] = True
+        if self._part is not None:
+            taken |= ~torch.isin(self._part, self._part[self.links[positions, 0]])
         chosen = []
         for entities in (self.pair.left_entities, self.pair.right_entities):
             free = entities[~taken[entities]]

@@ -61,6 +61,7 @@ OTHER = Config(
     bootstrap_every=3,
     bootstrap_window=4,
     max_comparisons=1,
+    partitions=3,
     propagation="none",
     late_names=False,
     propagation_width=64,

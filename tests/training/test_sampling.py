@@ -16,12 +16,13 @@ from loginmea_fast.training.sampling import Sampler, batches, check_negatives
 from loginmea_fast.training.sharing import SharedRows
 from tests.training.synthetic import synthetic_pair
 
+GRAPH = synthetic_pair().graph()
 # 0 has two partners and 43 has two: these three links are one group.
 LINKS = torch.tensor([[0, 41], [1, 42], [0, 43], [2, 43], [3, 44], [4, 45]])
 
 
 def sampler(links=LINKS, **values):
-    return Sampler(Config(**{"batch_size": 2, "updates": 1, **values}), synthetic_pair(), links)
+    return Sampler(Config(**{"batch_size": 2, "updates": 1, **values}), synthetic_pair(), links, GRAPH)
 
 
 def test_an_epoch_sees_every_link_once_in_an_order_of_its_own():
