@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 from pathlib import Path
 
-__all__ = ["free_memory"]
+__all__ = ["free_memory", "give_back"]
+
+
+def give_back() -> None:
+    """Return memory that nothing holds any more to the system, where the C library keeps it (glibc does)."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def free_memory() -> int | None:

@@ -9,6 +9,7 @@ import shlex
 import time
 import warnings
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -128,9 +129,11 @@ def run(
         return 0
     prepare_kernels(configuration)
     started = time.perf_counter()
-    where = resume or out or there.first(lambda: fresh_run_directory(pair.name))
+    where = resume or out or there.first(partial(fresh_run_directory, pair.name))
+    handed = [pair]
+    del pair  # of several processes each then keeps its part of the data alone
     result = fit(
-        pair,
+        handed.pop(),
         None if resume else configuration,
         where,
         resume=resume is not None,

@@ -67,11 +67,13 @@ class ReflectionLayers(nn.Module):
 
     def _across(self, x: Tensor, reflectors: Tensor, view: ShardView) -> Tensor:
         """The same in several processes, [b, (L + 1) d] of own rows x [n, d]: each layer fetches what it reads."""
-        z, depth = [torch.tanh(x)], len(self.relation_vectors)
+        depth, read = len(self.relation_vectors), view.fetch(x, activates=True)
+        z = [view.first(read[: len(x)])]
         for layer in range(depth):
-            edges = view.layer(last=layer == depth - 1)
+            last = layer == depth - 1
+            edges = view.layer(last)
             y = relation_reflection_attention(
-                edges.take(view.fetch(z[-1])),
+                edges.take(read) if last else read,  # inner layers read all, in their order
                 reflectors,
                 None,
                 edges,
@@ -80,8 +82,10 @@ class ReflectionLayers(nn.Module):
                 backend=self.backend,
                 relation_vector=self.relation_vectors[layer],
             )
-            z.append(y)
-        return torch.cat([*(view.first(y) for y in z[:-1]), z[-1]], 1)
+            z.append(y if last else view.first(y))
+            if not last:
+                read = view.fetch(y)
+        return torch.cat(z, 1)
 
 
 class GraphEncoder(nn.Module):

@@ -36,9 +36,12 @@ class Exchange:
         world.exchange(rows, row, self._sent, self._received)
         self._rows = rows.to(device)
 
-    def fetch(self, table: Tensor) -> Tensor:
-        """Own rows [n, d] and, behind them, those of others: [n + W, d]. Differentiable; a collective both ways."""
-        fetched: Tensor = _Fetch.apply(table, self)
+    def fetch(self, table: Tensor, activates: bool = False) -> Tensor:
+        """Own rows [n, d] and, behind them, those of others: [n + W, d]. Differentiable; a collective both ways.
+
+        With `activates` tanh of all of them, of which then nothing else is kept for the gradient.
+        """
+        fetched: Tensor = _Fetch.apply(table, self, activates)
         return fetched
 
     def rows(self, table: Tensor) -> Tensor:
@@ -58,19 +61,24 @@ class Exchange:
 
 class _Fetch(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, exchange: Exchange) -> Tensor:
-        ctx.exchange, ctx.own = exchange, len(table)
+    def forward(ctx: Any, table: Tensor, exchange: Exchange, activates: bool) -> Tensor:
+        ctx.exchange, ctx.own, ctx.activates = exchange, len(table), activates
         out = table.new_empty(len(table) + exchange.wanted, table.shape[1])
-        out[: len(table)] = table
-        exchange._exchange(out[len(table) :], table)
+        own = out[: len(table)]
+        torch.tanh(table, out=own) if activates else own.copy_(table)
+        exchange._exchange(out[len(table) :], own)
+        if activates:
+            ctx.save_for_backward(out)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         own = gradient[: ctx.own].clone()
         ctx.exchange.add_(own, gradient[ctx.own :])
-        return own, None
+        if ctx.activates:
+            own = torch.ops.aten.tanh_backward(own, ctx.saved_tensors[0][: ctx.own])
+        return own, None, None
 
 
 class Gather:

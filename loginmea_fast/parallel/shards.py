@@ -97,9 +97,9 @@ class Shards:
         own = self.own_rows(rows)
         return ShardView(self.edges, own, shards=self, asked_of=rows)
 
-    def fetch(self, table: Tensor) -> Tensor:
+    def fetch(self, table: Tensor, activates: bool = False) -> Tensor:
         """Own rows [n, d] and those of others behind them; see `Exchange`."""
-        return self._exchange.fetch(table)
+        return self._exchange.fetch(table, activates)
 
     def to(self, device: torch.device | str) -> Shards:
         """Itself: it is where its graph was."""
@@ -166,9 +166,9 @@ class ShardView(View):
         """The edges of a layer, into all own rows or, of the last one, into those that are asked for."""
         return self.shards._inner if self.rows is None or not last else View.of(self.graph, self.rows, 1)
 
-    def fetch(self, table: Tensor) -> Tensor:
+    def fetch(self, table: Tensor, activates: bool = False) -> Tensor:
         """What a layer reads."""
-        return self.shards.fetch(table)
+        return self.shards.fetch(table, activates)
 
     def gather(self, table: Tensor) -> Tensor:
         """Of own rows asked for, [b, d], those of all processes as they were asked for, [B, d]."""

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from loginmea_fast.errors import ConfigError, LoginMEAError
 
@@ -19,6 +21,7 @@ __all__ = ["ALONE", "World", "world"]
 
 T = TypeVar("T")
 TIMEOUT = "LOGINMEA_TIMEOUT"
+_STARTS = "TORCHELASTIC_RESTART_COUNT"
 _SECONDS = 600.0  # that a process waits for the others: longer than any of them works by itself
 
 
@@ -44,7 +47,7 @@ class World:
     @property
     def restarted(self) -> bool:
         """Whether torchrun has started the processes again, after one had failed."""
-        return self.size > 1 and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        return self.size > 1 and os.environ.get(_STARTS, "0") != "0"
 
     def part(self, count: int) -> slice:
         """The share of this process in `count` things that all know, about as many for each."""
@@ -218,7 +221,16 @@ def _join(environment: Mapping[str, str]) -> World:
     if cuda:
         torch.cuda.set_device(int(environment.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timeout)
+        store, rank, count = next(rendezvous("env://", timeout=timeout))
+        # torchrun may keep its store when it starts processes again: where the dead listened is no longer asked for.
+        store = PrefixStore(f"start {environment.get(_STARTS, '0')}", store)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            timeout=timeout,
+            store=store,
+            rank=rank,
+            world_size=count,
+        )
     except (RuntimeError, ValueError) as error:
         raise LoginMEAError(
             f"process {found.rank} of {size} cannot join the others ({str(error).splitlines()[0][:200]}); start them "

@@ -115,9 +115,12 @@ def _facts(config: Config, fingerprint: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_features(pair: AlignmentPair) -> AlignmentPair:
-    """The pair with who has which modality, but not the numbers."""
+    """The pair as training needs it: who is linked and has which modality, but neither numbers nor words."""
     return replace(
         pair,
+        words=None,
+        attributes=None,
+        values=None,
         features={
             name: Feature(
                 torch.zeros(1, 1).expand(len(feature.present), 1), feature.present, feature.description

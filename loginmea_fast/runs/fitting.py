@@ -15,6 +15,7 @@ import torch
 from loginmea_fast.data import AlignmentPair, Split
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.evaluation.embedding import Embedding
+from loginmea_fast.machine import give_back
 from loginmea_fast.nn import EntityModel
 from loginmea_fast.parallel import World, world
 from loginmea_fast.runs.checking import check_configuration
@@ -119,15 +120,21 @@ def fit(
         progress, callbacks = False, []
     with _threads(config.threads):
         problem, planned = there.together(partial(_prepare, pair, config, split))
+        goes_on = run is not None and run.last_file.is_file()
+        model, begun = there.together(partial(_begin, problem, config, goes_on))
+        if there.size > 1:
+            problem = divide(problem, model, config, there)
+            del pair  # which nobody else may hold: of the data a process keeps its part
+            give_back()
         if out is None:
-            return _train(problem, config, planned, None, resume, progress, callbacks, there)
+            return _train(problem, model, begun, config, planned, None, resume, progress, callbacks)
         if run is None:
             there.first(partial(RunDirectory.create, out, config))
             run = RunDirectory.open(out, there.leads)
         with run.hold():
             if split is None:
                 run.save_split(problem.split)
-            return _train(problem, config, planned, run, resume, progress, callbacks, there)
+            return _train(problem, model, begun, config, planned, run, resume, progress, callbacks)
 
 
 def _check(
@@ -154,6 +161,14 @@ def _prepare(pair: AlignmentPair, config: Config, split: Split | None) -> tuple[
     check_negatives(pair, problem.split.train, further_entities(config))
     prepare_kernels(config)
     return problem, check_plan(problem, config, partial(sketch_model, problem))
+
+
+def _begin(problem: Problem, config: Config, goes_on: bool) -> tuple[EntityModel, list[str]]:
+    """A new model, and what it begins with."""
+    model = build_model(problem, config)
+    if goes_on or config.init_from is None:
+        return model, []
+    return model, [warm_start(model, problem.graph, config.init_from)]
 
 
 def plan(pair: AlignmentPair, config: Config | None = None, **overrides: Any) -> Plan:
@@ -190,21 +205,15 @@ def _threads(count: int | None) -> Iterator[None]:
 
 def _train(
     problem: Problem,
+    model: EntityModel,
+    begun: Sequence[str],
     config: Config,
     planned: Plan,
     run: RunDirectory | None,
     resume: bool,
     progress: bool | None,
     callbacks: Sequence[Callback],
-    there: World,
 ) -> FitResult:
-    model = build_model(problem, config)
-    goes_on = resume and run is not None and run.last_file.is_file()
-    begun = (
-        [] if goes_on or config.init_from is None else [warm_start(model, problem.graph, config.init_from)]
-    )
-    if there.size > 1:
-        problem = divide(problem, model, config, there)
     trainer = Trainer(problem, model, config, run, callbacks)
     trainer.notes += begun
     with StopOnSignal(run is not None) as stop:
