@@ -34,8 +34,8 @@ def run(directory: str, overrides: Sequence[str]) -> dict[str, Any] | None:
     from loginmea_fast.parallel import shards_of, world
     from loginmea_fast.training.memory import resident_memory
 
-    there, begun = world(), resident_memory(torch.device("cpu"))
     config = lf.Config.build(path=directory).override(overrides)
+    there, begun = world(), resident_memory(torch.device("cpu"))
     handed = [lf.runs.load_pair(config)]
     with tempfile.TemporaryDirectory() as folder:
         out = there.first(lambda: str(Path(folder) / "run"))
@@ -93,7 +93,7 @@ def main() -> None:
             print(json.dumps(found))
         return
     keys = [*KEYS, *args.overrides]
-    case = f"{args.directory.parent.name}_{args.directory.name}"
+    case = "_".join(args.directory.parts[-2:])
     for processes in args.processes:
         row = {"case": f"{case}, {processes}", "keys": keys, "note": args.note}
         row |= started(args.directory, keys, processes)

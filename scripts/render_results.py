@@ -30,6 +30,7 @@ NO_PROFILE = "Nothing is recorded yet: `python bench/step_profile.py --record` m
 NO_ALIGN = "Nothing is recorded yet: `python -m bench.align --record` measures it."
 NO_DECISIONS = "Nothing is recorded yet: `python -m bench.align.oracle --record` measures it."
 NO_RELIABILITY = "Nothing is recorded yet: `make {verb}` measures it."
+NO_PROCESSES = "Nothing is recorded yet: `python bench/processes.py DIR --record` measures it."
 NO_SCALE = "Nothing is recorded yet: `python bench/scale.py {verb} --record` measures it."
 NO_SIZES = "Nothing is recorded yet: `python bench/sizes.py --record` measures it."
 
@@ -231,6 +232,51 @@ def render_growth(results: Path) -> str:
     return "\n\n".join(parts) or NO_SCALE.format(verb="growth")
 
 
+def render_processes(results: Path) -> str:
+    """A table a machine of bench/processes.py: each number of processes against one on the same data."""
+    parts = []
+    for record in read_records(results, "processes"):
+        machine, rows = record["machine"], record["rows"]
+        alone = {_data(row): row for row in rows if row["processes"] == 1}
+        lines = [
+            f"{machine['device']}, {machine['cores']} cores, {machine['capability']}; memory of the largest process:",
+            "",
+            "| data | processes | loss, first and last epoch | farthest from one process | Hits@1 and MRR, left to "
+            "right | farthest from one process | rows held, fetched a layer | interpreter | before a step | at most "
+            "| s an epoch |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for row in rows:
+            first = alone[_data(row)]
+            losses = max(abs(a - b) for a, b in zip(row["losses"], first["losses"], strict=True))
+            scores = max(
+                abs(score - first["scores"][way][name])
+                for way, found in row["scores"].items()
+                for name, score in found.items()
+            )
+            ours = row["scores"]["left_to_right"]
+            note = f", {row['note']}" if row["note"] else ""
+            cells = [
+                f"{_data(row)} ({row['date']}{note})",
+                f"{row['processes']}",
+                f"{row['losses'][0]:.4f}, {row['losses'][-1]:.4f}",
+                f"{losses:.0e}" if row is not first else "",
+                f"{ours['hits@1']:.4f}, {ours['mrr']:.4f}",
+                f"{scores:.0e}" if row is not first else "",
+                f"{-(-row['entities'] // row['processes']):,}, {row['fetched']:,}",
+                *(_size(row[key]) for key in ("begun_bytes", "held_bytes", "peak_bytes")),
+                f"{min(row['epoch_seconds']):.1f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        keys = " ".join(f"`{key}`" for key in rows[0]["keys"])
+        parts.append("\n".join([*lines, "", f"Keys: {keys}."]))
+    return "\n\n".join(parts) or NO_PROCESSES
+
+
+def _data(row: Mapping[str, Any]) -> str:
+    return str(row["case"]).rpartition(", ")[0]
+
+
 def render_profile(results: Path) -> str:
     """A table a machine of bench/step_profile.py: what each operator takes of a step, configurations side by side."""
     parts = []
@@ -420,6 +466,7 @@ if __name__ == "__main__":
         ("docs/scale.md", "optimiser", render_optimiser(results)),
         ("docs/scale.md", "scale", render_scale(results)),
         ("docs/scale.md", "growth", render_growth(results)),
+        ("docs/scale.md", "processes", render_processes(results)),
         *(("docs/reliability.md", what, render_reliability(results, what)) for what in ("killed", "hostile")),
     ):
         changed = render_into(ROOT / document, name, text)

@@ -78,6 +78,7 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         render_decisions,
         render_growth,
         render_optimiser,
+        render_processes,
         render_profile,
         render_reliability,
         render_same_steps,
@@ -102,6 +103,7 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         ("docs/scale.md", render_optimiser(results)),
         ("docs/scale.md", render_scale(results)),
         ("docs/scale.md", render_growth(results)),
+        ("docs/scale.md", render_processes(results)),
         *(("docs/reliability.md", render_reliability(results, what)) for what in ("killed", "hostile")),
         *(("docs/accuracy.md", render_study(results, study)) for study in STUDIES.values()),
     ):

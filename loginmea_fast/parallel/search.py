@@ -7,7 +7,8 @@ best is merged. Scores are the same float64 numbers wherever they are computed, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ from loginmea_fast.ops._search_exact import Passes, Scoring, Side
 from loginmea_fast.ops.alignment_search import AlignmentRanks, search_passes, search_side
 from loginmea_fast.parallel.world import World
 
-__all__ = ["SpreadRows"]
+__all__ = ["SpreadRows", "of_all_rows"]
 
+T = TypeVar("T")
 _BLOCK = 4096  # rows that pass from process to process at a time
 
 
@@ -49,6 +51,17 @@ class SpreadRows:
     def gathered(self, index: Tensor | None = None) -> Tensor:
         """The rows at an index, or all, in every process; a collective."""
         return _gathered(self.world, self.here, self.owner, self._place, index)
+
+    def collected(self) -> Tensor | None:
+        """All rows, in process 0; None elsewhere. A collective."""
+        counts = torch.bincount(self.owner, minlength=self.world.size).tolist()
+        parts = self.world.collect(self.here, counts)
+        if parts is None:
+            return None
+        out = self.here.new_empty(len(self.owner), self.here.shape[1])
+        for process, part in enumerate(parts):
+            out[(self.owner == process).nonzero()[:, 0].to(out.device)] = part
+        return out
 
     def ranks(self, other: SpreadRows, csls_k: int, pairs: Tensor, backend: str = "auto") -> AlignmentRanks:
         """As `ops.alignment_ranks(self, other, csls_k, pairs=pairs)`, in every process; a collective.
@@ -96,6 +109,19 @@ class SpreadRows:
         kinds = (torch.float32 if len(rows) < 2**22 else torch.float64 for rows in (other, self))
         ranks_lr, ranks_rl = (of.to(kind) for of, kind in zip(ranks, kinds, strict=True))
         return AlignmentRanks((ranks_lr, ranks_rl), (ties_lr, ties_rl))
+
+
+def of_all_rows(rows: Tensor | SpreadRows, work: Callable[[Tensor], T]) -> T:
+    """What `work` makes of all rows; where they lie divided, process 0 collects them, works, and tells the others."""
+    if not isinstance(rows, SpreadRows):
+        return work(rows)
+    whole = rows.collected()
+
+    def lead() -> T:
+        assert whole is not None, "process 0 has collected them"
+        return work(whole)
+
+    return rows.world.first(lead)
 
 
 def _means(

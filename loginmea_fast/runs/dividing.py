@@ -51,8 +51,6 @@ def check_divisible(config: Config, world: World) -> None:
         ("learned_weights", False, "the weights' own term would be counted once a process"),
         ("propagation", "none", "labels are propagated over the whole graph"),
         ("partitions", 0, "entities are divided among the processes already"),
-        ("rounds", 0, "a round proposes among all entities"),
-        ("bootstrap", False, "proposals are made among all entities"),
     ):
         if getattr(config, key) != wanted:
             raise ConfigError(

@@ -30,6 +30,7 @@ from loginmea_fast.evaluation.links import rank_links
 from loginmea_fast.evaluation.metrics import rank_metrics
 from loginmea_fast.nn import EntityModel, LoginMEAOutput, members_of
 from loginmea_fast.parallel import shards_of, world_of
+from loginmea_fast.parallel.search import of_all_rows
 from loginmea_fast.parallel.shards import SharedRows as DividedSharedRows
 from loginmea_fast.training.bootstrapping import Bootstrapping, without
 from loginmea_fast.training.callbacks import Callback
@@ -536,8 +537,12 @@ class Trainer:
         config = self.config
         joint = model_embedding(self.joint, self.problem, config).embed(torch.cat([left, right]))
         seed = config.seed * 1_000_003 + self.standing.epoch - epoch + self.bootstrapping.window(epoch)
-        rows = joint[: len(left)], joint[len(left) :]
-        found, asked = mutual_pairs(*rows, config.max_comparisons, seed, config.backend)
+        found, asked = of_all_rows(
+            joint,
+            lambda rows: mutual_pairs(
+                rows[: len(left)], rows[len(left) :], config.max_comparisons, seed, config.backend
+            ),
+        )
         sampled |= {} if asked is None else {"sampled_entities": asked}
         return found
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from loginmea_fast.evaluation.decoders import find_candidates
 from loginmea_fast.evaluation.decoders.sinkhorn import sinkhorn
 from loginmea_fast.evaluation.embedding import Embedding
+from loginmea_fast.parallel.search import of_all_rows
 
 __all__ = ["propose"]
 
@@ -36,9 +37,12 @@ def propose(
     """
     if not (len(left) and len(right)):
         return left.new_empty(0, 2)
-    rows = embedding.embed(torch.cat([left, right]))
-    candidates = find_candidates(rows[: len(left)], rows[len(left) :], _CANDIDATES, backend=backend)
-    plan = sinkhorn(candidates).plan
-    assert plan is not None, "Sinkhorn ranks its candidates"
-    found = torch.from_numpy(plan.mutual(certainty).pairs)
+
+    def pairs(rows: Tensor) -> Tensor:
+        candidates = find_candidates(rows[: len(left)], rows[len(left) :], _CANDIDATES, backend=backend)
+        plan = sinkhorn(candidates).plan
+        assert plan is not None, "Sinkhorn ranks its candidates"
+        return torch.from_numpy(plan.mutual(certainty).pairs)
+
+    found = of_all_rows(embedding.embed(torch.cat([left, right])), pairs)
     return torch.stack([left[found[:, 0]], right[found[:, 1]]], 1)

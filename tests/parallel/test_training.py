@@ -39,6 +39,13 @@ KEYS: dict[str, dict[str, Any]] = {
 ALL = {"rounds": 0, "propagation": "none", "seed_ratio": 0.5, "valid_ratio": 0.2, "threads": 1, "csls_k": 3}
 
 
+KEYS["rounds"] = {**KEYS["default"], "rounds": 2, "epochs": 3, "certainty": 0.2}
+KEYS["bootstrap"] = {
+    **KEYS["default"],
+    **{"bootstrap": True, "bootstrap_start": 0, "bootstrap_every": 1, "bootstrap_window": 2},
+}
+
+
 def trained(name: str, out: str | None = None, resume: bool = False, **more: Any) -> dict[str, Any]:
     """Losses, metrics and own rows of the tables."""
     keys: dict[str, Any] = {} if resume else {**ALL, **KEYS[name], **more}
@@ -53,6 +60,8 @@ def trained(name: str, out: str | None = None, resume: bool = False, **more: Any
         "entities": shards,
         "tables": tables,
         "relations": [member.relation_embedding.detach() for member in members_of(result.model)],
+        "joined": [record for record in result.history if record["event"] == "bootstrap"],
+        "proposed": [record["links"] for record in result.history if record["event"] == "round"],
         "processes": world().size,
     }
 
@@ -61,6 +70,8 @@ def agree(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert found["losses"] == pytest.approx(expected["losses"], abs=1e-4)
     assert found["norms"] == pytest.approx(expected["norms"], rel=1e-3)
     assert found["parameters"] == expected["parameters"]
+    assert found["joined"] == expected["joined"]
+    assert found["proposed"] == expected["proposed"]
     close(found["metrics"], expected["metrics"])
     for own, whole in zip(found["tables"], expected["tables"], strict=True):
         assert torch.allclose(own, whole[found["entities"]], atol=1e-3)
@@ -86,6 +97,8 @@ def close(found: Any, expected: Any) -> None:
 @pytest.mark.parametrize("name", KEYS)
 def test_several_processes_train_as_one(name: str) -> None:
     expected = trained(name)
+    assert any(expected["proposed"]) == (name == "rounds")
+    assert any(record["joined"] for record in expected["joined"]) == (name == "bootstrap")
     for count in (2, 4) if name == "default" else (3,):
         found = in_processes(count, trained, name)
         assert torch.cat([told["entities"] for told in found]).sort().values.tolist() == list(range(80))
@@ -181,8 +194,8 @@ def refused(change: str) -> None:
         keys["seed"] = rank
     elif change == "version":
         dividing.__version__ = f"9.{rank}"
-    elif change in ("rounds", "decoder"):
-        keys[change] = {"rounds": 1, "decoder": "one_to_one"}[change]
+    elif change in ("propagation", "decoder"):
+        keys[change] = {"propagation": "late", "decoder": "one_to_one"}[change]
     fit(pair, progress=False, **keys)
 
 
@@ -192,7 +205,7 @@ def refused(change: str) -> None:
         ("data", r"started alike: the data \(graph\) is"),
         ("seed", "started alike: the key seed is 0 in process 0 and 1 in process 1"),
         ("version", "started alike: version is 9.0 in process 0 and 9.1 in process 1"),
-        ("rounds", "2 processes cannot train with rounds=1"),
+        ("propagation", "2 processes cannot train with propagation=late"),
         ("decoder", "2 processes rank by cosine and CSLS alone"),
     ],
 )

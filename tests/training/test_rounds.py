@@ -229,7 +229,7 @@ def test_bootstrapping_begins_anew_with_a_round(monkeypatch):
     """Its epochs are those of the round, and no candidate of parameters that are gone is kept."""
     asked = []
 
-    def found(self, left, right):
+    def found(self, epoch, sampled, left, right):
         asked.append((self.standing.epoch, len(self.bootstrapping.candidates)))
         return torch.zeros(1, 2, dtype=torch.int64)
 
