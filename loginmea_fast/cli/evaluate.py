@@ -85,7 +85,7 @@ def run(
 def _matches(path: str, gold: str | None, plot: str | None, as_json: bool, flags: bool) -> int:
     """Measure the matches of a file."""
     from loginmea_fast.evaluation.matches import match_metrics
-    from loginmea_fast.runs.aligning import read_matches
+    from loginmea_fast.runs.aligning import read_matches, spelt_alike
 
     if gold is None:
         raise ConfigError(
@@ -93,12 +93,18 @@ def _matches(path: str, gold: str | None, plot: str | None, as_json: bool, flags
         )
     if flags:
         raise ConfigError("matches in a file are measured as they stand; leave the flags of a run out")
-    found = read_matches(path)
-    result = match_metrics(found.pairs, read_matches(gold).pairs, found.confidence)
+    links = read_matches(gold)
+    found = spelt_alike(read_matches(path), links)
+    result = match_metrics(found.pairs, links.pairs, found.confidence)
     if not result["judged"]:
+        swapped = not {left for left, _ in found.pairs}.isdisjoint(right for _, right in links.pairs)
         raise ConfigError(
             f"no entity of {path} is in {gold}, so that no match can be judged: {found.pairs[0][0]!r} is its first; "
-            "links name entities as the matches do"
+            + (
+                "the columns of the links are swapped: the left entity comes first"
+                if swapped
+                else "links name entities as the matches do"
+            )
         )
     if plot is not None:
         if "curve" not in result:
@@ -117,6 +123,13 @@ def _matches(path: str, gold: str | None, plot: str | None, as_json: bool, flags
         f"{result['links']:,} links of {gold}",
         table(["", "precision", "recall", "F1"], [["all", *_figures(result)]]),
     ]
+    first = links.pairs[0]
+    named = [{pair[side] for pair in found.pairs} for side in (0, 1)]
+    if all(text.isidentifier() and text not in own for text, own in zip(first, named, strict=True)):
+        parts[0] += (
+            f"\nnote: {gold} begins with {first[0]!r} and {first[1]!r}, which no match names; they count as a link; "
+            "if they are a header, delete it or call the columns left and right"
+        )
     if "curve" in result:
         rows = [
             [f"{entry['threshold']:.2f}", f"{entry['matches']:,}", *_figures(entry)]

@@ -81,7 +81,8 @@ def find_format(directory: Path, name: str = "auto") -> Format:
     if not directory.is_dir():
         what = "is no directory" if directory.exists() else "does not exist"
         raise DataError(
-            f"{directory} {what}; give the directory that holds the files of both graphs (recognised are {known})"
+            f"{directory} {what}; give the directory that holds the files of both graphs, or where two files are "
+            f"aligned or converted, both (recognised are {known})"
         )
     there = set(DataDirectory(directory).names())
     if name != "auto":

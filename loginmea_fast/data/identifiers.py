@@ -29,8 +29,9 @@ __all__ = [
 ]
 
 NONE, SEVERAL = -1, -2  # no listed entity is meant, or more than one could be
-_PLAIN = re.compile(r"(?!https://)[!-$&-;=?-\[\]-~]+")
+_PLAIN = re.compile(r"(?!https://|urn:x-)[!-$&-;=?-\[\]-~]+")
 _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8}))")
+_WRITTEN = re.compile(r"^urn:x-(?:left|right):")  # as runs/aligning/formats.py writes labels
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _INVISIBLE = "\ufeff\u200b\u200e\u200f\u2060"
 
@@ -39,14 +40,15 @@ def plain_spelling(identifier: str) -> str:
     r"""An identifier without what writers of files vary.
 
     White space and angle brackets around it go, percent escapes that are UTF-8 and N-Triples' ``\u00e9`` are resolved,
-    characters are composed (Unicode's form NFC), https is http.
+    characters are composed (Unicode's form NFC), https is http. What matches in RDF put ahead of a label that is no IRI
+    (``urn:x-left:``) goes, too.
     """
     if _PLAIN.fullmatch(identifier):
         return identifier
     text = identifier.strip().strip(_INVISIBLE).strip()
     if text.startswith("<") and text.endswith(">"):
         text = text[1:-1].strip()
-    text = without_escapes(text)
+    text = _WRITTEN.sub("", without_escapes(text))
     if "%" in text:
         with contextlib.suppress(UnicodeDecodeError):
             text = unquote(text, errors="strict")

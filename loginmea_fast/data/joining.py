@@ -43,7 +43,7 @@ NAME_ATTRIBUTES = (
     "name",
 )
 LONGEST_NAME = 1000  # characters; what is longer is a text, of which the beginning will do
-_NEAR = 20_000  # entities that are compared with a misspelt one
+_COMPARED = 20_000  # entities that are compared with a misspelt one
 
 
 def join(
@@ -195,7 +195,7 @@ def _names(
     kinds = attributes.types if attributes is not None else []
     known = {plain_spelling(kind) for kind in kinds}
     if unknown := [name for name in asked if plain_spelling(name) not in known]:
-        near = difflib.get_close_matches(unknown[0], kinds[:_NEAR], 3, 0.4) or kinds[:3]
+        near = difflib.get_close_matches(unknown[0], kinds[:_COMPARED], 3, 0.4) or kinds[:3]
         raise DataError(
             f"neither graph has an attribute {shorten(unknown[0])} to be named by; near are "
             f"{some_of(map(shorten, near)) or 'none'}"
@@ -282,14 +282,20 @@ def _match_part(links: LabeledLinks, sides: list[Listed], notes: list[str]) -> n
         ids.append([found[label] for label in labels])
     rows = np.array(ids, dtype=np.int64).T
     wrong = np.asarray((rows < 0).any(axis=1))
-    if (rows[0] < 0).all() and not wrong[1:].any() and len(rows) > 1:
+    first = (links.left[0], links.right[0])
+    if (
+        (rows[0] < 0).all()
+        and not wrong[1:].any()
+        and len(rows) > 1
+        and not all(_near(label, side, 1, 0.8) for label, side in zip(first, sides, strict=True))
+    ):
         notes.append(
             f"{links.where(0)}, {shorten(links.left[0])} and {shorten(links.right[0])}, names no entities and is taken "
             "for a header"
         )
-        return rows[1:]
+        return _each_once(rows, np.arange(1, len(rows)), links, notes)
     if not wrong.any():
-        return rows
+        return _each_once(rows, np.arange(len(rows)), links, notes)
     told = f"{int(wrong.sum()):,} of {len(rows):,} links of {links.name} name entities that no graph has"
     examples = "; ".join(_unknown(links, rows, int(row), sides) for row in np.flatnonzero(wrong)[:3].tolist())
     if wrong.all():
@@ -304,7 +310,19 @@ def _match_part(links: LabeledLinks, sides: list[Listed], notes: list[str]) -> n
         )
         raise DataError(f"{told}: {examples}; {remedy}")
     notes.append(Caution(f"{told} and are left out: {examples}"))
-    return rows[~wrong]
+    return _each_once(rows, np.flatnonzero(~wrong), links, notes)
+
+
+def _each_once(rows: np.ndarray, kept: np.ndarray, links: LabeledLinks, notes: list[str]) -> np.ndarray:
+    """The rows `kept`, in their order, without those that repeat another, which a note counts."""
+    _, first = np.unique(rows[kept], axis=0, return_index=True)
+    if len(first) < len(kept):
+        again = int(np.delete(kept, first)[0])
+        notes.append(
+            f"{len(kept) - len(first):,} of {len(rows):,} links of {links.name} repeat another and are left out: "
+            f"{links.where(again)}, {shorten(links.left[again])} and {shorten(links.right[again])}"
+        )
+    return rows[kept[np.sort(first)]]
 
 
 def _unknown(links: LabeledLinks, rows: np.ndarray, row: int, sides: list[Listed]) -> str:
@@ -313,22 +331,25 @@ def _unknown(links: LabeledLinks, rows: np.ndarray, row: int, sides: list[Listed
     which = ("left", "right")[side]
     if rows[row, side] == SEVERAL:
         return f"{links.where(row)}, {shorten(label)} is spelt like several entities of the {which} graph"
-    known = list(sides[side].ids)
-    near = difflib.get_close_matches(label, _likely(label, known), 3, 0.6)
+    near = _near(label, sides[side], 3, 0.6)
     hint = f" (near: {some_of(map(shorten, near))})" if near else ""
     elsewhere = " but in the other" if int(sides[1 - side].match([label], "")[0]) != NONE else ""
     return f"{links.where(row)}, {shorten(label)} is not in the {which} graph{elsewhere}{hint}"
 
 
+def _near(label: str, side: Listed, count: int, cutoff: float) -> list[str]:
+    return difflib.get_close_matches(label, _likely(label, list(side.ids)), count, cutoff)
+
+
 def _likely(label: str, known: list[str]) -> list[str]:
     """Labels that may be near: comparing with every one of a million takes a minute."""
-    if len(known) <= _NEAR:
+    if len(known) <= _COMPARED:
         return known
     wanted = Counter(display_name(label).lower())
     length = len(label)
     alike = [other for other in known if abs(len(other) - length) <= 3]
     scored = sorted(alike, key=lambda other: -sum((Counter(display_name(other).lower()) & wanted).values()))
-    return scored[:_NEAR]
+    return scored[:_COMPARED]
 
 
 def _contradictions(

@@ -50,6 +50,9 @@ _LISTED_ONLY = {  # classes that everything is of: they list an entity and say n
     "http://www.w3.org/2002/07/owl#NamedIndividual",
 }
 _SAME_AS = ("http://www.w3.org/2002/07/owl#sameAs", "http://www.w3.org/2004/02/skos/core#exactMatch")
+_CELL = re.compile(
+    r"http://knowledgeweb\.semanticweb\.org/heterogeneity/alignment#?(entity1|entity2|measure)"
+)
 _BYTES = 1 << 16  # of lines that are parsed at once
 _NOTHING = re.compile(rb"^[ \t\r]*(?:#[^\n]*)?$(?!\Z)", re.MULTILINE)  # lines that are blank or a comment
 _RANDOM = re.compile(r"[0-9a-f]{16,32}")  # what the parser calls a blank node that the file does not name
@@ -156,15 +159,24 @@ def add_rdf(path: Path, format: str, builder: GraphBuilder, bad: BadLines, blank
         if len(heads) + len(owners) >= _BLOCK:
             flush()
     flush()
+    if format == "jsonld" and labels and not any(":" in said for said in labels):
+        raise DataError(
+            f"{path} is JSON without a @context that says which IRI a key such as {shorten(min(labels))} is, and so no "
+            "JSON-LD; write it as CSV, or give it a context"
+        )
     if nested:
         builder.notes.append(f"{path.name}: {nested:,} statements about statements are left out")
 
 
-def read_rdf_pairs(path: Path, format: str, bad: BadLines) -> tuple[list[str], list[str], str]:
-    """Links that a file states by owl:sameAs or skos:exactMatch, or by whatever single property it uses.
+def read_rdf_pairs(path: Path, format: str, bad: BadLines) -> tuple[list[str], list[str], list[str], str]:
+    """Links that a file states by owl:sameAs or skos:exactMatch, by whatever single property it uses, or in cells.
+
+    Cells are those of the Alignment API (David et al., Semantic Web 2011), in which the Ontology Alignment Evaluation
+    Initiative gives its links.
 
     Returns:
-        Labels of the left entities (subjects), of the right ones, and the property.
+        Labels of the left entities (subjects), of the right ones, what a cell says of how sure each is or "", and
+        the property.
 
     Raises:
         DataError: no such triple; see :func:`add_rdf` for the rest.
@@ -172,7 +184,11 @@ def read_rdf_pairs(path: Path, format: str, bad: BadLines) -> tuple[list[str], l
     ox = rdf_library()
     nodes = _BlankNodes("", named=format in _BY_LINE)
     found: dict[str, tuple[list[str], list[str]]] = {}
+    cells: dict[str, dict[str, str]] = {}
     for subject, predicate, item, _ in _statements(path, format, ox, bad):
+        if part := _CELL.fullmatch(predicate.value):
+            cells.setdefault(str(subject), {})[part[1]] = item.value
+            continue
         pair = [
             label_of(term.value) if type(term) is ox.NamedNode else nodes.label(term.value)
             for term in (subject, item)
@@ -182,6 +198,9 @@ def read_rdf_pairs(path: Path, format: str, bad: BadLines) -> tuple[list[str], l
             left, right = found.setdefault(predicate.value, ([], []))
             left.append(pair[0])
             right.append(pair[1])
+    if whole := [cell for cell in cells.values() if "entity1" in cell and "entity2" in cell]:
+        left, right = ([label_of(cell[name]) for cell in whole] for name in ("entity1", "entity2"))
+        return left, right, [cell.get("measure", "") for cell in whole], "the cells of the Alignment API"
     chosen = next((name for name in _SAME_AS if name in found), None)
     if chosen is None and len(found) == 1:
         (chosen,) = found
@@ -190,7 +209,8 @@ def read_rdf_pairs(path: Path, format: str, bad: BadLines) -> tuple[list[str], l
             f"{path} has no owl:sameAs or skos:exactMatch that would link two entities; write links as triples of "
             "one of these, or as two columns"
         )
-    return (*found[chosen], chosen)
+    left, right = found[chosen]
+    return left, right, [""] * len(left), chosen
 
 
 class _BlankNodes:

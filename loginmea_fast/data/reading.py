@@ -110,7 +110,8 @@ def read_seeds(
     """Reads pairs of entities that are known to be the same.
 
     A table (CSV, TSV, Parquet) with two columns whose names are left, right; entity1, entity2; source, target;
-    subject_id, object_id or the like, else the first two; or RDF that says owl:sameAs or skos:exactMatch.
+    subject_id, object_id or the like, else the first two; or RDF that says owl:sameAs or skos:exactMatch, or holds
+    cells of the Alignment API.
 
     Args:
         path: the file.
@@ -128,10 +129,16 @@ def read_seeds(
     kind = _format_of(file, format)
     bad = BadLines(skip_bad_lines)
     if kind not in TABLE_SUFFIXES.values():
-        left, right, said = read_rdf_pairs(file, kind, bad)
+        left, right, _, said = read_rdf_pairs(file, kind, bad)
         notes = [f"{file.name}: links are the triples of {shorten(said)}", *bad.note()]
         return LabeledLinks(left, right, file.name, 1, "triple", tuple(notes))
     table = open_table(file, kind)
+    if table.width == 1 and columns is None:
+        mark = {"tsv": "a tab", "csv": "a comma"}.get(kind, "a column")
+        raise DataError(
+            f"{file} has one column, and begins with {shorten(table.names[0])}; a link is the left entity and the "
+            f"right one, with {mark} between them"
+        )
     header = find_columns(table.names, LINKS) is not None or kind == "parquet" or _named(columns)
     names = table.names if header else [f"column {number}" for number in range(table.width)]
     chosen, note = choose_columns(names, LINKS, columns, file.name)

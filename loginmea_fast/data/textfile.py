@@ -307,7 +307,7 @@ def opened(path: Path, meaning: str, xml: bool = False) -> Iterator[Utf8Stream]:
             yield Utf8Stream(path, stream, kind)
     except FileNotFoundError:
         raise DataError(
-            f"{path} is missing, it should hold {meaning}; put it there or name another directory"
+            f"{path} is missing, it should hold {meaning}; put it there, or name another file or directory"
         ) from None
     except DataError:
         raise

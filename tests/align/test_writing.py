@@ -15,7 +15,7 @@ from sssom.validators import validate
 
 import loginmea_fast as lf
 from loginmea_fast.errors import ConfigError, DataError
-from loginmea_fast.runs.aligning import read_matches
+from loginmea_fast.runs.aligning import read_matches, spelt_alike
 from loginmea_fast.runs.aligning.formats import plain_text, safe_text
 from tests.training.synthetic import synthetic_pair
 
@@ -233,6 +233,46 @@ def test_alignment_rdf(which: str, request: pytest.FixtureRequest, tmp_path: Pat
     alignment.write(tmp_path / "alignment.nt")
     assert set(pairs) == set(read(tmp_path / "alignment.nt"))
     assert sorted(pairs.values()) == pytest.approx(sorted(alignment.columns()["confidence"]), abs=1e-5)
+
+
+@pytest.mark.parametrize("which", ["found", "dbpedia"])
+@pytest.mark.parametrize("suffix", ["nt", "rdf", "sssom.tsv"])
+def test_what_tools_read_is_measured_by_the_links_of_the_graphs(
+    which: str, suffix: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """RDF and SSSOM spell labels as IRIs, and characters by escapes; the links do not."""
+    alignment = request.getfixturevalue(which)
+    alignment.write(tmp_path / f"alignment.{suffix}")
+    alignment.write(tmp_path / "gold.parquet")
+    gold = read_matches(tmp_path / "gold.parquet")
+    back = spelt_alike(read_matches(tmp_path / f"alignment.{suffix}"), gold)
+    assert len(set(back.pairs) & set(gold.pairs)) >= 0.98 * len(gold.pairs)
+    if suffix == "rdf":
+        assert back.confidence == pytest.approx(gold.confidence, abs=1e-5)
+
+
+def test_cells_of_the_alignment_api_are_links(tmp_path: Path) -> None:
+    """As the Ontology Alignment Evaluation Initiative writes them, without the hash of the namespace."""
+    (tmp_path / "gold.rdf").write_text(
+        '<rdf:RDF xmlns="http://knowledgeweb.semanticweb.org/heterogeneity/alignment" '
+        'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><Alignment><map><Cell>'
+        '<entity1 rdf:resource="http://l/a"/><entity2 rdf:resource="http://r/a"/><measure>0.5</measure>'
+        "</Cell></map></Alignment></rdf:RDF>"
+    )
+    found = read_matches(tmp_path / "gold.rdf")
+    assert (found.pairs, found.confidence) == ([("http://l/a", "http://r/a")], [0.5])
+    seeds = lf.data.read_seeds(tmp_path / "gold.rdf")
+    assert (seeds.left, seeds.right) == (["http://l/a"], ["http://r/a"])
+    (tmp_path / "gold.rdf").write_text((tmp_path / "gold.rdf").read_text().replace("0.5", "much"))
+    with pytest.raises(DataError, match="cell 1: a confidence is a number"):
+        read_matches(tmp_path / "gold.rdf")
+
+
+def test_matches_of_a_directory(found: lf.Alignment, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no alignment"):
+        read_matches(tmp_path)
+    found.write(tmp_path / "alignment.csv")
+    assert read(tmp_path) == read(tmp_path / "alignment.csv")
 
 
 @pytest.mark.parametrize(

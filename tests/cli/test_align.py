@@ -59,6 +59,8 @@ def test_wrong_input(call, data_dir: Path, tmp_path: Path) -> None:
     call("align", data_dir).check_error("out")
     call("align", data_dir, *out, "--format", "docx").check_error("format must be one of")
     call("align", tmp_path / "nowhere", *out).check_error("does not exist")
+    (tmp_path / "left.csv").write_text("id,name\na,b\n")
+    call("align", tmp_path / "left.csv", *out).check_error("two files are aligned")
     call("align", data_dir, *out, "--method", "magic").check_error("method")
     call("align", data_dir, *out, "--precision", "2", "--method", "propagate").check_error("precision")
 
@@ -79,6 +81,12 @@ def test_matches_in_a_file_are_measured(call, data_dir: Path, tmp_path: Path) ->
     assert answer["precision"] == answer["right"] / answer["judged"]
     call("evaluate", out / "alignment.tsv").check_error("is a file of matches", "GOLD")
     call("evaluate", out / "alignment.tsv", gold, "--csls-k", 3).check_error("leave the flags")
+    gold.write_text("cities\ttowns\n" + gold.read_text())
+    told = call("evaluate", out / "alignment.tsv", gold)
+    assert "begins with 'cities' and 'towns', which no match names" in told.out
+    rows = [line.split("\t") for line in gold.read_text().splitlines()]
+    gold.write_text("".join(f"{row[1]}\t{row[0]}\n" for row in rows))
+    call("evaluate", out / "alignment.tsv", gold).check_error("the columns of the links are swapped")
     gold.write_text("http://elsewhere/1\tb\n")
     call("evaluate", out / "alignment.tsv", gold).check_error("no entity of")
     call("evaluate", out / "alignment.tsv", tmp_path / "none.tsv").check_error("none.tsv")

@@ -328,6 +328,27 @@ def test_a_first_row_that_names_nobody_is_a_header():
     assert any("taken for a header" in note for note in pair.notes)
 
 
+def test_a_first_row_that_is_misspelt_is_no_header():
+    typed = ("Wienn", "Viennna")
+    pair = build([("Wien", "in", "AT")], [("Vienna", "in", "AT")], seeds=[typed, ("AT", "AT")])
+    assert labels(pair)["links"] == [("AT", "AT")]
+    notes = " ".join(pair.notes)
+    assert "taken for a header" not in notes
+    assert "'Wienn' is not in the left graph (near: 'Wien')" in notes
+
+
+def test_links_that_repeat_another_are_told_by_their_labels():
+    pair = build(seeds=[*SEEDS, ("nobody", "none"), SEEDS[0]])
+    assert labels(pair)["links"] == SEEDS
+    told = [note for note in pair.notes if "repeat another" in note]
+    count = len(SEEDS) + 2
+    assert told == [
+        f"1 of {count} links of seeds repeat another and are left out: seeds, row {count - 1}, {SEEDS[0][0]!r} and "
+        f"{SEEDS[0][1]!r}"
+    ]
+    assert not any("stand twice" in note for note in pair.notes)
+
+
 @pytest.mark.parametrize(
     ("names", "chosen"),
     [

@@ -285,6 +285,7 @@ BOMB = (
             '{"@context": "http://schema.org/", "name": "x"}',
             r"context elsewhere, which is not fetched",
         ),
+        ("g.json", '[{"id": "x", "name": "Wien"}]', r"JSON without a @context that says .* 'id'"),
         ("g.csv", "a,b\nx,y\n", r"has 2 columns \('a', 'b'\); a graph needs 3"),
         ("g.parquet", "no parquet", r"no readable Parquet file"),
         ("g.nt", "version https://git-lfs.github.com/spec/v1\n", r"Git LFS pointer"),
@@ -307,6 +308,8 @@ def test_what_is_not_there_or_unknown(tmp_path):
         read_graph([tmp_path / "g.nt", tmp_path / "g.nt"])
     with pytest.raises(DataError, match="no owl:sameAs or skos:exactMatch"):
         read_seeds(tmp_path / "g.nt")
+    with pytest.raises(DataError, match=r"has one column, and begins with 'x y'; .* with a tab between them"):
+        read_seeds(write(tmp_path / "s.tsv", "x y\n"))
     with pytest.raises(DataError, match="no link"):
         read_seeds(write(tmp_path / "s.csv", "left,right\n"))
 

@@ -4,7 +4,7 @@ from loginmea_fast.runs.aligning.alignment import Alignment, BestCandidates
 from loginmea_fast.runs.aligning.decisions import Decisions, read_decisions
 from loginmea_fast.runs.aligning.formats import check_format
 from loginmea_fast.runs.aligning.procedure import align, check_options
-from loginmea_fast.runs.aligning.reading import MatchFile, read_matches
+from loginmea_fast.runs.aligning.reading import MatchFile, read_matches, spelt_alike
 from loginmea_fast.runs.aligning.writing import check_directory
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "check_options",
     "read_decisions",
     "read_matches",
+    "spelt_alike",
 ]

@@ -1,4 +1,4 @@
-"""Matches and links read back from files: tables with or without a header, Parquet, SSSOM, owl:sameAs."""
+"""Matches and links read back from files: tables with or without a header, Parquet, SSSOM, RDF."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from loginmea_fast.data.badlines import BadLines
+from loginmea_fast.data.identifiers import plain_spelling
+from loginmea_fast.data.rdf import RDF_SUFFIXES, read_rdf_pairs
 from loginmea_fast.data.textfile import read_bytes, shorten
 from loginmea_fast.errors import DataError
-from loginmea_fast.runs.aligning.formats import plain_text
+from loginmea_fast.runs.aligning.formats import FORMATS, plain_text
 
-__all__ = ["MatchFile", "read_matches"]
+__all__ = ["MatchFile", "read_matches", "spelt_alike"]
 
 # Names of the two columns, in the order in which a file is looked through for them.
 _COLUMNS = (
@@ -41,15 +44,26 @@ class MatchFile:
 
 
 def read_matches(path: str | os.PathLike[str]) -> MatchFile:
-    """Read pairs from a table (TSV or CSV, with a header or without), Parquet, SSSOM or N-Triples of owl:sameAs.
+    """Read pairs from a table (TSV or CSV, with a header or without), Parquet, SSSOM, or RDF.
+
+    RDF says owl:sameAs or skos:exactMatch, or holds cells of the Alignment API.
+
+    Args:
+        path: the file, or a directory that `Alignment.save` wrote one into.
 
     Raises:
         DataError: no such file, no pair in it, or a line that is none; names it.
     """
     path = Path(path)
+    if path.is_dir():
+        path = _inside(path)
     name = path.name.lower()
     if name.endswith(".parquet"):
         return _from_columns(path, *_parquet_columns(path))
+    if path.suffix.lower() in RDF_SUFFIXES and not name.endswith(".nt"):
+        left, right, measures, _ = read_rdf_pairs(path, RDF_SUFFIXES[path.suffix.lower()], BadLines())
+        sure = (_sure(f"{path}, cell {number}", cell) for number, cell in enumerate(measures, start=1))
+        return _joined(path, zip(left, right, sure, strict=True))
     text = read_bytes(path, _FORM).decode("utf-8", "replace").removeprefix("\ufeff")
     if name.endswith(".nt"):
         return _joined(path, _same_as(path, text))
@@ -60,6 +74,36 @@ def read_matches(path: str | os.PathLike[str]) -> MatchFile:
     separator = "," if name.endswith(".csv") or ("\t" not in first and "," in first) else "\t"
     rows = csv.reader(lines[len(head) :], delimiter=separator)
     return _joined(path, _rows(path, rows, prefixes, len(head)))
+
+
+def spelt_alike(found: MatchFile, links: MatchFile) -> MatchFile:
+    """The matches with their identifiers as the links spell them, where these differ by no more than the writing.
+
+    Formats do not spell identifiers alike: RDF has `urn:x-left:Graz` for Graz, SSSOM percent escapes for é.
+    """
+    sides = []
+    for side in (0, 1):
+        listed = {pair[side] for pair in links.pairs}
+        of: dict[str, str | None] = {}
+        for label in listed:
+            plain = plain_spelling(label)
+            of[plain] = None if plain in of else label
+        sides.append(
+            [
+                pair[side] if pair[side] in listed else of.get(plain_spelling(pair[side])) or pair[side]
+                for pair in found.pairs
+            ]
+        )
+    return MatchFile(list(zip(sides[0], sides[1], strict=True)), found.confidence)
+
+
+def _inside(directory: Path) -> Path:
+    """The matches in the directory of an alignment, tables first, which say the most."""
+    own = (directory / f"alignment{suffix}" for suffix, _ in FORMATS.values())
+    found = next((path for path in own if path.is_file()), None)
+    if found is None:
+        raise DataError(f"{directory} holds no alignment; name a file of {_FORM}, or the --out of align")
+    return found
 
 
 def _rows(
@@ -82,16 +126,23 @@ def _rows(
         sure = None
         if places[2] is not None:
             cell = row[places[2]] if places[2] < len(row) else ""
-            try:
-                sure = float(cell)
-            except ValueError:
-                sure = float("nan")
-            if not 0 <= sure <= 1:
-                raise DataError(
-                    f"{path}, line {number}: a confidence is a number from 0 to 1; got {cell!r}: correct the line, or "
-                    "leave the column out"
-                )
+            sure = _sure(f"{path}, line {number}", cell or "nothing")
         yield left, right, sure
+
+
+def _sure(where: str, cell: str) -> float | None:
+    """A confidence as a file writes it; None where it says nothing of it."""
+    if not cell:
+        return None
+    try:
+        sure = float(cell)
+    except ValueError:
+        sure = float("nan")
+    if not 0 <= sure <= 1:
+        raise DataError(
+            f"{where}: a confidence is a number from 0 to 1; got {cell!r}: correct it, or leave all of them out"
+        )
+    return sure
 
 
 def _places(names: list[str]) -> tuple[int, int, int | None] | None:
