@@ -176,6 +176,17 @@ FAULTS = (
         "gradient",
         DEEP,
     ),
+    Fault("a load beyond the row", "Row::load", _R, "if (inside) pack =", "pack =", ODD, sanitize=True),
+    Fault("a store beyond the row", "Row::store", _R, "if (inside) *rein", "*rein", ODD, sanitize=True),
+    Fault(
+        "four columns at a time where three are apart",
+        "with_layout",
+        _S,
+        "aligned = width % 4 == 0",
+        "aligned = true",
+        ODD,
+        sanitize=True,
+    ),
 )
 
 
