@@ -306,7 +306,7 @@ def _match_part(links: LabeledLinks, sides: list[Listed], notes: list[str]) -> n
         remedy = (
             "its columns are swapped: give the left graph's entity first"
             if swapped
-            else "spell them as the graphs do"
+            else "spell them as the graphs do, and list entities that stand in no triple (entities=...)"
         )
         raise DataError(f"{told}: {examples}; {remedy}")
     notes.append(Caution(f"{told} and are left out: {examples}"))

@@ -176,7 +176,7 @@ def read_rdf_pairs(path: Path, format: str, bad: BadLines) -> tuple[list[str], l
 
     Returns:
         Labels of the left entities (subjects), of the right ones, what a cell says of how sure each is or "", and
-        the property.
+        what the file says them by.
 
     Raises:
         DataError: no such triple; see :func:`add_rdf` for the rest.
@@ -210,7 +210,7 @@ def read_rdf_pairs(path: Path, format: str, bad: BadLines) -> tuple[list[str], l
             "one of these, or as two columns"
         )
     left, right = found[chosen]
-    return left, right, [""] * len(left), chosen
+    return left, right, [""] * len(left), f"the triples of {shorten(chosen)}"
 
 
 class _BlankNodes:

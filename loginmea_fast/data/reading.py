@@ -130,7 +130,7 @@ def read_seeds(
     bad = BadLines(skip_bad_lines)
     if kind not in TABLE_SUFFIXES.values():
         left, right, _, said = read_rdf_pairs(file, kind, bad)
-        notes = [f"{file.name}: links are the triples of {shorten(said)}", *bad.note()]
+        notes = [f"{file.name}: links are {said}", *bad.note()]
         return LabeledLinks(left, right, file.name, 1, "triple", tuple(notes))
     table = open_table(file, kind)
     if table.width == 1 and columns is None:

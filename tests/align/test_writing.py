@@ -263,6 +263,7 @@ def test_cells_of_the_alignment_api_are_links(tmp_path: Path) -> None:
     assert (found.pairs, found.confidence) == ([("http://l/a", "http://r/a")], [0.5])
     seeds = lf.data.read_seeds(tmp_path / "gold.rdf")
     assert (seeds.left, seeds.right) == (["http://l/a"], ["http://r/a"])
+    assert seeds.notes == ("gold.rdf: links are the cells of the Alignment API",)
     (tmp_path / "gold.rdf").write_text((tmp_path / "gold.rdf").read_text().replace("0.5", "much"))
     with pytest.raises(DataError, match="cell 1: a confidence is a number"):
         read_matches(tmp_path / "gold.rdf")

@@ -295,7 +295,7 @@ def test_what_a_row_of_an_array_is_is_said():
         ({"seeds": [("A", "a"), ("B", "b")]}, "its columns are swapped"),
         (
             {"seeds": [("x", "A")]},
-            r"1 of 1 links of seeds name entities that no graph has: seeds, row 0, 'x'",
+            r"1 of 1 links of seeds name entities that no graph has: seeds, row 0, 'x'.*entities=",
         ),
         (
             {"seeds": [("a", "A"), ("a", "B")], "max_repeated_links": 0},
