@@ -17,6 +17,7 @@ from loginmea_fast.parallel import Shards, World
 from loginmea_fast.runs.problem import Problem
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.late import late_names
+from loginmea_fast.training.sampling import batches
 from loginmea_fast.version import __version__
 
 __all__ = ["check_divisible", "divide"]
@@ -48,6 +49,7 @@ def check_divisible(config: Config, world: World) -> None:
     for key, wanted, instead in (
         ("compat", None, "compat='authors' walks the whole graph back for every batch"),
         ("compile", False, "torch.compile does not trace what processes exchange"),
+        ("partitions", 0, "parts are cut out of the whole graph"),
         ("learned_weights", False, "the weights' own term would be counted once a process"),
         ("propagation", "none", "labels are propagated over the whole graph"),
         ("partitions", 0, "entities are divided among the processes already"),
@@ -79,6 +81,13 @@ def divide(problem: Problem, model: EntityModel, config: Config, world: World) -
             f"{world.size} processes cannot put {', '.join(names)} beside the model yet; set late_names=false, or "
             "train in one process",
             "late_names",
+        )
+    spans = batches(len(problem.split.train), config.batch_size, at_least=config.updates or 1)
+    smallest = min(end - first for first, end in spans)
+    if smallest < world.size:
+        raise ConfigError(
+            f"{world.size} processes are too many for batches of {smallest} links, of which each needs one; start "
+            "fewer, or raise batch_size or lower updates"
         )
     shards = Shards(world, problem.graph)
     for member in members_of(model):
