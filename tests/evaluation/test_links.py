@@ -179,7 +179,7 @@ def test_decoding_that_does_not_converge_is_marked_and_told(trained, monkeypatch
     with caplog.at_level(logging.WARNING):
         decoded = decode(Alike(), pair, k=2, decoder="sinkhorn", decoder_k=1)
     assert not decoded.converged
-    assert "sinkhorn did not converge in 200 iterations" in caplog.text
+    assert "sinkhorn did not converge in 500 iterations" in caplog.text
 
 
 @pytest.mark.parametrize("call", [evaluate_links, decode])

@@ -1,11 +1,13 @@
 """Optimal transport between the two sides (Cuturi, NIPS 2013), on the candidates alone.
 
-With s the scores, T the temperature, n and m rows a side and w = min(n, m): the plan
+With s the scores and T the temperature: the plan
 
-    p_ij = a_i exp(s_ij / T) b_j ,     sum_j p_ij = w / n ,     sum_i p_ij = w / m
+    p_ij = a_i exp(s_ij / T) b_j ,     sum over a row of the smaller side = 1 ,     of the larger side <= 1
 
-is what rows and columns, normalised in turn (Sinkhorn), converge to. p_ij is the probability that i and j are partners
-if every entity of the smaller side has one: a hub must share itself out among all who claim it. With every pair a
+is what rows and columns, normalised in turn (Sinkhorn), converge to, where a sum of the larger side is divided by
+itself only if it is above one, so that its factor is at most one (partial transport: Benamou et al., SIAM J. Sci.
+Comput. 2015). p_ij is the probability that i and j are partners if every entity of the smaller side has one: a hub must
+share itself out among all who claim it, and who is left over claims nobody. With every pair a
 candidate this is the dense plan exactly; a pair outside both sides' lists has none. Where the lists cannot carry such a
 plan (two entities that list but one, the same), normalising does not converge, and the last iterate is marked.
 
@@ -25,7 +27,7 @@ from loginmea_fast.evaluation.decoders.base import Candidates, Matching, check_n
 __all__ = ["sinkhorn"]
 
 TEMPERATURE = 0.02
-ITERATIONS = 200
+ITERATIONS = 500
 TOLERANCE = 1e-2
 LARGE = 1e100  # a scaling factor that is taken into the exponent
 
@@ -60,7 +62,8 @@ def sinkhorn(
     from scipy.sparse import csr_array
 
     n, m = candidates.num_left, candidates.num_right
-    row_sum, column_sum = min(n, m) / n, min(n, m) / m
+    # Log of the largest factor of either side: none where all of it has a partner.
+    most_a, most_b = (0.0 if n > m else np.inf), (0.0 if m > n else np.inf)
     logits = candidates.scores.astype(np.float64) / temperature
     to_columns = np.argsort(candidates.right, kind="stable")
     rows = candidates.starts[:-1]
@@ -68,9 +71,9 @@ def sinkhorn(
     a, b = np.zeros(n), np.zeros(m)  # factors in the exponent
 
     def iterate_in_logs() -> csr_array:
-        a[:] = np.log(row_sum) - _log_sum_exp(logits + b[candidates.right], rows)
+        a[:] = np.minimum(-_log_sum_exp(logits + b[candidates.right], rows), most_a)
         shifted = (logits + a[candidates.left])[to_columns]
-        b[:] = np.log(column_sum) - _log_sum_exp(shifted, columns)
+        b[:] = np.minimum(-_log_sum_exp(shifted, columns), most_b)
         kernel = np.exp(logits + a[candidates.left] + b[candidates.right])
         return csr_array((kernel, candidates.right, candidates.starts), shape=(n, m))
 
@@ -78,13 +81,12 @@ def sinkhorn(
     u, v = np.ones(n), np.ones(m)
     done, converged = 1, False
     while True:
-        sums = kernel @ v
-        converged = bool(np.abs(u * sums / row_sum - 1).mean() <= tolerance)
-        if converged or done == iterations:
-            break
         with np.errstate(divide="ignore", over="ignore"):
-            new_u = row_sum / sums
-            new_v = column_sum / (kernel.T @ new_u)
+            new_u = np.minimum(1 / (kernel @ v), np.exp(most_a - a))
+            converged = bool(np.abs(u / new_u - 1).mean() <= tolerance)
+            if converged or done == iterations:
+                break
+            new_v = np.minimum(1 / (kernel.T @ new_u), np.exp(most_b - b))
         if _large(new_u) or _large(new_v):
             a += np.log(u)
             b += np.log(v)
