@@ -219,7 +219,7 @@ def test_nothing_to_learn_from_or_to_align(pair: AlignmentPair) -> None:
         ({"decoder": "magic"}, "decoder must be one of"),
         ({"direction": "up"}, "direction must be one of"),
         ({"precision": 0}, "precision must be above 0"),
-        ({"k": 0}, "k must be a whole number"),
+        ({"k": 0}, r"k \(--candidates\) must be a whole number"),
         ({"epoch": 3}, "epoch"),
         ({"method": "propagate", "modalities": ["smell"]}, "no modality 'smell'"),
     ],

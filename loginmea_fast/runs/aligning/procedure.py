@@ -227,7 +227,7 @@ def check_options(
             raise ConfigError(f"{name} must be one of {', '.join(known)}; got {value!r}")
     if not isinstance(precision, (int, float)) or not 0 < precision <= 1:
         raise ConfigError(f"precision must be above 0 and at most 1; got {precision!r}")
-    for name, count in (("k", k), ("folds", 1 if folds is None else folds)):
+    for name, count in (("k (--candidates)", k), ("folds", 1 if folds is None else folds)):
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ConfigError(f"{name} must be a whole number of at least 1; got {count!r}")
     get_decoder(decoder)
