@@ -106,9 +106,9 @@ class Shards:
         assert torch.device(device) == self.device
         return self
 
-    def shared_rows(self, group_of: Tensor) -> SharedRows:
+    def shared_rows(self, followers: Tensor, leaders: Tensor) -> SharedRows:
         """As `training.sharing.SharedRows`, across processes."""
-        return SharedRows(self, group_of)
+        return SharedRows(self, followers, leaders)
 
 
 def shards_of(graph: AlignmentGraph | Shards) -> Shards | None:
@@ -180,17 +180,13 @@ class SharedRows:
 
     Args:
         shards: who owns what.
-        group_of: int64 [N], the group of an entity; -1 where it has none and a row of its own.
+        followers: int64 [F], entities that follow, of all processes.
+        leaders: int64 [F], whom.
     """
 
-    def __init__(self, shards: Shards, group_of: Tensor) -> None:
-        entities = (group_of >= 0).nonzero()[:, 0]
-        groups = group_of[entities]
-        first = torch.full((int(groups.max()) + 1,), len(group_of))
-        first.scatter_reduce_(0, groups, entities, "amin")
-        leaders = first[groups]
-        mine = (leaders != entities) & (shards.owner_of(entities) == shards.world.rank)
-        followers, leaders = entities[mine], leaders[mine]
+    def __init__(self, shards: Shards, followers: Tensor, leaders: Tensor) -> None:
+        mine = shards.owner_of(followers) == shards.world.rank
+        followers, leaders = followers[mine], leaders[mine]
         once, again = leaders.unique(return_inverse=True)
         owner = shards.owner_of(once)
         order = owner.argsort(stable=True)

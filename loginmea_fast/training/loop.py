@@ -48,7 +48,7 @@ from loginmea_fast.training.protocols import Problem, Store
 from loginmea_fast.training.rounds import propose
 from loginmea_fast.training.sampling import Sampler, batches
 from loginmea_fast.training.schedule import learning_rate
-from loginmea_fast.training.sharing import SharedRows
+from loginmea_fast.training.sharing import SharedRows, followers_of
 from loginmea_fast.training.standing import Standing
 from loginmea_fast.training.subsample import mutual_pairs, sample_queries
 from loginmea_fast.version import __version__
@@ -445,10 +445,11 @@ class Trainer:
             self.sampler = Sampler(self.config, self.problem.pair, links, self.problem.graph)
             self.shared = None
             if self.config.share_seeds and len(self.sampler.spans) > 1:
+                follow = followers_of(self.sampler.group_of)
                 if self.shards is None:
-                    self.shared = SharedRows(self.sampler.group_of, self.problem.device)
+                    self.shared = SharedRows(*follow, self.problem.device)
                 else:
-                    self.shared = self.shards.shared_rows(self.sampler.group_of)
+                    self.shared = self.shards.shared_rows(*follow)
                 for table in self._tables():
                     self.shared.spread(table)
         return self.sampler

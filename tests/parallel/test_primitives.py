@@ -14,7 +14,7 @@ from loginmea_fast.nn.graph_encoder import GraphEncoder
 from loginmea_fast.parallel import Shards, world
 from loginmea_fast.parallel.exchange import Gather
 from loginmea_fast.parallel.search import SpreadRows
-from loginmea_fast.training.sharing import SharedRows
+from loginmea_fast.training.sharing import SharedRows, followers_of
 from tests.helpers.compare import assert_close
 from tests.parallel.processes import in_processes
 from tests.training.synthetic import synthetic_pair
@@ -92,12 +92,12 @@ def shared() -> tuple[Tensor, Tensor, Tensor]:
     there = world()
     if there.size == 1:
         rows, gradient = table.clone(), table.clone() + 1
-        sharing: Any = SharedRows(group_of, torch.device("cpu"))
+        sharing: Any = SharedRows(*followers_of(group_of), torch.device("cpu"))
         own = torch.arange(len(table))
     else:
         shards = Shards(there, graph)
         rows, gradient = shards.take(table), shards.take(table) + 1
-        sharing, own = shards.shared_rows(group_of), shards.own
+        sharing, own = shards.shared_rows(*followers_of(group_of)), shards.own
     sharing.spread(rows)
     sharing.collect(gradient)
     return own, rows, gradient

@@ -13,7 +13,7 @@ from loginmea_fast.runs import assemble, build_model, fit
 from loginmea_fast.training import Config
 from loginmea_fast.training.loop import Trainer
 from loginmea_fast.training.sampling import Sampler, batches, check_negatives
-from loginmea_fast.training.sharing import SharedRows
+from loginmea_fast.training.sharing import SharedRows, followers_of
 from tests.training.synthetic import synthetic_pair
 
 GRAPH = synthetic_pair().graph()
@@ -66,7 +66,7 @@ def test_further_entities_are_none_of_the_groups_of_the_update():
 
 def test_shared_rows_are_one_parameter():
     """Trained by gradients of both rows, as one row that both entities look up would be."""
-    shared = SharedRows(sampler().group_of, torch.device("cpu"))
+    shared = SharedRows(*followers_of(sampler().group_of), torch.device("cpu"))
     torch.manual_seed(0)
     table = torch.randn(80, 3, requires_grad=True)
     shared.spread(table)
