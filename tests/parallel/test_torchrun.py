@@ -102,12 +102,13 @@ def test_sigterm_saves_and_stops_all(tmp_path: Path) -> None:
     assert "all is saved in" in err
 
 
-def test_what_cannot_be_shared_is_one_sentence_of_each_process() -> None:
+def test_what_cannot_be_shared_is_one_sentence() -> None:
     process = torchrun("embedded", "--rounds=1")
     _, err = process.communicate(timeout=200)
     told = [line for line in err.splitlines() if "2 processes cannot train with" in line]
     assert process.returncode != 0
-    assert len(told) == 2
+    # The launcher ends the other process as soon as one has ended, which may be before it has spoken.
+    assert len(told) in (1, 2)
     # The launcher adds a traceback of its own; none is of the package.
     package = str(Path(loginmea_fast.__file__).parent)
     assert not [line for line in err.splitlines() if line.lstrip().startswith("File ") and package in line]
