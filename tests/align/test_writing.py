@@ -284,6 +284,8 @@ def test_matches_of_a_directory(found: lf.Alignment, tmp_path: Path) -> None:
         ("gold.csv", 'source,target\n"a,1",x\n', [("a,1", "x")]),
         ("gold.txt", "Right,Left\nx,a\n\n", [("a", "x")]),
         ("gold.tsv", "a\tx\na\tx\n", [("a", "x")]),
+        ("gold.tsv", "left\tright\nC:\\new\t'=x\n", [("C:\\new", "'=x")]),
+        ("own.tsv", "left\tright\tmargin\nC:\\\\new\t'=x\t1\n", [("C:\\new", "=x")]),
     ],
 )
 def test_links_are_read_with_a_header_or_without(

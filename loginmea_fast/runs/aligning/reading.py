@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,19 +110,23 @@ def _rows(
     path: Path, rows: Iterator[list[str]], prefixes: Mapping[str, str], skipped: int
 ) -> Iterator[tuple[str, str, float | None]]:
     places: tuple[int, int, int | None] | None = None
+    text_of: Callable[[str], str] = str
     for number, row in enumerate(rows, start=skipped + 1):
         if not any(cell.strip() for cell in row):
             continue
         if places is None:
-            places = _places([cell.strip().lower() for cell in row])
+            names = [cell.strip().lower() for cell in row]
+            places = _places(names)
             if places is not None:
+                # A table of this package, where control characters are escaped; in another a backslash is one.
+                text_of = plain_text if "margin" in names else str
                 continue
             places = (0, 1, None)
         if len(row) <= max(places[:2]):
             raise DataError(
                 f"{path}, line {number}: expected {_FORM}, by tabs or commas; got {shorten(' '.join(row))}"
             )
-        left, right = (_whole(plain_text(row[place]), prefixes) for place in places[:2])
+        left, right = (_whole(text_of(row[place]), prefixes) for place in places[:2])
         sure = None
         if places[2] is not None:
             cell = row[places[2]] if places[2] < len(row) else ""
