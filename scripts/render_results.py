@@ -31,6 +31,7 @@ NO_ALIGN = "Nothing is recorded yet: `python -m bench.align --record` measures i
 NO_DECISIONS = "Nothing is recorded yet: `python -m bench.align.oracle --record` measures it."
 NO_RELIABILITY = "Nothing is recorded yet: `make {verb}` measures it."
 NO_PROCESSES = "Nothing is recorded yet: `python bench/processes.py DIR --record` measures it."
+NO_READING = "Nothing is recorded yet: `python bench/reading.py --record` measures it."
 NO_SCALE = "Nothing is recorded yet: `python bench/scale.py {verb} --record` measures it."
 NO_SIZES = "Nothing is recorded yet: `python bench/sizes.py --record` measures it."
 
@@ -70,6 +71,28 @@ def render_align(results: Path) -> str:
             lines.append(f"| {' | '.join([*cells, alone, str(round(row['seconds']))])} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) or NO_ALIGN
+
+
+def render_reading(results: Path) -> str:
+    """A table a machine of bench/reading.py: a line a format."""
+    parts = []
+    for record in read_records(results, "reading"):
+        machine = record["machine"]
+        lines = [
+            f"{record['rows'][0]['lines']:,} triples, {record['note']}; {machine['device']}, {machine['cores']} cores, "
+            f"{machine['date']}:",
+            "",
+            "| format | file | seconds | peak memory | the parser alone, seconds |",
+            "|---|---|---|---|---|",
+        ]
+        for row in record["rows"]:
+            ours = row["ours"]
+            lines.append(
+                f"| {row['format']} | {_size(row['file_bytes'])} | {ours['seconds']:.0f} | {_size(ours['bytes'])} "
+                f"| {row['parser']['seconds']:.0f} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or NO_READING
 
 
 def render_sizes(results: Path) -> str:
@@ -457,6 +480,7 @@ if __name__ == "__main__":
     for document, name, text in (
         ("README.md", "results", render(results)),
         ("docs/align.md", "align", render_align(results)),
+        ("docs/data.md", "reading", render_reading(results)),
         ("docs/report.md", "decisions", render_decisions(results)),
         ("docs/training.md", "profile", render_profile(results)),
         ("docs/sizes.md", "sizes", render_sizes(results)),

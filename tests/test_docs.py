@@ -80,6 +80,7 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         render_optimiser,
         render_processes,
         render_profile,
+        render_reading,
         render_reliability,
         render_same_steps,
         render_scale,
@@ -100,6 +101,7 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         ("docs/sizes.md", render_changes(results)),
         ("docs/sizes.md", render_views(results)),
         ("docs/scale.md", render_same_steps(results)),
+        ("docs/data.md", render_reading(results)),
         ("docs/scale.md", render_optimiser(results)),
         ("docs/scale.md", render_scale(results)),
         ("docs/scale.md", render_growth(results)),
@@ -258,6 +260,20 @@ def test_a_table_of_views(scripts: None, tmp_path: Path) -> None:
     row = {"case": "few", "rows": 30, "entities": 1200, "edges": [5000, 60], "faster_typically": 3.125}
     write_record(tmp_path / "cpu", "views", [{**row, "whole_seconds": 0.5, "view_seconds": 0.16}])
     assert "| few | 30 | 1,200 | 5,000 + 60 | 0.50 | 0.16 | 3.12x |" in render_views(tmp_path)
+
+
+def test_a_table_of_reading(scripts: None, tmp_path: Path) -> None:
+    from render_results import NO_READING, render_reading
+
+    from bench.reading import measure
+
+    assert render_reading(tmp_path) == NO_READING
+    row = measure(tmp_path, "nt", 1000)
+    assert (row["ours"]["triples"], row["ours"]["entities"]) == (800, 100)
+    write_record(tmp_path / "cpu", "reading", [{**row, "file_bytes": 2e9}], note="made")
+    table = render_reading(tmp_path)
+    assert table.startswith("1,000 triples, made; ")
+    assert "| nt | 2.0 GB | " in table
 
 
 def test_a_table_of_the_same_steps(scripts: None, tmp_path: Path) -> None:
