@@ -14,7 +14,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cuda_kernels import Compiled, table
+from cuda_kernels import Compiled, kernel_table
 from markers import render_into
 
 from loginmea_fast.native.toolchain import jobs
@@ -104,7 +104,7 @@ def main() -> int:
         f"{len(sources) - failed} of {len(sources)} sources compiled for sm_{', sm_'.join(ARCHITECTURES)}; {target}"
     )
     if "--render" in sys.argv[1:] and not failed:
-        render_into(ROOT / "docs" / "gpu.md", "kernels", table(compiled, nvcc_release(nvcc)))
+        render_into(ROOT / "docs" / "gpu.md", "kernels", kernel_table(compiled, nvcc_release(nvcc)))
     return 1 if failed else 0
 
 

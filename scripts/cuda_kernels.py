@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from markers import table
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.gpu.work import ZH_EN
 
-__all__ = ["Compiled", "occupancy", "table"]
+__all__ = ["Compiled", "kernel_table", "occupancy"]
 
 
 class Compiled(NamedTuple):
@@ -100,26 +102,24 @@ def occupancy(registers: int, threads: int, shared: int) -> int:
     return warps * min(by_registers, by_shared, 64 // warps, 32)
 
 
-def table(compiled: Sequence[Compiled], release: str) -> str:
+def kernel_table(compiled: Sequence[Compiled], release: str) -> str:
     """Markdown: a row a kernel, as it was compiled for sm_90.
 
     Raises:
         KeyError: a kernel of the table was not compiled.
     """
     found: Mapping[str, Compiled] = {row.name: row for row in compiled if row.arch == "sm_90"}
-    lines = [
-        f"Compiled by nvcc {release} for sm_90; of 64 warps an SM can hold.",
-        "",
-        "| kernel | GFLOP | GB | registers | shared, KiB | warps | bound by "
-        "| predicted share | what would overturn it |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for k in KERNELS:
         row = found[k.name]
         shared = row.shared + k.dynamic
         warps = occupancy(row.registers, k.threads, shared)
         work = [f"{x:.2f}" if x else "" for x in (k.gflop, k.gigabytes)]
         spilled = f" ({row.spilled} B spilled)" if row.spilled else ""
-        cells = [f"`{k.name}`", *work, f"{row.registers}{spilled}", f"{shared / 1024:.0f}", str(warps)]
-        lines.append("| " + " | ".join([*cells, k.bound, k.predicted, k.overturned]) + " |")
-    return "\n".join(lines)
+        cells = [f"`{k.name}`", *work, f"{row.registers}{spilled}", f"{shared / 1024:.0f}", warps]
+        rows.append([*cells, k.bound, k.predicted, k.overturned])
+    return table(
+        f"Compiled by nvcc {release} for sm_90; of 64 warps an SM can hold.",
+        "kernel | GFLOP | GB | registers | shared, KiB | warps | bound by | predicted share | what would overturn it",
+        rows,
+    )

@@ -4,10 +4,40 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
-__all__ = ["read_records", "render_into"]
+__all__ = ["joined", "read_records", "render_into", "table"]
+
+P = ParamSpec("P")
+
+
+def table(title: str, columns: str, rows: Iterable[Iterable[object]]) -> str:
+    """A table of markdown under its title.
+
+    Args:
+        title: of any length; without its last line end.
+        columns: their names with ` | ` between them.
+        rows: the cells of each.
+    """
+    rule = "---|" * (columns.count("|") + 1)
+    lines = (f"| {' | '.join(map(str, cells))} |" for cells in rows)
+    return "\n".join([title, "", f"| {columns} |", f"|{rule}", *lines])
+
+
+def joined(nothing: str) -> Callable[[Callable[P, Iterator[str]]], Callable[P, str]]:
+    """Makes one text of the tables that a function yields, `nothing` where it yields none."""
+
+    def decorate(tables: Callable[P, Iterator[str]]) -> Callable[P, str]:
+        @wraps(tables)
+        def render(*args: P.args, **kwargs: P.kwargs) -> str:
+            return "\n\n".join(tables(*args, **kwargs)) or nothing
+
+        return render
+
+    return decorate
 
 
 def read_records(results: Path, name: str) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markers import read_records, render_into
+from markers import joined, read_records, render_into, table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -18,35 +18,32 @@ from bench.accuracy.studies import STUDIES, Study  # noqa: E402
 NOTHING = "Nothing is recorded yet: `make accuracy` measures it."
 
 
-def render_tasks(results: Path) -> str:
+@joined(NOTHING)
+def render_tasks(results: Path) -> Iterator[str]:
     """A table a machine, a line a task and preset, the mean over seeds and their deviation."""
-    parts = []
     for record in read_records(results, "accuracy"):
         groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
         for row in record["rows"]:
             if not row["changes"] and not row["removed"]:
                 groups.setdefault((row["task"], row["preset"]), []).append(row)
-        lines = [
-            f"{record['note'][:1].upper()}{record['note'][1:]}. {_machine(record)}:",
-            "",
-            "| data and what is seen | preset | seeds | Hits@1, CSLS | Hits@10 | MRR | Hits@1, Sinkhorn | seconds "
-            "| CPU seconds |",
-            "|---|---|---|---|---|---|---|---|---|",
-        ]
+        lines = []
         for (task, preset), rows in sorted(groups.items(), key=lambda group: group[0]):
             what = f"{task}: {', '.join(rows[0]['modalities'])}"
-            cells = [what, f"`{preset}`", str(len(rows)), *_scores(rows), *_seconds(rows)]
-            lines.append(f"| {' | '.join(cells)} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) or NOTHING
+            lines.append([what, f"`{preset}`", len(rows), *_scores(rows), *_seconds(rows)])
+        yield table(
+            f"{record['note'][:1].upper()}{record['note'][1:]}. {_machine(record)}:",
+            "data and what is seen | preset | seeds | Hits@1, CSLS | Hits@10 | MRR | Hits@1, Sinkhorn | seconds "
+            "| CPU seconds",
+            lines,
+        )
 
 
-def render_study(results: Path, study: Study) -> str:
+@joined(NOTHING)
+def render_study(results: Path, study: Study) -> Iterator[str]:
     """A table a machine and task, a line a row of the study, each beside the first one."""
-    parts = []
     for record in read_records(results, "accuracy"):
         measured: dict[str, Mapping[str, Any]] = {row["key"]: row for row in record["rows"]}
-        tables: dict[str, list[str]] = {}
+        tables: dict[str, list[list[str]]] = {}
         first: dict[str, str] = {}
         for row, case in study.cases():
             base = measured.get(first.setdefault(case.task, case.key))
@@ -55,15 +52,13 @@ def render_study(results: Path, study: Study) -> str:
             gain = "-" if base is None else f"{_hits(found) - _hits(base):+.3f}"
             changes = ", ".join(f"`{change}`" for change in row.changes)
             cells = [row.label, changes, *_scores([found]), gain, _seconds([found])[1]]
-            tables.setdefault(case.task, []).append(f"| {' | '.join(cells)} |")
+            tables.setdefault(case.task, []).append(cells)
         for task, lines in tables.items():
-            parts += [
-                f"{task}, preset `{study.preset}`, seed 0; {_machine(record)}:\n",
-                "| | changed | Hits@1, CSLS | Hits@10 | MRR | Hits@1, Sinkhorn | CSLS beside the first | CPU seconds |",
-                "|---|---|---|---|---|---|---|---|",
-                "\n".join(lines) + "\n",
-            ]
-    return "\n".join(parts) or NOTHING
+            yield table(
+                f"{task}, preset `{study.preset}`, seed 0; {_machine(record)}:",
+                "| changed | Hits@1, CSLS | Hits@10 | MRR | Hits@1, Sinkhorn | CSLS beside the first | CPU seconds",
+                lines,
+            )
 
 
 def _machine(record: Mapping[str, Any]) -> str:

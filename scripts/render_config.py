@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from markers import render_into
+from markers import render_into, table
 
 from loginmea_fast.training.config import KEYS, Key
 from loginmea_fast.training.presets import PRESETS
@@ -14,14 +14,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def config_table() -> str:
     """A markdown table a section: key, values, default, default under each preset, meaning."""
-    sections: dict[str, list[str]] = {}
+    sections: dict[str, list[list[str]]] = {}
     for key in KEYS.values():
         presets = [f"`{show(values[key.name])}`" if key.name in values else "" for values in PRESETS.values()]
         cells = [f"`{key.name}`", values(key), f"`{show(key.default)}`", *presets, key.meaning]
-        sections.setdefault(key.section, []).append("| " + " | ".join(cells) + " |")
-    columns = ["key", "values", "default", *(f"`{name}`" for name in PRESETS), "meaning"]
-    head = f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
-    return "\n\n".join("\n".join([f"**[{name}]**", "", head, *rows]) for name, rows in sections.items())
+        sections.setdefault(key.section, []).append(cells)
+    columns = " | ".join(["key", "values", "default", *(f"`{name}`" for name in PRESETS), "meaning"])
+    return "\n\n".join(table(f"**[{name}]**", columns, rows) for name, rows in sections.items())
 
 
 def values(key: Key) -> str:

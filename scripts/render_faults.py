@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from markers import render_into
+from markers import render_into, table
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "tests" / "emulation" / "faults.json"
@@ -16,16 +16,11 @@ def fault_table() -> str:
     record = json.loads(RECORD.read_text())
     rows, seeds = record["rows"], len(record["seeds"])
     missed = sum("passed" in row["seen"] for row in rows)
-    lines = [
+    return table(
         f"{len(rows) - missed} of {len(rows)} faults were seen with each of {seeds} orders of threads.",
-        "",
-        "| kernel | fault | seen as |",
-        "|---|---|---|",
-    ]
-    for row in rows:
-        seen = ", ".join(dict.fromkeys(row["seen"]))
-        lines.append(f"| `{row['kernel']}` | {row['fault']} | {seen} |")
-    return "\n".join(lines)
+        "kernel | fault | seen as",
+        ((f"`{row['kernel']}`", row["fault"], ", ".join(dict.fromkeys(row["seen"]))) for row in rows),
+    )
 
 
 if __name__ == "__main__":

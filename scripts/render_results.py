@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from markers import read_records, render_into
+from markers import joined, read_records, render_into, table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,31 +36,27 @@ NO_SCALE = "Nothing is recorded yet: `python bench/scale.py {verb} --record` mea
 NO_SIZES = "Nothing is recorded yet: `python bench/sizes.py --record` measures it."
 
 
-def render(results: Path) -> str:
+@joined(NOTHING)
+def render(results: Path) -> Iterator[str]:
     """The tables of all machines as markdown; a machine is a directory of records."""
-    parts = []
     for directory in sorted(path for path in results.iterdir() if path.is_dir()):
         records = [directory / f"{name}.json" for name in CASES]
         found = [json.loads(path.read_text(encoding="utf-8")) for path in records if path.is_file()]
         if found:
-            parts.append("\n".join([_machine(found), "", *_table(found)]))
-    return "\n\n".join(parts) or NOTHING
+            yield table(
+                _machine(found),
+                "| authors' form | fastest other | ours | faster than authors' / other | ours, bfloat16",
+                _rows(found),
+            )
 
 
-def render_align(results: Path) -> str:
+@joined(NO_ALIGN)
+def render_align(results: Path) -> Iterator[str]:
     """A table a machine of bench.align, a line a task and method."""
-    parts = []
     for record in read_records(results, "align"):
         machine = record["machine"]
         days = " to ".join(dict.fromkeys(f(row["date"] for row in record["rows"]) for f in (min, max)))
-        lines = [
-            f"{record['note'].capitalize()}. {machine['device']}, {machine['cores']} cores, {machine['capability']}, "
-            f"{days}:",
-            "",
-            "| two graphs | method | matches | precision | recall | calibration error "
-            "| without counterpart: precision, recall | seconds |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
+        lines = []
         for row in sorted(record["rows"], key=lambda row: (row["title"], row["key"])):
             alone = (
                 f"{row['dangling_precision']:.3f}, {row['dangling_recall']:.3f}" if "dangling" in row else ""
@@ -68,36 +64,37 @@ def render_align(results: Path) -> str:
             told = " ".join([row["method"], *row.get("flags", ())])
             cells = [row["title"], f"`{told}`", f"{row['matches']:,}"]
             cells += [f"{row[name]:.3f}" for name in ("precision", "recall", "calibration_error")]
-            lines.append(f"| {' | '.join([*cells, alone, str(round(row['seconds']))])} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) or NO_ALIGN
+            lines.append([*cells, alone, round(row["seconds"])])
+        yield table(
+            f"{record['note'].capitalize()}. {machine['device']}, {machine['cores']} cores, {machine['capability']}, "
+            f"{days}:",
+            "two graphs | method | matches | precision | recall | calibration error "
+            "| without counterpart: precision, recall | seconds",
+            lines,
+        )
 
 
-def render_reading(results: Path) -> str:
+@joined(NO_READING)
+def render_reading(results: Path) -> Iterator[str]:
     """A table a machine of bench/reading.py: a line a format."""
-    parts = []
     for record in read_records(results, "reading"):
         machine = record["machine"]
-        lines = [
+        lines = []
+        for row in record["rows"]:
+            ours, parser = row["ours"], f"{row['parser']['seconds']:.0f}"
+            measured = f"{ours['seconds']:.0f}", _size(ours["bytes"])
+            lines.append([row["format"], _size(row["file_bytes"]), *measured, parser])
+        yield table(
             f"{record['rows'][0]['lines']:,} triples, {record['note']}; {machine['device']}, {machine['cores']} cores, "
             f"{machine['date']}:",
-            "",
-            "| format | file | seconds | peak memory | the parser alone, seconds |",
-            "|---|---|---|---|---|",
-        ]
-        for row in record["rows"]:
-            ours = row["ours"]
-            lines.append(
-                f"| {row['format']} | {_size(row['file_bytes'])} | {ours['seconds']:.0f} | {_size(ours['bytes'])} "
-                f"| {row['parser']['seconds']:.0f} |"
-            )
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) or NO_READING
+            "format | file | seconds | peak memory | the parser alone, seconds",
+            lines,
+        )
 
 
-def render_sizes(results: Path) -> str:
+@joined(NO_SIZES)
+def render_sizes(results: Path) -> Iterator[str]:
     """A table a machine and configuration of bench/sizes.py, as markdown."""
-    parts = []
     for record in read_records(results, "sizes"):
         machine = record["machine"]
         configurations: dict[str, list[Mapping[str, Any]]] = {}
@@ -107,202 +104,202 @@ def render_sizes(results: Path) -> str:
             first = rows[0]
             keys = ", ".join(f"`{key}`" for key in first["keys"])
             told = [
-                f"{name}{f' ({keys})' if keys else ''}",
+                f"**{name}{f' ({keys})' if keys else ''}**",
                 f"{machine['device']}, {machine['cores']} cores, {machine['capability']}, {first['date']}",
                 *([first["note"]] if first["note"] else []),
             ]
-            parts.append("\n".join([f"**{told[0]}**; {'; '.join(told[1:])}:", "", *_size_table(rows)]))
-    return "\n\n".join(parts) or NO_SIZES
+            yield table(
+                f"{'; '.join(told)}:",
+                "entities | triples | width | parameters | memory of a step | numbers an entity and column "
+                "| whole process | CPU seconds of a step | seconds",
+                map(_size_cells, rows),
+            )
 
 
-def render_changes(results: Path) -> str:
+def _size_cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{row['entities']:,}",
+        f"{row['triples']:,}",
+        f"{row['width']}",
+        f"{row['parameters'] / 1e6:.1f} M",
+        _size(row["step_bytes"]),
+        f"{row['step_bytes'] / (4 * row['entities'] * row['width']):.0f}",
+        _size(row["process_bytes"]),
+        f"{row['cpu_seconds']:.2f}",
+        f"{row['seconds']:.2f}",
+    ]
+
+
+@joined(NO_SIZES)
+def render_changes(results: Path) -> Iterator[str]:
     """A table a machine of `bench/sizes.py --changes`: one key at a time, as multiples of the configuration without."""
-    parts = []
     for record in read_records(results, "sizes-changes"):
         machine, (base, *changed) = record["machine"], record["rows"]
-        lines = [
+        lines = []
+        for row in changed:
+            ratios = [row[key] / base[key] for key in ("step_bytes", "cpu_seconds")]
+            lines.append([f"`{row['change']}`", *(f"{ratio:.2f} times" for ratio in ratios)])
+        yield table(
             f"**{record['configuration']}**, {base['entities']:,} entities, width {base['width']}: "
             f"{_size(base['step_bytes'])} and {base['cpu_seconds']:.2f} CPU seconds a step; {machine['device']}, "
             f"{machine['cores']} cores, {machine['date']}:",
-            "",
-            "| with | memory of a step | CPU seconds of a step |",
-            "|---|---|---|",
-        ]
-        for row in changed:
-            ratios = [row[key] / base[key] for key in ("step_bytes", "cpu_seconds")]
-            lines.append(f"| `{row['change']}` | {' | '.join(f'{ratio:.2f} times' for ratio in ratios)} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) or NO_SIZES
+            "with | memory of a step | CPU seconds of a step",
+            lines,
+        )
 
 
-def render_views(results: Path) -> str:
+@joined(NO_VIEWS)
+def render_views(results: Path) -> Iterator[str]:
     """A table a machine of bench/views.py: a step over what its rows need beside one over the whole graph."""
-    parts = []
     for record in read_records(results, "views"):
         machine = record["machine"]
-        lines = [
-            f"{record['note']}; {machine['device']}, {machine['cores']} cores, {machine['date']}:",
-            "",
-            "| embedded | rows | entities needed | edges of each layer | whole graph, s | view, s | faster, median |",
-            "|---|---|---|---|---|---|---|",
-        ]
+        lines = []
         for row in record["rows"]:
             edges = " + ".join(f"{count:,}" for count in row["edges"])
-            lines.append(
-                f"| {row['case']} | {row['rows']:,} | {row['entities']:,} | {edges} | {row['whole_seconds']:.2f} "
-                f"| {row['view_seconds']:.2f} | {row['faster_typically']:.2f}x |"
-            )
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) or NO_VIEWS
+            both = (f"{row[name]:.2f}" for name in ("whole_seconds", "view_seconds"))
+            counts = f"{row['rows']:,}", f"{row['entities']:,}"
+            lines.append([row["case"], *counts, edges, *both, f"{row['faster_typically']:.2f}x"])
+        yield table(
+            f"{record['note']}; {machine['device']}, {machine['cores']} cores, {machine['date']}:",
+            "embedded | rows | entities needed | edges of each layer | whole graph, s | view, s | faster, median",
+            lines,
+        )
 
 
-def render_same_steps(results: Path) -> str:
+@joined(NO_SAME_STEPS)
+def render_same_steps(results: Path) -> Iterator[str]:
     """A table a machine of bench/same_steps.py: parameters after updates over views and over the whole graph."""
-    parts = []
     for record in read_records(results, "same_steps"):
         machine = record["machine"]
-        lines = [
+        errors = ("together", "worst", "exact", "rounding")
+        yield table(
             f"{record['note']}, {record['rows'][0]['updates']} updates; {machine['device']}, {machine['date']}:",
-            "",
-            "| data | all parameters, float32 | the one that is off most | the one that is off most, float64 "
-            "| float32 against float64 |",
-            "|---|---|---|---|---|",
-        ]
-        for row in record["rows"]:
-            errors = (f"{row[name]:.1e}" for name in ("together", "worst", "exact", "rounding"))
-            lines.append(f"| {row['dataset']} | {' | '.join(errors)} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) or NO_SAME_STEPS
+            "data | all parameters, float32 | the one that is off most | the one that is off most, float64 "
+            "| float32 against float64",
+            ([row["dataset"], *(f"{row[name]:.1e}" for name in errors)] for row in record["rows"]),
+        )
 
 
-def render_optimiser(results: Path) -> str:
+@joined(NO_VIEWS)
+def render_optimiser(results: Path) -> Iterator[str]:
     """A table a machine of bench/views.py: RMSprop on all rows of the table of entities, or those with a gradient."""
-    parts = []
     for record in read_records(results, "optimiser"):
         machine = record["machine"]
-        lines = [
-            f"{record['note']}; {machine['device']}, {machine['cores']} cores, {machine['date']}, beside other work:",
-            "",
-            "| embedded | rows with a gradient | the step, s | optimiser on all rows, s | on these alone, s |",
-            "|---|---|---|---|---|",
-        ]
+        lines = []
         for row in record["rows"]:
-            lines.append(
-                f"| {row['case']} | {row['touched'] / row['entities']:.0%} | {row['step_seconds']:.2f} "
-                f"| {row['dense_seconds']:.3f} | {row['by_rows_seconds']:.3f} |"
+            took = (
+                f"{row['step_seconds']:.2f}",
+                f"{row['dense_seconds']:.3f}",
+                f"{row['by_rows_seconds']:.3f}",
             )
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) or NO_VIEWS
+            lines.append([row["case"], f"{row['touched'] / row['entities']:.0%}", *took])
+        yield table(
+            f"{record['note']}; {machine['device']}, {machine['cores']} cores, {machine['date']}, beside other work:",
+            "embedded | rows with a gradient | the step, s | optimiser on all rows, s | on these alone, s",
+            lines,
+        )
 
 
-def render_scale(results: Path) -> str:
+@joined(NO_SCALE.format(verb="run"))
+def render_scale(results: Path) -> Iterator[str]:
     """A table a machine of the whole runs of bench/scale.py."""
-    parts = []
     for record in read_records(results, "scale"):
         machine = record["machine"]
-        lines = [
+        yield table(
             f"{machine['device']}, {machine['cores']} cores, {machine['capability']}:",
-            "",
-            "| run | entities | triples | memory of the process | planned before | steps | seconds of the last epoch "
-            "| loss, first and last epoch | links ranked | among | Hits@1 | MRR | in all, s | CPU s |",
-            "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-        ]
-        for row in record["rows"]:
-            keys = " ".join(f"`{key}`" for key in row["keys"])
-            note = f"; {row['note']}" if row["note"] else ""
-            cells = [
-                f"{row['case']} ({keys}{note}; {row['date']})",
-                f"{row['entities']:,}",
-                f"{row['triples']:,}",
-                _size(row["process_bytes"]),
-                _size(row["planned_bytes"]),
-                f"{row['steps']:,}",
-                f"{row['epoch_seconds'][-1]:.1f}",
-                f"{row['losses'][0]:.2f}, {row['losses'][-1]:.2f}",
-                f"{row['ranked']:,}",
-                f"{row['candidates']['left_to_right']:,} and {row['candidates']['right_to_left']:,}",
-                f"{row['hits@1']:.3f}",
-                f"{row['mrr']:.3f}",
-                f"{row['seconds']:,.0f}",
-                f"{row['cpu_seconds']:,.0f}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) or NO_SCALE.format(verb="run")
+            "run | entities | triples | memory of the process | planned before | steps | seconds of the last epoch "
+            "| loss, first and last epoch | links ranked | among | Hits@1 | MRR | in all, s | CPU s",
+            map(_scale_cells, record["rows"]),
+        )
 
 
-def render_growth(results: Path) -> str:
+def _scale_cells(row: Mapping[str, Any]) -> list[str]:
+    keys = " ".join(f"`{key}`" for key in row["keys"])
+    note = f"; {row['note']}" if row["note"] else ""
+    return [
+        f"{row['case']} ({keys}{note}; {row['date']})",
+        f"{row['entities']:,}",
+        f"{row['triples']:,}",
+        _size(row["process_bytes"]),
+        _size(row["planned_bytes"]),
+        f"{row['steps']:,}",
+        f"{row['epoch_seconds'][-1]:.1f}",
+        f"{row['losses'][0]:.2f}, {row['losses'][-1]:.2f}",
+        f"{row['ranked']:,}",
+        f"{row['candidates']['left_to_right']:,} and {row['candidates']['right_to_left']:,}",
+        f"{row['hits@1']:.3f}",
+        f"{row['mrr']:.3f}",
+        f"{row['seconds']:,.0f}",
+        f"{row['cpu_seconds']:,.0f}",
+    ]
+
+
+@joined(NO_SCALE.format(verb="growth"))
+def render_growth(results: Path) -> Iterator[str]:
     """A table a machine of `bench/scale.py growth`, and the exponents."""
-    parts = []
     for record in read_records(results, "scale-growth"):
         machine, fitted = record["machine"], record["exponents"]
         keys = " ".join(f"`{key}`" for key in record["keys"])
-        lines = [
+        lines = []
+        for row in record["rows"]:
+            counts = f"{row['entities']:,}", f"{row['triples']:,}", _size(row["step_bytes"])
+            each = f"{row['step_bytes'] / row['entities'] / 64:.0f}"
+            lines.append([*counts, each, _size(row["process_bytes"]), f"{row['cpu_seconds']:.2f}"])
+        yield table(
             f"Memory of a step grows as entities^{fitted['step_bytes']:.2f}, CPU seconds as "
             f"entities^{fitted['cpu_seconds']:.2f} ({keys}; {machine['device']}, {machine['cores']} cores, "
             f"{machine['date']}{', ' + record['note'] if record['note'] else ''}):",
-            "",
-            "| entities | triples | memory of a step | bytes an entity and column | whole process | CPU s of a step |",
-            "|---|---|---|---|---|---|",
-        ]
-        for row in record["rows"]:
-            each = row["step_bytes"] / row["entities"] / 64
-            lines.append(
-                f"| {row['entities']:,} | {row['triples']:,} | {_size(row['step_bytes'])} | {each:.0f} "
-                f"| {_size(row['process_bytes'])} | {row['cpu_seconds']:.2f} |"
-            )
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) or NO_SCALE.format(verb="growth")
+            "entities | triples | memory of a step | bytes an entity and column | whole process | CPU s of a step",
+            lines,
+        )
 
 
-def render_processes(results: Path) -> str:
+@joined(NO_PROCESSES)
+def render_processes(results: Path) -> Iterator[str]:
     """A table a machine of bench/processes.py: each number of processes against one on the same data."""
-    parts = []
     for record in read_records(results, "processes"):
         machine, rows = record["machine"], record["rows"]
         alone = {_data(row): row for row in rows if row["processes"] == 1}
-        lines = [
+        yield table(
             f"{machine['device']}, {machine['cores']} cores, {machine['capability']}; memory of the largest process:",
-            "",
-            "| data | processes | loss, first and last epoch | farthest from one process | Hits@1 and MRR, left to "
+            "data | processes | loss, first and last epoch | farthest from one process | Hits@1 and MRR, left to "
             "right | farthest from one process | rows held, fetched a layer | interpreter | before a step | at most "
-            "| s an epoch |",
-            "|---|---|---|---|---|---|---|---|---|---|---|",
-        ]
-        for row in rows:
-            first = alone[_data(row)]
-            losses = max(abs(a - b) for a, b in zip(row["losses"], first["losses"], strict=True))
-            scores = max(
-                abs(score - first["scores"][way][name])
-                for way, found in row["scores"].items()
-                for name, score in found.items()
-            )
-            ours = row["scores"]["left_to_right"]
-            note = f", {row['note']}" if row["note"] else ""
-            cells = [
-                f"{_data(row)} ({row['date']}{note})",
-                f"{row['processes']}",
-                f"{row['losses'][0]:.4f}, {row['losses'][-1]:.4f}",
-                f"{losses:.1e}" if row is not first else "",
-                f"{ours['hits@1']:.4f}, {ours['mrr']:.4f}",
-                f"{scores:.1e}" if row is not first else "",
-                f"{-(-row['entities'] // row['processes']):,}, {row['fetched']:,}",
-                *(_size(row[key]) for key in ("begun_bytes", "held_bytes", "peak_bytes")),
-                f"{min(row['epoch_seconds']):.1f}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+            "| s an epoch",
+            (_process_cells(row, alone[_data(row)]) for row in rows),
+        )
         keys = " ".join(f"`{key}`" for key in rows[0]["keys"])
-        parts.append("\n".join([*lines, "", f"Keys: {keys}."]))
-    return "\n\n".join(parts) or NO_PROCESSES
+        yield f"Keys: {keys}."
+
+
+def _process_cells(row: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
+    losses = max(abs(a - b) for a, b in zip(row["losses"], first["losses"], strict=True))
+    scores = max(
+        abs(score - first["scores"][way][name])
+        for way, found in row["scores"].items()
+        for name, score in found.items()
+    )
+    ours = row["scores"]["left_to_right"]
+    note = f", {row['note']}" if row["note"] else ""
+    return [
+        f"{_data(row)} ({row['date']}{note})",
+        f"{row['processes']}",
+        f"{row['losses'][0]:.4f}, {row['losses'][-1]:.4f}",
+        f"{losses:.1e}" if row is not first else "",
+        f"{ours['hits@1']:.4f}, {ours['mrr']:.4f}",
+        f"{scores:.1e}" if row is not first else "",
+        f"{-(-row['entities'] // row['processes']):,}, {row['fetched']:,}",
+        *(_size(row[key]) for key in ("begun_bytes", "held_bytes", "peak_bytes")),
+        f"{min(row['epoch_seconds']):.1f}",
+    ]
 
 
 def _data(row: Mapping[str, Any]) -> str:
     return str(row["case"]).rpartition(", ")[0]
 
 
-def render_profile(results: Path) -> str:
+@joined(NO_PROFILE)
+def render_profile(results: Path) -> Iterator[str]:
     """A table a machine of bench/step_profile.py: what each operator takes of a step, configurations side by side."""
-    parts = []
     for record in read_records(results, "step_profile"):
         machine, rows = record["machine"], record["rows"]
         told = [
@@ -314,13 +311,8 @@ def render_profile(results: Path) -> str:
             for operator in row["operators"]:
                 key = operator["operator"], operator["own"]
                 shares.setdefault(key, {})[row["configuration"]] = operator["share"]
-        lines = [
-            f"{machine['device']}, {machine['cores']} cores, {machine['capability']}, beside other work: "
-            f"{'; '.join(told)}.",
-            "",
-            f"| operator | {' | '.join(row['configuration'] for row in rows)} |",
-            f"|---|{'---|' * len(rows)}",
-        ]
+        columns = [row["configuration"] for row in rows]
+        lines = []
         # What is summed up comes after what has a name, Python last of all.
         for own, whose in ((True, "ours"), (False, "torch")):
             found = [(key, share) for key, share in shares.items() if key[1] == own]
@@ -329,20 +321,21 @@ def render_profile(results: Path) -> str:
                 key=lambda entry: (entry[0][0] in last, entry[0][0] == PYTHON, -max(entry[1].values()))
             )
             for (name, _), share in found:
-                cells = [
-                    f"{share[c]:.1%}" if c in share else "" for c in (row["configuration"] for row in rows)
-                ]
                 label = name if name == PYTHON else f"{whose}: {name}"
-                lines.append(f"| {label} | {' | '.join(cells)} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) or NO_PROFILE
+                lines.append([label, *(f"{share[c]:.1%}" if c in share else "" for c in columns)])
+        yield table(
+            f"{machine['device']}, {machine['cores']} cores, {machine['capability']}, beside other work: "
+            f"{'; '.join(told)}.",
+            " | ".join(["operator", *columns]),
+            lines,
+        )
 
 
-def render_decisions(results: Path) -> str:
+@joined(NO_DECISIONS)
+def render_decisions(results: Path) -> Iterator[str]:
     """What decisions were worth, a line before them and one after."""
-    parts = []
     for record in read_records(results, "align-decisions"):
-        lines = ["| two graphs | | precision | recall | F1 |", "|---|---|---|---|---|"]
+        lines = []
         for row in record["rows"]:
             told = f"after {row['decisions']:,} decisions, of which {row['accepted']:,} accept"
             apart = "without the entities decided on"
@@ -352,11 +345,10 @@ def render_decisions(results: Path) -> str:
                 ("before_apart", f"before, {apart}"),
                 ("after_apart", f"after, {apart}"),
             ):
-                found = row[name]
-                figures = " | ".join(f"{found[key]:.3f}" for key in ("precision", "recall", "f1"))
-                lines.append(f"| {row['title']}, `{row['method']}` | {when} | {figures} |")
-        parts.append(f"{record['note'][:1].upper()}{record['note'][1:]}:\n\n" + "\n".join(lines))
-    return "\n\n".join(parts) or NO_DECISIONS
+                figures = [f"{row[name][key]:.3f}" for key in ("precision", "recall", "f1")]
+                lines.append([f"{row['title']}, `{row['method']}`", when, *figures])
+        title = f"{record['note'][:1].upper()}{record['note'][1:]}:"
+        yield table(title, "two graphs | | precision | recall | F1", lines)
 
 
 def render_reliability(results: Path, what: str) -> str:
@@ -368,33 +360,15 @@ def render_reliability(results: Path, what: str) -> str:
         total, skipped = (sum(row[key] for row in rows) for key in ("count", "skipped"))
         told = f", {skipped} skipped" if skipped else ""
         parts.append(
-            f"{total:,} {title}, all of them survived{told}; {record['seconds'] / 60:.0f} minutes beside other work, "
-            f"{machine['device']}, {machine['cores']} cores, {machine['date']}:\n\n| {one} | {title} |\n|---|---|\n"
-            + "\n".join(f"| {row['kind']} | {row['count']:,} |" for row in rows)
+            table(
+                f"{total:,} {title}, all of them survived{told}; {record['seconds'] / 60:.0f} minutes beside other "
+                f"work, {machine['device']}, {machine['cores']} cores, {machine['date']}:",
+                f"{one} | {title}",
+                ([row["kind"], f"{row['count']:,}"] for row in rows),
+            )
         )
-    return "\n\n".join(parts) or NO_RELIABILITY.format(
-        verb="kill-test" if what == "killed" else "hostile-test"
-    )
-
-
-def _size_table(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    columns = (
-        "entities",
-        "triples",
-        "width",
-        "parameters",
-        "memory of a step",
-        "numbers an entity and column",
-    )
-    yield f"| {' | '.join((*columns, 'whole process', 'CPU seconds of a step', 'seconds'))} |"
-    yield "|---|---|---|---|---|---|---|---|---|"
-    for row in rows:
-        each = row["step_bytes"] / (4 * row["entities"] * row["width"])
-        yield (
-            f"| {row['entities']:,} | {row['triples']:,} | {row['width']} | {row['parameters'] / 1e6:.1f} M "
-            f"| {_size(row['step_bytes'])} | {each:.0f} | {_size(row['process_bytes'])} "
-            f"| {row['cpu_seconds']:.2f} | {row['seconds']:.2f} |"
-        )
+    verb = "kill-test" if what == "killed" else "hostile-test"
+    return "\n\n".join(parts) or NO_RELIABILITY.format(verb=verb)
 
 
 def _size(count: float) -> str:
@@ -413,9 +387,7 @@ def _machine(records: Iterable[Mapping[str, Any]]) -> str:
     )
 
 
-def _table(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    yield "| | authors' form | fastest other | ours | faster than authors' / other | ours, bfloat16 |"
-    yield "|---|---|---|---|---|---|"
+def _rows(records: Iterable[Mapping[str, Any]]) -> Iterator[list[str]]:
     for record in records:
         cases: dict[str, list[Mapping[str, Any]]] = {}
         for row in record["rows"]:
@@ -427,7 +399,7 @@ def _table(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             # Sizes with the authors' form alone beside ours are for the operator's own page.
             authors, others, *_ = _sort(rows)
             if others or not (authors and _measured(authors)):
-                yield f"| {label} | {' | '.join(_cells(rows))} |"
+                yield [label, *_cells(rows)]
 
 
 def _cells(rows: Iterable[Mapping[str, Any]]) -> list[str]:
