@@ -2,6 +2,7 @@
 
     python bench/training_step.py                          # all providers, a few minutes
     python bench/training_step.py --providers "ours float32" "ours bfloat16"
+    python bench/training_step.py --dataset DIR --modalities relation --providers clean "ours float32"
 
 Relation and attribute bags are the real ones (the 1,000 most frequent); no image features can be had, so random vectors
 of 2,048 numbers stand in for them. 4,500 seed links in batches of 3,500 and 1,000, hidden size 300, rank 8, depth 2.
@@ -12,14 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +34,11 @@ from bench._authors import AuthorsModel  # noqa: E402
 from bench._clean import CleanModel  # noqa: E402
 from bench._record import record  # noqa: E402
 from loginmea_fast import AlignmentGraph, LoginMEA, data, ops  # noqa: E402
+from loginmea_fast.machine import free_memory  # noqa: E402
 
 BATCH, SEEDS, TEMPERATURE = 3500, 4500, 0.1
 HIDDEN, RANK, DEPTH, BAG, IMAGE = 300, 8, 2, 1000, 2048
+MODALITIES = ("image", "relation", "attribute")
 # Largest relative L2 error of any parameter's gradient against the authors' formulation in float32.
 BOUNDS = {"float32": 1e-4, "bfloat16": 1e-1}
 
@@ -47,12 +52,14 @@ class Problem:
     links: Tensor
 
 
-def problem(dataset: Path) -> Problem:
+def problem(dataset: Path, modalities: Sequence[str] = MODALITIES) -> Problem:
     """The data set, with random vectors in place of images."""
-    pair = data.load(dataset, modalities=["relation", "attribute"], bag_size=BAG)
+    bags = [name for name in modalities if name != "image"]
+    pair = data.load(dataset, modalities=bags, bag_size=BAG)
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(pair.num_entities, IMAGE, generator=generator)
-    features = {"image": image, **{name: feature.values for name, feature in pair.features.items()}}
+    features = {name: feature.values for name, feature in pair.features.items()}
+    if "image" in modalities:
+        features = {"image": torch.randn(pair.num_entities, IMAGE, generator=generator), **features}
     links = pair.links[torch.randperm(len(pair.links), generator=generator)[:SEEDS]]
     return Problem(pair.graph(), features, links)
 
@@ -125,6 +132,8 @@ def our_model(problem: Problem, dtype: torch.dtype = torch.float32) -> LoginMEA:
 def same_parameters(problem: Problem, dtype: torch.dtype = torch.float32) -> LoginMEA:
     """Our model with the parameters that the authors' model is given here."""
     torch.manual_seed(0)
+    if tuple(problem.features) != MODALITIES:
+        return our_model(problem, dtype)  # theirs has these three and no others
     theirs = AuthorsModel(problem.graph, IMAGE, HIDDEN, RANK, DEPTH, BAG)
     model = our_model(problem, dtype)
     model.load_authors_state_dict(theirs.state_dict())
@@ -194,13 +203,15 @@ def resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def in_process(name: str, dataset: Path, calls: int, gradients_to: Path) -> dict[str, float]:
+def in_process(
+    name: str, dataset: Path, modalities: Sequence[str], calls: int, gradients_to: Path
+) -> dict[str, float]:
     """What a child process does: one provider's gradients, peak memory and seconds a step.
 
     A provider that takes a minute is called once, cold: what it allocates for the first time is small beside it. The
     others are called once before memory is measured, and then timed.
     """
-    made = PROVIDERS[name](problem(dataset))
+    made = PROVIDERS[name](problem(dataset, modalities))
     optimizer = torch.optim.AdamW(made.parameters, lr=1e-9, fused=made.fused or None)
     for parameter in made.parameters:
         parameter.grad = torch.zeros_like(parameter)
@@ -228,17 +239,30 @@ def in_process(name: str, dataset: Path, calls: int, gradients_to: Path) -> dict
     return {"seconds": statistics.median(timed), "loss": loss, "bytes": bytes_, "total": resident("VmHWM")}
 
 
-def child(name: str, dataset: Path, calls: int, gradients_to: Path) -> dict[str, float]:
-    """Run one provider in a process of its own."""
+def child(
+    name: str, dataset: Path, modalities: Sequence[str], calls: int, gradients_to: Path
+) -> dict[str, Any]:
+    """Run one provider in a process of its own; what needs more memory than is free is told, and where it failed."""
     command = [sys.executable, __file__, "--child", name, "--dataset", str(dataset), "--calls", str(calls)]
+    limit = int(0.8 * (free_memory() or 0))  # the rest may be taken by others meanwhile
+    command += ["--modalities", *modalities, "--limit", str(limit)]
     # Memory that is freed goes back at once, so that the peak is of what is alive; every provider pays for it alike.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
     done = subprocess.run(
         [*command, "--gradients", str(gradients_to)], env=environment, capture_output=True, text=True
     )
     if done.returncode:
+        if "can't allocate memory" in done.stderr:
+            return {"skipped": f"out of memory: {limit / 1e9:.1f} GB were free; {_place(done.stderr)}"}
         raise SystemExit(f"{name}: {done.stderr.strip()[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _place(trace: str) -> str:
+    """The last line of a formulation that stands in the traceback, as it is written there."""
+    lines = trace.splitlines()
+    last = max(number for number, line in enumerate(lines) if "/bench/_" in line)
+    return f"it failed in `{lines[last + 1].strip()}`"
 
 
 def errors(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
@@ -249,7 +273,9 @@ def errors(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, 
     }
 
 
-def compare(names: list[str], dataset: Path, calls: int) -> list[dict[str, object]]:
+def compare(
+    names: list[str], dataset: Path, modalities: Sequence[str], calls: int
+) -> list[dict[str, object]]:
     """Run the providers, print the table and return its rows; gradients must be those of the first."""
     print(
         f"{'':24}{'seconds':>9}{'speed':>8}{'MB':>8}{'less':>7}{'gradient error, typical':>26}{'worst':>10}"
@@ -259,7 +285,11 @@ def compare(names: list[str], dataset: Path, calls: int) -> list[dict[str, objec
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(names):
             path = Path(folder) / f"{number}.pt"
-            row = {"provider": name, **child(name, dataset, calls, path)}
+            row = {"provider": name, **child(name, dataset, modalities, calls, path)}
+            if "skipped" in row:
+                rows.append(row)
+                print(f"{name:24}{row['skipped']}", flush=True)
+                continue
             found = torch.load(path)
             path.unlink()
             line = ""
@@ -274,7 +304,7 @@ def compare(names: list[str], dataset: Path, calls: int) -> list[dict[str, objec
                     raise SystemExit(f"{name}: the gradient of {worst} is off by {of_parameter[worst]:.1e}")
             expected = expected or found
             rows.append(row)
-            first = rows[0]
+            first = next(row for row in rows if "seconds" in row)
             print(
                 f"{name:24}{row['seconds']:9.2f}{first['seconds'] / row['seconds']:7.1f}x{row['bytes'] / 1e6:8.0f}"
                 f"{first['bytes'] / row['bytes']:6.1f}x{line}",
@@ -288,23 +318,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     root = Path(os.environ.get("LOGINMEA_DATA") or ROOT.parent / "shared" / "data")
     parser.add_argument("--dataset", type=Path, default=root / "dbp15k" / "zh_en")
+    parser.add_argument("--modalities", nargs="+", choices=MODALITIES, default=list(MODALITIES))
     parser.add_argument("--providers", nargs="+", choices=list(PROVIDERS), default=list(PROVIDERS))
     parser.add_argument(
         "--calls", type=int, default=3, help="timed calls of the quick ones; their median counts"
     )
     parser.add_argument("--record", action="store_true", help="keep the figures in bench/results")
     parser.add_argument("--child", choices=list(PROVIDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--limit", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--gradients", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not args.dataset.is_dir():
         raise SystemExit(f"no data at {args.dataset}; set LOGINMEA_DATA or --dataset")
     if args.child:
-        print(json.dumps(in_process(args.child, args.dataset, args.calls, args.gradients)))
+        if args.limit:
+            resource.setrlimit(resource.RLIMIT_DATA, (args.limit, args.limit))
+        print(json.dumps(in_process(args.child, args.dataset, args.modalities, args.calls, args.gradients)))
         return
-    rows = compare(args.providers, args.dataset, args.calls)
+    rows = compare(args.providers, args.dataset, args.modalities, args.calls)
     if args.record:
-        note = f"{args.dataset.name}, {SEEDS} links in batches of {BATCH}; image features are random vectors"
-        record("training_step", rows, note=note)
+        name = "_".join(args.dataset.parts[-2:])
+        if args.modalities == list(MODALITIES):
+            note = (
+                f"{args.dataset.name}, {SEEDS} links in batches of {BATCH}; image features are random vectors"
+            )
+            record("training_step", rows, note=note)
+        else:
+            note = f"{name}, {SEEDS} links in batches of {BATCH}, modalities: {', '.join(args.modalities)}"
+            record("training_step-large", rows, note=note)
 
 
 if __name__ == "__main__":
