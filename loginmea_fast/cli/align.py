@@ -210,11 +210,12 @@ def _column(text: str) -> str | int:
 def describe(report: dict[str, Any], out: str) -> str:
     """The summary for people."""
     alone = report["without_counterpart"]
+    beside = " beside pivots" if report["pivots"] else ""
     rows = [
         ["matches", f"{report['matches']:,}"],
         ["threshold of confidence", f"{report['threshold']:.3f}"],
         ["expected precision", _share(report["expected_precision"])],
-        ["expected share of the counterparts found", _share(report["expected_recall"])],
+        [f"expected share of the counterparts found{beside}", _share(report["expected_recall"])],
         ["known links, pivots", f"{report['known_links']:,}, {sum(report['pivots'].values()):,}"],
         ["  of both held out", f"{report['held_out_links']:,}"],
         ["calibration error on those held out", _share(report["reliability"]["error"])],

@@ -243,12 +243,13 @@ def _summary(
     before: Path | None,
 ) -> list[list[str]]:
     alone = report["without_counterpart"]
+    beside = ", beside pivots" if report["pivots"] else ""
     told = [
         ["matches", f"{report['matches']:,}"],
         ["not sure enough", f"{report['matched_by_decoder'] - report['matches']:,}"],
         ["threshold of confidence", f"{report['threshold']:.3f}"],
         ["expected precision", _share(report["expected_precision"])],
-        ["counterparts found, expected", _share(report["expected_recall"])],
+        [f"counterparts found, expected{beside}", _share(report["expected_recall"])],
         ["without counterpart", f"{alone['left']:,} left, {alone['right']:,} right"],
         ["known links, pivots", f"{report['known_links']:,}, {sum(report['pivots'].values()):,}"],
         ["confidences rest on", f"{report['held_out_links']:,} held-out links"],
