@@ -31,6 +31,7 @@ NO_ALIGN = "Nothing is recorded yet: `python -m bench.align --record` measures i
 NO_DECISIONS = "Nothing is recorded yet: `python -m bench.align.oracle --record` measures it."
 NO_RELIABILITY = "Nothing is recorded yet: `make {verb}` measures it."
 NO_PROCESSES = "Nothing is recorded yet: `python bench/processes.py DIR --record` measures it."
+NO_LARGE_STEP = "Nothing is recorded yet: `python bench/training_step.py --dataset DIR --record` measures it."
 NO_READING = "Nothing is recorded yet: `python bench/reading.py --record` measures it."
 NO_SCALE = "Nothing is recorded yet: `python bench/scale.py {verb} --record` measures it."
 NO_SIZES = "Nothing is recorded yet: `python bench/sizes.py --record` measures it."
@@ -232,6 +233,24 @@ def _scale_cells(row: Mapping[str, Any]) -> list[str]:
         f"{row['seconds']:,.0f}",
         f"{row['cpu_seconds']:,.0f}",
     ]
+
+
+@joined(NO_LARGE_STEP)
+def render_large_step(results: Path) -> Iterator[str]:
+    """A table a machine of bench/training_step.py on a large pair: plain PyTorch beside ours, or where it failed."""
+    for record in read_records(results, "training_step-large"):
+        machine = record["machine"]
+        lines = []
+        for row in record["rows"]:
+            sizes = [_size(row[key]) for key in ("bytes", "total")] if _measured(row) else ["", ""]
+            lines.append(
+                [row["provider"], f"{seconds(row):.2f}" if _measured(row) else row["skipped"], *sizes]
+            )
+        yield table(
+            f"{record['note']}; {machine['device']}, {machine['cores']} cores, {machine['date']}:",
+            "formulation | seconds of a step | memory beyond the arguments | whole process",
+            lines,
+        )
 
 
 @joined(NO_SCALE.format(verb="growth"))
@@ -461,6 +480,7 @@ if __name__ == "__main__":
         ("docs/scale.md", "same steps", render_same_steps(results)),
         ("docs/scale.md", "optimiser", render_optimiser(results)),
         ("docs/scale.md", "scale", render_scale(results)),
+        ("docs/scale.md", "large step", render_large_step(results)),
         ("docs/scale.md", "growth", render_growth(results)),
         ("docs/scale.md", "processes", render_processes(results)),
         *(("docs/reliability.md", what, render_reliability(results, what)) for what in ("killed", "hostile")),

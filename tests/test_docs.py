@@ -77,6 +77,7 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         render_changes,
         render_decisions,
         render_growth,
+        render_large_step,
         render_optimiser,
         render_processes,
         render_profile,
@@ -104,6 +105,7 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         ("docs/data.md", render_reading(results)),
         ("docs/scale.md", render_optimiser(results)),
         ("docs/scale.md", render_scale(results)),
+        ("docs/scale.md", render_large_step(results)),
         ("docs/scale.md", render_growth(results)),
         ("docs/scale.md", render_processes(results)),
         *(("docs/reliability.md", render_reliability(results, what)) for what in ("killed", "hostile")),
@@ -260,6 +262,18 @@ def test_a_table_of_views(scripts: None, tmp_path: Path) -> None:
     row = {"case": "few", "rows": 30, "entities": 1200, "edges": [5000, 60], "faster_typically": 3.125}
     write_record(tmp_path / "cpu", "views", [{**row, "whole_seconds": 0.5, "view_seconds": 0.16}])
     assert "| few | 30 | 1,200 | 5,000 + 60 | 0.50 | 0.16 | 3.12x |" in render_views(tmp_path)
+
+
+def test_a_step_that_did_not_fit_says_where_it_failed(scripts: None, tmp_path: Path) -> None:
+    from render_results import NO_LARGE_STEP, render_large_step
+
+    assert render_large_step(tmp_path) == NO_LARGE_STEP
+    failed = {"provider": "clean", "skipped": "out of memory: it failed in `x = z[i]`"}
+    ours = {"provider": "ours", "seconds": 2.0, "bytes": 1e9, "total": 2e9}
+    write_record(tmp_path / "cpu", "training_step-large", [failed, ours])
+    table = render_large_step(tmp_path)
+    assert "| clean | out of memory: it failed in `x = z[i]` |  |  |" in table
+    assert "| ours | 2.00 | 1.0 GB | 2.0 GB |" in table
 
 
 def test_a_table_of_reading(scripts: None, tmp_path: Path) -> None:
