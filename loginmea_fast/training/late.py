@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from loginmea_fast.data import AlignmentPair
 from loginmea_fast.data.sketch import sketch
 from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding, SpreadEmbedding
 from loginmea_fast.evaluation.rows import link_rows
@@ -21,7 +23,15 @@ from loginmea_fast.training.config import Config
 from loginmea_fast.training.protocols import Problem
 from loginmea_fast.whitening import whiten_rows
 
-__all__ = ["Beside", "LateEmbedding", "beside_model", "embedding_of", "late_names", "model_embedding"]
+__all__ = [
+    "Beside",
+    "LateEmbedding",
+    "beside_model",
+    "embedding_of",
+    "late_names",
+    "model_embedding",
+    "weights_by_links",
+]
 
 LABELS = "labels"  # the part of the propagated labels
 # Modalities in which nearly every entity differs from all others: what a projection to a few columns has to lose of
@@ -183,8 +193,8 @@ def beside_model(
 def _chosen(
     model: Embedding, found: list[tuple[str, Tensor]], problem: Problem, config: Config
 ) -> dict[str, float]:
-    """By which validation links find each other best, one weight after the other."""
-    split, pair = problem.split, problem.pair
+    """By validation links; the usual weights where there are none."""
+    split = problem.split
     if not len(split.valid):
         weights = {name: _WEIGHTS.get(name, _WEIGHT) for name, _ in found}
         told = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
@@ -194,25 +204,52 @@ def _chosen(
             told,
         )
         return weights
+    names, beside = zip(*found, strict=True)
+    known = torch.cat([split.train, split.valid])
+    return dict(
+        zip(names, weights_by_links(model, beside, problem.pair, split.valid, known, config), strict=True)
+    )
+
+
+def weights_by_links(
+    model: Embedding,
+    beside: Iterable[Tensor],
+    pair: AlignmentPair,
+    links: Tensor,
+    known: Tensor,
+    config: Config,
+) -> list[float]:
+    """Weights of what stands beside a model by which links find each other best, one weight after the other.
+
+    Args:
+        model: that has not learned from `links`.
+        beside: each [N, D'], unit or zero rows.
+        pair: whose entities the rivals are drawn from, by `config.seed`.
+        links: int64 [V, 2] to choose by.
+        known: int64 [L, 2], links whose entities are no rivals.
+        config: of the seed and the search.
+    """
     generator = torch.Generator().manual_seed(config.seed)
     rivals = []
     for side, entities in enumerate((pair.left_entities, pair.right_entities)):
-        unlinked = without(entities, torch.cat([split.train[:, side], split.valid[:, side]]))
+        unlinked = without(entities, known[:, side])
         rivals.append(unlinked[torch.randperm(len(unlinked), generator=generator)[:_RIVALS]])
-    rows = link_rows(split.valid, *rivals)
+    rows = link_rows(links, *rivals)
     both = torch.cat([rows.left, rows.right])
     places = torch.arange(len(both))
-    joined, weights = model.embed(both), {}
-    for name, beside in found:
-        some = beside[both.to(beside.device)]
-        weights[name] = late_weight(
-            joined,
-            some,
-            rows.pairs + torch.tensor([0, len(rows.left)]),
-            places[: len(rows.left)],
-            places[len(rows.left) :],
-            csls_k=config.csls_k,
-            backend=config.backend,
+    joined, weights = model.embed(both), []
+    for whole in beside:
+        some = whole[both.to(whole.device)]
+        weights.append(
+            late_weight(
+                joined,
+                some,
+                rows.pairs + torch.tensor([0, len(rows.left)]),
+                places[: len(rows.left)],
+                places[len(rows.left) :],
+                csls_k=config.csls_k,
+                backend=config.backend,
+            )
         )
-        joined = join(joined, some, weights[name])
+        joined = join(joined, some, weights[-1])
     return weights

@@ -16,11 +16,12 @@ from loginmea_fast.data.values import made_of_values, value_feature
 from loginmea_fast.errors import ConfigError, DataError
 from loginmea_fast.evaluation.embedding import Embedding, StoredEmbedding
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.propagation import join, late_weight, one_sided, propagate_rounds
+from loginmea_fast.propagation import join, one_sided, propagate_rounds
 from loginmea_fast.runs.aligning.keeping import Kept
 from loginmea_fast.runs.fitting import fit
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.interrupt import TrainingInterrupted
+from loginmea_fast.training.late import weights_by_links
 
 __all__ = ["BESIDE_MODALITIES", "METHODS", "Embed", "Method", "Plan", "Round", "divide_links", "embed_by"]
 
@@ -34,7 +35,6 @@ ENOUGH_HELD_OUT = 300  # for which propagation is done in further rounds
 FOLDS = 5  # in which each link is held out once
 ROUNDS = 2  # of bootstrapping by propagation
 _TO_WEIGH = 5  # links from which a weight is chosen
-_RIVALS = 4000  # entities of each graph among which a weight is judged: CSLS needs all pairs
 BESIDE_MODALITIES = ("relation", "attribute")  # the graph itself, and what two graphs seldom name alike
 
 
@@ -190,26 +190,13 @@ class _Propagation:
     def _chosen(
         self, pair: AlignmentPair, graph: AlignmentGraph, sketches: list[Tensor], links: Tensor
     ) -> list[float]:
-        config = self.config
         held = min(max(int(len(links) * HELD_OUT), 1), MOST_HELD_OUT)
         known, chosen = links[held:], links[:held]
         chosen = chosen[_is_apart(chosen, known)]
         if len(chosen) < _TO_WEIGH:  # so few say no more than chance
             return [1.0] * len(sketches)
-        joined = self._labels(pair, graph, known)
-        generator = torch.Generator().manual_seed(config.seed)
-        sides = []
-        for side, entities in enumerate((pair.left_entities, pair.right_entities)):
-            unlinked = entities[~torch.isin(entities, links[:, side])]
-            sides.append(unlinked[torch.randperm(len(unlinked), generator=generator)[:_RIVALS]])
-        weights = []
-        for rows in sketches:
-            weight = late_weight(
-                joined, rows, chosen, sides[0], sides[1], csls_k=config.csls_k, backend=config.backend
-            )
-            joined = join(joined, rows, weight)
-            weights.append(weight)
-        return weights
+        labels = StoredEmbedding(self._labels(pair, graph, known))
+        return weights_by_links(labels, sketches, pair, chosen, links, self.config)
 
     def _labels(self, pair: AlignmentPair, graph: AlignmentGraph, links: Tensor) -> Tensor:
         config = self.config
