@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from loginmea_fast.data import Split
 from loginmea_fast.errors import CheckpointError, ConfigError, DataError
+from loginmea_fast.files import left_behind
 from loginmea_fast.locks import Taken, locked
 from loginmea_fast.parallel import Shards
 from loginmea_fast.training.checkpoint import (
     Checkpoint,
     atomic_write,
-    left_behind,
     load_checkpoint,
     load_tensors,
     read_metadata,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loginmea_fast.errors import CheckpointError
+from loginmea_fast.files import whole_file
 from loginmea_fast.nn.pretrained import digest, tensor_bytes
 from loginmea_fast.parallel import Shards
 from loginmea_fast.parallel.tables import read_tables, write_tables
@@ -28,7 +28,6 @@ __all__ = [
     "atomic_write",
     "fingerprint",
     "is_table",
-    "left_behind",
     "load_checkpoint",
     "load_tensors",
     "read_metadata",
@@ -37,7 +36,6 @@ __all__ = [
 
 VERSION = 2  # since 2 a checkpoint knows its split, and whether what follows its epoch is still to come
 _FORMAT = "loginmea_fast"
-_TEMPORARY = ".tmp"
 _REMEDY = "train anew"
 _ORDER = "rows.order"  # the entity of each row of divided tables
 _DTYPES = {
@@ -202,24 +200,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: Any) -> 
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object], size: int) -> None:
-    """Call `write(file)` on a temporary neighbour of `path`, bring it to the disk, then rename it over `path`.
+    """Call `write(file)` on a file of about `size` bytes that is then at `path`, whole or not at all.
 
     Raises:
-        CheckpointError: anything failed; the temporary file is gone and what was at `path` is untouched.
+        CheckpointError: it cannot be written; what was at `path` is untouched.
     """
-    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
     try:
-        temporary.unlink(missing_ok=True)  # of a write that was killed, or a link that somebody has put there
-        with temporary.open("xb") as file:
+        with whole_file(path) as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_directory(path.parent)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
+    except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         remedy = f"free {-(-size >> 20)} MiB there" if full else "check the directory and its permissions"
         kept = "; the earlier file is intact" if path.exists() else ""
@@ -248,21 +237,6 @@ def _room_beside(path: Path) -> Path:
             f"cannot write {free}: {error.strerror}; check the directory and its permissions"
         ) from error
     return free
-
-
-def left_behind(directory: Path) -> list[Path]:
-    """The temporary files there of writes that were killed, or that go on now."""
-    return list(directory.glob(f".*{_TEMPORARY}"))
-
-
-def _sync_directory(directory: Path) -> None:
-    # The rename itself must survive a power cut. Windows cannot open directories.
-    if os.name == "posix":
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def load_tensors(path: Path, remedy: str = _REMEDY) -> tuple[dict[str, Tensor], dict[str, Any]]:

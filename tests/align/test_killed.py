@@ -35,7 +35,7 @@ found = lf.align(pair, seeds=pair.links[:40], keep=path + "/training", progress=
 found.save(path, ("tsv", "csv"))
 """,
     begins="procedure.py",
-    places=("loginmea_fast", "keeping.py", "checkpoint.py", "writing.py"),
+    places=("loginmea_fast", "keeping.py", "checkpoint.py", "writing.py", "/files.py"),
 )
 FILES = ("alignment.tsv", "alignment.csv", "rejected.tsv", "candidates.tsv", "unmatched.tsv")
 ENTITIES = "entities.parquet"

@@ -34,7 +34,7 @@ except TrainingInterrupted as interrupted:
     sys.exit(interrupted.exit_code)
 """,
     begins="directory.py",
-    places=("loginmea_fast", "directory.py", "checkpoint.py"),
+    places=("loginmea_fast", "directory.py", "checkpoint.py", "/files.py"),
 )
 FILES = ("last.safetensors", "best.safetensors", "split.safetensors", "config.toml")
 # What differs from run to run.
@@ -73,7 +73,9 @@ def test_a_run_that_is_stopped_again_and_again_ends_as_if_it_were_not(
 
     def stopped(path: Path, number: signal.Signals, place: str) -> None:
         if number == signal.SIGKILL:
-            record_property("killed", "checkpointing" if place == "checkpoint.py" else "training")
+            record_property(
+                "killed", "checkpointing" if place in ("checkpoint.py", "/files.py") else "training"
+            )
         for file in path.glob("*.safetensors"):
             load_tensors(file)
         if (path / "last.safetensors").is_file():

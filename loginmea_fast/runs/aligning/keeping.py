@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.errors import ConfigError, DataError
+from loginmea_fast.files import write_whole
 from loginmea_fast.training.config import Config
 from loginmea_fast.version import __version__
 
@@ -50,7 +50,7 @@ class Kept:
             DataError: it cannot be written.
         """
         inputs = _described(pair, links, config, folds)
-        file, scratch = self.directory / "inputs.json", self.directory / ".inputs.json"
+        file = self.directory / "inputs.json"
         doomed = self.directory.with_name(f".{self.directory.name}.old")
         shutil.rmtree(doomed, ignore_errors=True)
         try:
@@ -67,11 +67,8 @@ class Kept:
                 self.directory.rename(doomed)  # at once: a kill leaves no part of them in the way
                 shutil.rmtree(doomed)
             self.directory.mkdir(parents=True, exist_ok=True)
-            scratch.write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")
-            scratch.replace(file)
+            write_whole(file, f"{json.dumps(inputs, indent=1)}\n".encode())
         except OSError as error:
-            with suppress(OSError):
-                scratch.unlink(missing_ok=True)
             raise DataError(f"{self.directory} cannot be written ({error.strerror or error})") from None
 
     def count(self, history: Iterable[Mapping[str, Any]], seconds: float) -> None:
