@@ -6,7 +6,7 @@ from pathlib import Path
 
 from markers import render_into, table
 
-from loginmea_fast.training.config import KEYS, Key
+from loginmea_fast.training.keys import KEYS, Key
 from loginmea_fast.training.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,8 @@ from cyclopts import Parameter
 from loginmea_fast.cli.options import Json, RightGraph, key_flags, keys_given
 from loginmea_fast.cli.tables import duration, table, tell
 from loginmea_fast.errors import ConfigError
-from loginmea_fast.training.config import KEYS, Config
+from loginmea_fast.training.config import Config
+from loginmea_fast.training.keys import KEYS
 
 EXAMPLES = """\
 examples:

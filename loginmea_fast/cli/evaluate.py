@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from loginmea_fast.cli.options import Json, key_flags, keys_given
 from loginmea_fast.cli.tables import describe_metrics, described_epoch, table
 from loginmea_fast.errors import ConfigError
-from loginmea_fast.training.config import KEYS
+from loginmea_fast.training.keys import KEYS
 
 EXAMPLES = """\
 examples:

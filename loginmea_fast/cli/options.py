@@ -7,7 +7,8 @@ from typing import Annotated, Any, TypedDict
 
 from cyclopts import Group, Parameter
 
-from loginmea_fast.training.config import KEYS, Key, parse_overrides
+from loginmea_fast.training.keys import KEYS, Key
+from loginmea_fast.training.spelling import parse_overrides
 
 __all__ = ["Json", "RightGraph", "flag_of", "key_flags", "key_help", "keys_given", "rewrite_set"]
 

@@ -19,7 +19,8 @@ from loginmea_fast.cli.runs import fresh_run_directory
 from loginmea_fast.cli.tables import describe_metrics, described_epoch, tell
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.log import log
-from loginmea_fast.training.config import KEYS, Config
+from loginmea_fast.training.config import Config
+from loginmea_fast.training.keys import KEYS
 
 EXAMPLES = """\
 examples:

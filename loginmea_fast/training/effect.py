@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loginmea_fast.training.config import KEYS, Config
+from loginmea_fast.training.config import Config
+from loginmea_fast.training.keys import KEYS
 from loginmea_fast.training.objectives import objective_weights
 from loginmea_fast.training.presets import PRESETS
 from loginmea_fast.training.sampling import batches

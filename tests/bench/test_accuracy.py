@@ -13,7 +13,8 @@ from bench.accuracy.studies import STUDIES
 from bench.accuracy.tasks import SMOKE, TASKS, Task
 from bench.accuracy.thinning import without_attributes
 from loginmea_fast import data
-from loginmea_fast.training.config import Config, parse_overrides
+from loginmea_fast.training.config import Config
+from loginmea_fast.training.spelling import parse_overrides
 from tests.training.synthetic import synthetic_pair
 
 

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from loginmea_fast.cli import options
-from loginmea_fast.training.config import KEYS, Config
+from loginmea_fast.training.config import Config
+from loginmea_fast.training.keys import KEYS
 from tests.training.test_config import OTHER
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")

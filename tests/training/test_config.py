@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from loginmea_fast import AlignmentGraph, LoginMEA
 from loginmea_fast.errors import ConfigError
-from loginmea_fast.training.config import KEYS, Config, parse_overrides
+from loginmea_fast.training.config import Config
+from loginmea_fast.training.keys import KEYS
+from loginmea_fast.training.spelling import parse_overrides
 from tests.helpers.graphs import sizes_of
 
 OTHER = Config(
