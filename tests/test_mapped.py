@@ -59,6 +59,22 @@ def test_memory_does_not_grow_with_the_file() -> None:
 
 
 @pytest.mark.usefixtures("in_files")
+def test_one_encoder_at_a_time_is_in_memory() -> None:
+    count, width = 100_000, 128
+    around = torch.arange(count)
+    triples = torch.stack([around, around % 5, (around * 7 + 1) % count], 1)
+    graph = AlignmentGraph.from_triples(triples, count, 5)
+    features = {name: torch.rand(count, 8) for name in ("relation", "attribute", "image")}
+    model = LoginMEA(count, 5, dict.fromkeys(features, 8), width, aggregation="channels")
+    embedding = JointEmbedding(model, features, graph)
+    embedding.embed(around[:10])  # the library is loaded
+    with measure_peak_memory(CPU) as memory:
+        embedding.embed(around)
+    # Its three layers, what the first is made of, and moments of less.
+    assert memory.peak - memory.before < 6 * 4 * count * width
+
+
+@pytest.mark.usefixtures("in_files")
 def test_ranking_reads_a_file_block_by_block() -> None:
     room = room_for(100_000, 512, torch.float32, CPU)
     for block in room.split(4096):

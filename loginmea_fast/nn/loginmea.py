@@ -266,7 +266,7 @@ class LoginMEA(nn.Module):
         self._check_view(view)
         once, again = view.once()  # rows are taken as they are written, not all at once
         joint, first = out, 0
-        for part in self._parts(features, once, present, {}):
+        for part in self._parts(features, once, present, None):
             if joint is None:
                 joint = part.new_empty(len(part if again is None else again), self.embedding_dim)
             for start in range(0, len(joint), _BLOCK):
@@ -274,6 +274,7 @@ class LoginMEA(nn.Module):
                 joint[block, first : first + part.shape[1]] = part[block if again is None else again[block]]
                 release(joint[block])
             first += part.shape[1]
+            del part  # or it would stand beside the next until that is formed
         assert joint is not None, "a model has a part"
         return normalize(joint)
 
@@ -312,10 +313,10 @@ class LoginMEA(nn.Module):
         features: Mapping[str, RawFeatures],
         view: View,
         present: Mapping[str, Tensor] | None,
-        projected: dict[str, Tensor],
+        projected: dict[str, Tensor] | None,
         hidden: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """The parts of J [B, .], the graph encoder's first; `projected` gets the modalities [B, d_m]."""
+        """The parts of J [B, .], the graph encoder's first; `projected`, where given, gets the modalities [B, d_m]."""
         self._check_view(view)
         self._check_features(features, view.num_held)
         if present is None:
@@ -335,19 +336,25 @@ class LoginMEA(nn.Module):
         everyone = has
         has = None if has is None else view.take(has)
         recompute = self.recompute and not torch.compiler.is_compiling()
+        asks = projected is not None or self.local_to_global is not None
+        projected = {} if projected is None else projected
         whole: list[Tensor] = []  # what a fusion reads at once; else each is let go after its channel
         for number, name in enumerate(self.modalities):
             if self.channels is None and recompute:
                 break
             x = self._project(features, name, view)
-            projected[name] = x if view.rows is None else view.first(x).clone()  # a slice would keep all of x
+            if asks:  # a slice would keep all of x
+                projected[name] = x if view.rows is None else view.first(x).clone()
             if self.local_to_global is not None and not recompute:
                 whole.append(x)
             if self.channels is not None:
                 assert reflectors is not None
                 own = x if has is None else x * has[:, number, None]
                 del x
-                yield self.channels(name, own, reflectors, view)
+                part = self.channels(name, own, reflectors, view)
+                del own
+                yield part
+                del part
         if self.local_to_global is None:
             return
         if whole:
