@@ -79,7 +79,7 @@ def updated(problem: Problem, whole: bool, dtype: torch.dtype) -> tuple[dict[str
     for member in members_of(model):
         member.compute_dtype = dtype
     trainer = Trainer(problem, model, Config())
-    losses = [trainer._step(0, update % 2).loss.item() for update in range(UPDATES)]
+    losses = [trainer.updates.step(0, update % 2).loss.item() for update in range(UPDATES)]
     return {name: p.detach() for name, p in model.named_parameters()}, losses
 
 

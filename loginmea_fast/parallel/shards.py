@@ -17,7 +17,7 @@ from loginmea_fast.graph import AlignmentGraph, View, check_rows
 from loginmea_fast.parallel.exchange import Exchange, Gather
 from loginmea_fast.parallel.world import ALONE, World
 
-__all__ = ["ShardView", "Shards", "SharedRows", "shards_of", "world_of"]
+__all__ = ["ShardView", "Shards", "SharedRows", "Undivided", "division_of", "shards_of", "world_of"]
 
 
 class Shards:
@@ -106,9 +106,38 @@ class Shards:
         assert torch.device(device) == self.device
         return self
 
+    def part(self, count: int) -> slice:
+        """The share of this process in `count` things that all know."""
+        return self.world.part(count)
+
     def shared_rows(self, followers: Tensor, leaders: Tensor) -> SharedRows:
-        """As `training.sharing.SharedRows`, across processes."""
-        return SharedRows(self, followers, leaders)
+        """Rows of a divided table that are one parameter.
+
+        Args:
+            followers: int64 [F], entities that follow, of all processes.
+            leaders: int64 [F], whom.
+        """
+        return _DividedSharedRows(self, followers, leaders)
+
+
+class Undivided:
+    """What `Shards` does with tables, for a graph that one process holds whole: nothing."""
+
+    world = ALONE
+
+    def __init__(self, graph: AlignmentGraph) -> None:
+        self.device = graph.device
+
+    def take(self, table: Tensor) -> Tensor:
+        """All of it."""
+        return table
+
+    def part(self, count: int) -> None:
+        """No part: the things are as they are."""
+
+    def shared_rows(self, followers: Tensor, leaders: Tensor) -> SharedRows:
+        """Rows of a table that are one parameter."""
+        return SharedRows(followers, leaders, self.device)
 
 
 def shards_of(graph: AlignmentGraph | Shards) -> Shards | None:
@@ -116,9 +145,14 @@ def shards_of(graph: AlignmentGraph | Shards) -> Shards | None:
     return graph if isinstance(graph, Shards) else None
 
 
+def division_of(graph: AlignmentGraph | Shards) -> Shards | Undivided:
+    """How the tables of a graph's entities are divided."""
+    return graph if isinstance(graph, Shards) else Undivided(graph)
+
+
 def world_of(graph: AlignmentGraph | Shards) -> World:
     """The processes among which a graph is divided."""
-    return graph.world if isinstance(graph, Shards) else ALONE
+    return division_of(graph).world
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,13 +210,31 @@ class ShardView(View):
 
 
 class SharedRows:
-    """Rows of a divided table that are one parameter: the first of a group holds it, the others follow.
+    """Rows of a table that are one parameter: the first of a group holds it, the others follow.
 
     Args:
-        shards: who owns what.
-        followers: int64 [F], entities that follow, of all processes.
+        followers: int64 [F], entities that follow.
         leaders: int64 [F], whom.
+        device: of the table.
     """
+
+    def __init__(self, followers: Tensor, leaders: Tensor, device: torch.device) -> None:
+        self.followers, self.leaders = followers.to(device), leaders.to(device)
+
+    @torch.no_grad()
+    def spread(self, table: Tensor) -> None:
+        """Give followers the rows of their leaders, in place: [N, d]."""
+        table[self.followers] = table[self.leaders]
+
+    @torch.no_grad()
+    def collect(self, gradient: Tensor) -> None:
+        """Add the gradients of followers to those of their leaders, in place: [N, d]."""
+        gradient.index_add_(0, self.leaders, gradient[self.followers])
+        gradient[self.followers] = 0
+
+
+class _DividedSharedRows(SharedRows):
+    """The same of a divided table, across processes; followers and leaders are those of all of them."""
 
     def __init__(self, shards: Shards, followers: Tensor, leaders: Tensor) -> None:
         mine = shards.owner_of(followers) == shards.world.rank

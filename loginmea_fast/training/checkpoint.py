@@ -67,43 +67,33 @@ class Checkpoint:
     fingerprint: dict[str, Any]
     model: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, shards: Shards | None = None) -> None:
         """Write atomically; a failure leaves an earlier file at `path` as it was.
+
+        Args:
+            path: the file.
+            shards: in several processes, of which each has its rows of the tables of entities, who has which; then a
+                collective. The tables stand in a directory beside `path`, which names it, so that one file decides
+                which checkpoint holds.
 
         Raises:
             CheckpointError: the file cannot be written, for example because the disk is full.
         """
-        save_tensors(path, self.tensors, state=self.state, fingerprint=self.fingerprint, model=self.model)
-        for directory in _beside(path):  # of several processes, before
-            shutil.rmtree(directory, ignore_errors=True)
-
-    def save_divided(self, path: Path, shards: Shards) -> None:
-        """The same in several processes, of which each has its rows of the tables of entities; a collective.
-
-        The tables stand in a directory beside `path`, which names it, so that one file decides which checkpoint holds.
-
-        Raises:
-            CheckpointError: see `save`.
-        """
+        if shards is None:
+            self._commit(path, self.tensors)
+            return
         tables = {name: t for name, t in self.tensors.items() if is_table(name, t)}
         rest = {name: t for name, t in self.tensors.items() if name not in tables} | {_ORDER: shards.order}
         directory = shards.world.first(lambda: _room_beside(path))
-        described = write_tables(directory, tables, shards)
+        divided = {"directory": directory.name, **write_tables(directory, tables, shards)}
+        shards.world.first(lambda: self._commit(path, rest, divided=divided))
 
-        def commit() -> None:
-            save_tensors(
-                path,
-                rest,
-                state=self.state,
-                fingerprint=self.fingerprint,
-                model=self.model,
-                divided={"directory": directory.name, **described},
-            )
-            for other in _beside(path):
-                if other != directory:
-                    shutil.rmtree(other, ignore_errors=True)
-
-        shards.world.first(commit)
+    def _commit(self, path: Path, tensors: Mapping[str, Tensor], **told: Any) -> None:
+        """Write the file that decides, and remove tables that it does not name."""
+        save_tensors(path, tensors, state=self.state, fingerprint=self.fingerprint, model=self.model, **told)
+        for directory in _beside(path):
+            if directory.name != told.get("divided", {}).get("directory"):
+                shutil.rmtree(directory, ignore_errors=True)
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors below `prefix.`, by the rest of their names."""

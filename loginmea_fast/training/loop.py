@@ -7,66 +7,48 @@ bit.
 
 from __future__ import annotations
 
-import operator
-import os
-import platform
 import shlex
 import signal
-import statistics
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loginmea_fast.errors import LoginMEAError
 from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding, shares_of
 from loginmea_fast.evaluation.links import rank_links
 from loginmea_fast.evaluation.metrics import rank_metrics
-from loginmea_fast.nn import EntityModel, LoginMEAOutput, members_of
+from loginmea_fast.nn import EntityModel
 from loginmea_fast.parallel import shards_of, world_of
 from loginmea_fast.parallel.search import of_all_rows
-from loginmea_fast.parallel.shards import SharedRows as DividedSharedRows
 from loginmea_fast.training.bootstrapping import Bootstrapping, without
 from loginmea_fast.training.callbacks import Callback
-from loginmea_fast.training.checkpoint import Checkpoint, is_table
+from loginmea_fast.training.checkpoint import Checkpoint
+from loginmea_fast.training.circumstances import circumstances, differences
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.effect import without_effect
-from loginmea_fast.training.gradients import gradient_norm, summed
 from loginmea_fast.training.interrupt import StopOnSignal, TrainingInterrupted
 from loginmea_fast.training.late import LateEmbedding, beside_model, embedding_of, model_embedding
 from loginmea_fast.training.measuring import measure_test_links
 from loginmea_fast.training.memory import measure_peak_memory
-from loginmea_fast.training.objectives import Batch, WeightedObjectives
 from loginmea_fast.training.progress import Progress
 from loginmea_fast.training.protocols import Problem, Store
 from loginmea_fast.training.rounds import propose
-from loginmea_fast.training.sampling import Sampler, batches
-from loginmea_fast.training.schedule import learning_rate
-from loginmea_fast.training.sharing import SharedRows, followers_of
 from loginmea_fast.training.standing import Standing
 from loginmea_fast.training.subsample import mutual_pairs, sample_queries
-from loginmea_fast.version import __version__
+from loginmea_fast.training.updates import Step, Updates
 
 # What a kill may cost, besides the epoch it strikes: where validations are further apart, a checkpoint comes between.
 _UNSAVED_SECONDS = 60
 _WEIGHED = 2048  # links whose rows say what weight each part has
 
 __all__ = ["Trainer"]
-
-
-class Step(NamedTuple):
-    """What one step says of itself: the loss, the gradient's norm before clipping, the rate, each term of the loss."""
-
-    loss: Tensor
-    norm: Tensor
-    rate: float
-    terms: dict[str, float]
 
 
 class Trainer:
@@ -99,35 +81,15 @@ class Trainer:
         self.model = model
         self.joint = JointEmbedding(model, problem.features, problem.graph)
         self.embedding: Embedding = self.joint
-        self.members = members_of(model)
-        self.forwards: list[Any] = [
-            torch.compile(member, dynamic=True) if config.compile else member for member in self.members
-        ]
-        has_graph = self.members[0].graph_encoder is not None
-        self.objectives = WeightedObjectives(config, model.modalities, has_graph).to(problem.device)
-        self.optimizer = self._new_optimizer()
-        self.sampler: Sampler | None = None
-        self.shared: SharedRows | DividedSharedRows | None = None
         pair = problem.pair
         self.bootstrapping = Bootstrapping(
             config, pair.left_entities, pair.right_entities, problem.split.train
         )
+        self.updates = Updates(problem, model, config, self.bootstrapping)
         self.fingerprint = problem.fingerprint(self.model)
         self.best: Checkpoint | None = None
         self.notes: list[str] = []
         self.saved_at = time.monotonic()
-
-    def _parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Of the model, and those that objectives learn."""
-        learned = [(f"objectives.{name}", p) for name, p in self.objectives.named_parameters()]
-        return [*self.model.named_parameters(), *learned]
-
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        parameters = [parameter for _, parameter in self._parameters()]
-        config = self.config
-        if config.optimizer == "rmsprop":  # with the constants of Dual-AMN's code
-            return torch.optim.RMSprop(parameters, lr=config.lr, alpha=0.9, eps=1e-7)
-        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
     # How far it is, and going on.
 
@@ -147,8 +109,8 @@ class Trainer:
                 self.notes.append("the run has no checkpoint yet and starts over")
             self.history = self.world.first(self._rewound)
         split = self.problem.split
-        circumstances = self._circumstances()
-        if self.standing.epoch and (changed := _differences(self.history, circumstances)):
+        now = circumstances(self.config, self.problem.device, self.world)
+        if self.standing.epoch and (changed := differences(self.history, now)):
             warnings.warn(
                 f"the run goes on, but no longer repeats bit for bit: {changed}", UserWarning, stacklevel=2
             )
@@ -161,9 +123,9 @@ class Trainer:
                 warnings.warn(idle, UserWarning, stacklevel=2)
         self._record(
             "resume" if resume else "start",
-            **circumstances,
+            **now,
             notes=list(self.notes),
-            parameters=self._count_parameters(),
+            parameters=self.updates.count_parameters(),
             graph=self.problem.graph.summary(),
             links={"train": len(split.train), "valid": len(split.valid), "test": len(split.test)},
         )
@@ -177,53 +139,12 @@ class Trainer:
         self.run.rewind_metrics(self.standing.epoch, self.standing.settled)
         return self.run.metrics()
 
-    def _count_parameters(self) -> int:
-        tables = self._tables()
-        held = sum(table.numel() for table in tables)
-        whole = sum(self.problem.pair.num_entities * table.shape[1] for table in tables)
-        return sum(p.numel() for p in self.model.parameters()) - held + whole
-
-    def _circumstances(self) -> dict[str, Any]:
-        """What rounding depends on, besides the configuration that a resumed run keeps."""
-        device = self.problem.device
-        cuda = device.type == "cuda"
-        capability = torch.backends.cpu.get_cpu_capability
-        backend = self.config.backend
-        return {
-            "version": __version__,
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "device": str(device),
-            "processor": torch.cuda.get_device_name(device) if cuda else capability(),
-            "processes": self.world.size,
-            "threads": torch.get_num_threads(),
-            "dtype": self.config.dtype,
-            "backend": os.environ.get("LOGINMEA_BACKEND", "auto") if backend == "auto" else backend,
-        }
-
-    def _checkpoint(self) -> Checkpoint:
-        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
-        tensors |= {f"objectives.{name}": t for name, t in self.objectives.state_dict().items()}
-        for name, parameter in self._parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{name}.{key}"] = value
-        tensors["links.joined"] = self.bootstrapping.joined
-        tensors["links.candidates"] = self.bootstrapping.candidates
+    def _checkpoint(self, tensors: dict[str, Tensor]) -> Checkpoint:
         return Checkpoint(tensors, dict(vars(self.standing)), self.fingerprint, self.config.shape())
 
     def _restore(self, checkpoint: Checkpoint, file: Path) -> None:
         checkpoint.check_model(self.fingerprint, file)
-        self.model.load_state_dict(checkpoint.part("model"))
-        self.objectives.load_state_dict(checkpoint.part("objectives"))
-        moments = checkpoint.part("optimizer")
-        for name, parameter in self._parameters():
-            state = {
-                key.removeprefix(f"{name}."): value.to(parameter.device)
-                for key, value in moments.items()
-                if key.rpartition(".")[0] == name
-            }
-            if state:
-                self.optimizer.state[parameter] = state
+        self.updates.load(checkpoint)
         links = checkpoint.part("links")
         self.bootstrapping.joined, self.bootstrapping.candidates = links["joined"], links["candidates"]
         known = {field.name for field in fields(Standing)}  # an earlier version may have saved more
@@ -231,16 +152,12 @@ class Trainer:
 
     def _save(self) -> None:
         if self.run is not None:
-            self._write(self._checkpoint(), self.run.last_file)
+            links = self.bootstrapping
+            joined = {"links.joined": links.joined, "links.candidates": links.candidates}
+            self._checkpoint(self.updates.tensors() | joined).save(self.run.last_file, self.shards)
             self.saved_at = time.monotonic()
             for callback in self.callbacks:
                 callback.on_checkpoint(self, self.run.last_file)
-
-    def _write(self, checkpoint: Checkpoint, file: Path) -> None:
-        if self.shards is None:
-            checkpoint.save(file)
-        else:
-            checkpoint.save_divided(file, self.shards)
 
     def _record(self, event: str, **values: Any) -> None:
         record = {"event": event, "epoch": self.standing.epoch, **values}
@@ -294,14 +211,14 @@ class Trainer:
 
     def _epoch(self, bar: Progress, stop: StopOnSignal) -> None:
         """The updates that are left of an epoch; a stop between two of them is saved as it stands."""
-        standing, sampler = self.standing, self._sampler()
+        standing, sampler = self.standing, self.updates.sampler()
         total = len(sampler.spans)
         step, seconds, peak, before = None, 0.0, 0, 0
         for update in range(standing.update, total):
             first, end = sampler.spans[update]
             started = time.perf_counter()
             with measure_peak_memory(self.problem.device) as memory:
-                step = self._step(standing.epoch, update)
+                step = self.updates.step(standing.epoch, update)
             self._check_finite(step)
             share = (end - first) / len(sampler.links)
             standing.update = update + 1
@@ -350,109 +267,6 @@ class Trainer:
             f"{'; the last checkpoint is intact' if saved else ''}; "
             "train with a lower lr, more warmup_epochs or a grad_clip"
         )
-
-    def _step(self, epoch: int, update: int = 0) -> Step:
-        """Of each member one encoding, one loss a batch, one backward pass (their sum's); one step of the optimiser."""
-        config, sampler = self.config, self._sampler()
-        positions = sampler.positions(epoch, update)
-        rate = learning_rate(config, epoch % config.epochs + update / len(sampler.spans))
-        restarts = config.compat == "authors" and config.bootstrap
-        if restarts and epoch % config.epochs >= config.bootstrap_start:
-            self.optimizer = self._new_optimizer()
-            rate /= 5
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        links = sampler.links[positions]
-        further = sampler.further(positions, self.objectives.further, epoch, update)
-        rows = torch.cat([links.t().reshape(-1), further]).to(self.problem.device)
-        hidden = None if self.shared is None else sampler.entities(positions).to(self.problem.device)
-        view = sampler.graph.view(rows, self.model.depth)
-        self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        losses, terms = [], dict.fromkeys(self.objectives.terms, 0.0)
-        for number, (member, forward) in enumerate(zip(self.members, self.forwards, strict=True)):
-            step = config.seed * 1_000_003 + epoch * len(sampler.spans) + update
-            member.dropout.set_step(step + 500_000_003 * number)
-            output = self.objectives.kept(forward(self.problem.features, view, hidden=hidden))
-            loss, found = self._descend(output, positions, slice(2 * len(links), len(rows)))
-            losses.append(loss)
-            for name, term in found.items():
-                terms[name] += term / len(self.members)
-        if self.shared is not None:
-            for table in self._tables():
-                if table.grad is not None:
-                    self.shared.collect(table.grad)
-        parameters = [parameter for _, parameter in self._parameters()]
-        norm = gradient_norm(parameters, self._tables(), self.world)
-        if config.grad_clip:
-            nn.utils.clip_grads_with_norm_(parameters, config.grad_clip, norm)
-        if torch.isfinite(norm):
-            self.optimizer.step()
-            if self.shared is not None:
-                for table in self._tables():
-                    self.shared.spread(table)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.stack(losses).mean()
-        self.world.sum_([loss])
-        return Step(loss, norm, rate, summed(terms, self.world))
-
-    def _descend(
-        self, output: LoginMEAOutput, positions: Tensor, further: slice
-    ) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a member's output, its gradient added to the parameters', and its terms where there are several.
-
-        Args:
-            output: rows of the left entities, of their counterparts, and further ones.
-            positions: of the links in the sampler's.
-            further: rows of the further entities.
-        """
-        config, links = self.config, len(positions)
-        authors = config.compat == "authors"
-        losses, terms = [], dict.fromkeys(self.objectives.terms, 0.0)
-        spans = [(0, links)]
-        if not config.updates:
-            spans = batches(links, config.batch_size, equal=not authors)
-        for first, end in spans:
-            batch = Batch(
-                slice(first, end),
-                slice(links + first, links + end),
-                further,
-                self._sampler().same(positions[first:end]).to(self.problem.device),
-                None if self.shards is None else self.world.part(end - first),
-            )
-            loss, found = self.objectives(output, batch)
-            for name, term in found.items() if len(terms) > 1 else ():
-                terms[name] += term.item() * (end - first) / links
-            if authors:
-                # Their loop: the whole graph is walked back once a batch, and batches count alike whatever their size.
-                loss.backward(retain_graph=end < links)
-            else:
-                loss = loss * ((end - first) / links)
-            losses.append(loss)
-        total = torch.stack(losses).sum()
-        if not authors:
-            total.backward()
-        return total.detach(), terms
-
-    def _tables(self) -> list[nn.Parameter]:
-        """The members' entity embeddings."""
-        return [m.entity_embedding for m in self.members if m.entity_embedding is not None]
-
-    def _sampler(self) -> Sampler:
-        """Of the links as they are now, whose entities share a row from here on."""
-        links = self.bootstrapping.links
-        if self.sampler is None or not torch.equal(self.sampler.links, links):
-            self.sampler = Sampler(self.config, self.problem.pair, links, self.problem.graph)
-            self.shared = None
-            if self.config.share_seeds and len(self.sampler.spans) > 1:
-                follow = followers_of(self.sampler.group_of)
-                if self.shards is None:
-                    self.shared = SharedRows(*follow, self.problem.device)
-                else:
-                    self.shared = self.shards.shared_rows(*follow)
-                for table in self._tables():
-                    self.shared.spread(table)
-        return self.sampler
 
     def _settle(self, bar: Progress, stop: StopOnSignal) -> None:
         """What follows an epoch: a checkpoint, then bootstrapping and validation, which a kill may now cut off."""
@@ -514,24 +328,12 @@ class Trainer:
         bar.say(f"a new round with {len(proposed):,} links besides the known ones")
         self.bootstrapping.begin(proposed)
         standing.stale, standing.round_score = 0, None
-        self._renew()
+        self.updates.renew(standing.epoch // self.config.epochs)
 
     def _without_training_link(self) -> tuple[Tensor, Tensor]:
         """Entities of both graphs; which of them are held out is not looked at."""
         pair, train = self.problem.pair, self.problem.split.train
         return without(pair.left_entities, train[:, 0]), without(pair.right_entities, train[:, 1])
-
-    def _renew(self) -> None:
-        """New parameters and a new optimiser, drawn by the seed and the round."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed + 1_000_003 * (self.standing.epoch // self.config.epochs))
-            state = self.model.renewed().state_dict()
-            if self.shards is not None:
-                state = {name: self.shards.take(t) if is_table(name, t) else t for name, t in state.items()}
-            self.model.load_state_dict(state)
-            self.objectives.renew()
-        self.optimizer = self._new_optimizer()
-        self.sampler = None
 
     def _mutual_nearest(self, epoch: int, sampled: dict[str, int], left: Tensor, right: Tensor) -> Tensor:
         """Positions of pairs; of a sample, which stays the same in a window, where all would be too much."""
@@ -550,40 +352,13 @@ class Trainer:
     # Choosing the epoch.
 
     def _validate(self, bar: Progress) -> None:
-        standing = self.standing
         metrics, score, ranks = self._score()
-        if score is None or standing.best_score is None:
-            better = True
-        elif self.config.compat == "authors":
-            better = score > standing.best_score
-        else:
-            # A tie goes to the later epoch: few validation links tie often, and longer training seldom hurts. It is no
-            # progress though: patience goes on counting.
-            better = score >= standing.best_score - self._chance(ranks)
-        progress = score is None or standing.round_score is None or score > standing.round_score
-        standing.stale = 0 if progress else standing.stale + 1
-        if score is not None:
-            standing.round_score = max(score, standing.round_score or 0.0)
-        if better:
-            standing.best_score, standing.best_epoch, standing.best_ranks = score, standing.epoch, ranks
+        if self.standing.judge(score, ranks, self.config):
             self._keep_best()
         if metrics:
-            self._record("validation", best_epoch=standing.best_epoch, **metrics)
+            self._record("validation", best_epoch=self.standing.best_epoch, **metrics)
             among = f" of {metrics['sampled_links']:,} links" if "sampled_links" in metrics else ""
             bar.say(f"validation Hits@1 {metrics['hits@1']:.3f}, MRR {metrics['mrr']:.3f}{among}")
-
-    def _chance(self, ranks: list[float]) -> float:
-        """How much worse than the best an epoch may be and still be kept.
-
-        Nothing within a round. A round has learned from more links than those before it, and a few hundred validation
-        links say little of what that is worth: it has to be worse by more than one standard error of the difference
-        (the rule of Breiman et al. for trees).
-        """
-        standing = self.standing
-        first = standing.epoch - 1 - (standing.epoch - 1) % self.config.epochs  # epochs before this round
-        if standing.best_epoch > first or len(ranks) != len(standing.best_ranks) or len(ranks) < 2:
-            return 0.0
-        return statistics.stdev(map(operator.sub, ranks, standing.best_ranks)) / len(ranks) ** 0.5
 
     def _score(self) -> tuple[dict[str, float], float | None, list[float]]:
         """Metrics to choose the epoch by, the one that decides, and `Standing.best_ranks` of it.
@@ -613,17 +388,13 @@ class Trainer:
         return metrics | ({} if asked is None else {"sampled_links": len(asked)}), reciprocal.tolist()
 
     def _keep_best(self) -> None:
-        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
-        tensors["links.joined"] = self.bootstrapping.joined
+        tensors = self.updates.model_tensors() | {"links.joined": self.bootstrapping.joined}
         if self.run is None:
-            tensors = {name: t.detach().clone() for name, t in tensors.items()}
-        best = Checkpoint(tensors, dict(vars(self.standing)), self.fingerprint, self.config.shape())
-        if self.run is None:
-            self.best = best
-        else:
-            self._write(best, self.run.best_file)
-            for callback in self.callbacks:
-                callback.on_checkpoint(self, self.run.best_file)
+            self.best = self._checkpoint({name: t.detach().clone() for name, t in tensors.items()})
+            return
+        self._checkpoint(tensors).save(self.run.best_file, self.shards)
+        for callback in self.callbacks:
+            callback.on_checkpoint(self, self.run.best_file)
 
     def finish(self) -> dict[str, Any]:
         """Give the model the best parameters; metrics on the test links, see `evaluation.evaluate_links`.
@@ -644,7 +415,7 @@ class Trainer:
             record = {"alone": metrics, "beside_seconds": round(time.perf_counter() - started, 4)}
             if self.run is not None:
                 state = {**best.state, "late_weights": late.weights}
-                self._write(replace(best, state=state), self.run.best_file)
+                replace(best, state=state).save(self.run.best_file, self.shards)
             metrics = measure_test_links(late, self.problem, self.config)
         self._record(
             "final", best_epoch=self.standing.chosen_epoch, metrics=metrics, weights=self._weights(), **record
@@ -661,13 +432,3 @@ class Trainer:
         """Tell the callbacks that it has ended: with the metrics of `finish`, or None where it never came to them."""
         for callback in self.callbacks:
             callback.on_end(self, metrics)
-
-
-def _differences(history: list[dict[str, Any]], now: dict[str, Any]) -> str:
-    """What `now` differs in from the last start or resumption; records of earlier versions hold less."""
-    before: dict[str, Any] = next((r for r in reversed(history) if r["event"] in ("start", "resume")), {})
-    return ", ".join(
-        f"{key} was {before[key]} and is {value}"
-        for key, value in now.items()
-        if before.get(key, value) != value
-    )

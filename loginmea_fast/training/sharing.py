@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["SharedRows", "followers_of"]
+__all__ = ["followers_of"]
 
 
 def followers_of(group_of: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,27 +25,3 @@ def followers_of(group_of: Tensor) -> tuple[Tensor, Tensor]:
     leaders = first[groups]
     follows = leaders != entities
     return entities[follows], leaders[follows]
-
-
-class SharedRows:
-    """Rows of a table that are one parameter: the first of a group holds it, the others follow.
-
-    Args:
-        followers: int64 [F], see `followers_of`.
-        leaders: int64 [F].
-        device: of the table.
-    """
-
-    def __init__(self, followers: Tensor, leaders: Tensor, device: torch.device) -> None:
-        self.followers, self.leaders = followers.to(device), leaders.to(device)
-
-    @torch.no_grad()
-    def spread(self, table: Tensor) -> None:
-        """Give followers the rows of their leaders, in place: [N, d]."""
-        table[self.followers] = table[self.leaders]
-
-    @torch.no_grad()
-    def collect(self, gradient: Tensor) -> None:
-        """Add the gradients of followers to those of their leaders, in place: [N, d]."""
-        gradient.index_add_(0, self.leaders, gradient[self.followers])
-        gradient[self.followers] = 0

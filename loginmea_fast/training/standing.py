@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import operator
+import statistics
 from dataclasses import dataclass, field
+
+from loginmea_fast.training.config import Config
 
 __all__ = ["Standing"]
 
@@ -43,3 +47,39 @@ class Standing:
     def chosen_epoch(self) -> int | None:
         """The epoch that validation chose; None where nothing was validated, so that the last one is kept."""
         return None if self.best_score is None else self.best_epoch
+
+    def judge(self, score: float | None, ranks: list[float], config: Config) -> bool:
+        """Count the validation that follows `epoch`; whether its parameters are the best so far.
+
+        Args:
+            score: what decides; None where there is nothing to choose by.
+            ranks: of each validation link its reciprocal rank, the mean of both ways; none where test links choose.
+            config: of the run.
+        """
+        if score is None or self.best_score is None:
+            better = True
+        elif config.compat == "authors":
+            better = score > self.best_score
+        else:
+            # A tie goes to the later epoch: few validation links tie often, and longer training seldom hurts. It is no
+            # progress though: patience goes on counting.
+            better = score >= self.best_score - self._chance(ranks, config.epochs)
+        progress = score is None or self.round_score is None or score > self.round_score
+        self.stale = 0 if progress else self.stale + 1
+        if score is not None:
+            self.round_score = max(score, self.round_score or 0.0)
+        if better:
+            self.best_score, self.best_epoch, self.best_ranks = score, self.epoch, ranks
+        return better
+
+    def _chance(self, ranks: list[float], epochs: int) -> float:
+        """How much worse than the best an epoch may be and still be kept; a round has so many `epochs`.
+
+        Nothing within a round. A round has learned from more links than those before it, and a few hundred validation
+        links say little of what that is worth: it has to be worse by more than one standard error of the difference
+        (the rule of Breiman et al. for trees).
+        """
+        first = self.epoch - 1 - (self.epoch - 1) % epochs  # epochs before this round
+        if self.best_epoch > first or len(ranks) != len(self.best_ranks) or len(ranks) < 2:
+            return 0.0
+        return statistics.stdev(map(operator.sub, ranks, self.best_ranks)) / len(ranks) ** 0.5

@@ -14,7 +14,8 @@ from loginmea_fast.nn.graph_encoder import GraphEncoder
 from loginmea_fast.parallel import Shards, world
 from loginmea_fast.parallel.exchange import Gather
 from loginmea_fast.parallel.search import SpreadRows
-from loginmea_fast.training.sharing import SharedRows, followers_of
+from loginmea_fast.parallel.shards import SharedRows
+from loginmea_fast.training.sharing import followers_of
 from tests.helpers.compare import assert_close
 from tests.parallel.processes import in_processes
 from tests.training.synthetic import synthetic_pair

@@ -7,7 +7,7 @@ import pytest
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.runs import fit
 from loginmea_fast.training import Callback
-from loginmea_fast.training.loop import Trainer
+from loginmea_fast.training.updates import Updates
 from tests.training.synthetic import synthetic_pair
 from tests.training.test_loop import quiet_fit
 
@@ -67,7 +67,7 @@ def test_in_memory_there_are_no_checkpoints():
 
 def test_an_end_without_metrics_is_heard(monkeypatch):
     listener = Listener()
-    monkeypatch.setattr(Trainer, "_step", lambda self, *_: 1 / 0)
+    monkeypatch.setattr(Updates, "step", lambda self, *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         quiet_fit(callbacks=[listener])
     assert listener.heard == [("start", 0), ("end", None)]

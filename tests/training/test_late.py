@@ -13,7 +13,8 @@ from loginmea_fast.errors import ConfigError, InputError
 from loginmea_fast.evaluation import JointEmbedding, decode, evaluate_links
 from loginmea_fast.propagation import join, propagate_labels
 from loginmea_fast.runs import assemble, evaluate, fit, load_run
-from loginmea_fast.training import Config, late, loop
+from loginmea_fast.training import Config, late
+from loginmea_fast.training.updates import Updates
 from loginmea_fast.whitening import whiten_rows
 from tests.training.synthetic import synthetic_pair
 
@@ -195,7 +196,7 @@ def test_labels_that_cannot_travel_are_told_before_training(tmp_path, monkeypatc
     touched = torch.isin(pair.triples[:, ::2], split.train[:, 0]).any(1)
     left = int((~touched[: pair.num_left_triples]).sum())
     bare = replace(pair, triples=pair.triples[~touched], num_left_triples=left)
-    monkeypatch.setattr(loop.Trainer, "_step", None)
+    monkeypatch.setattr(Updates, "step", None)
     with pytest.raises(InputError, match="has an entity without a neighbour"):
         quiet_fit(SMALL, tmp_path / "run", bare)
     assert not (tmp_path / "run").exists()

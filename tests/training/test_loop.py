@@ -19,7 +19,9 @@ from loginmea_fast.errors import CheckpointError, ConfigError, DataError, LoginM
 from loginmea_fast.runs import RunDirectory, assemble, build_model, device, fit
 from loginmea_fast.training import Config, TrainingInterrupted, loop, measuring
 from loginmea_fast.training.interrupt import StopOnSignal
-from loginmea_fast.training.loop import Trainer, batches
+from loginmea_fast.training.loop import Trainer
+from loginmea_fast.training.sampling import batches
+from loginmea_fast.training.updates import Updates
 from tests.training.synthetic import synthetic_pair
 
 SMALL = {
@@ -124,7 +126,7 @@ def test_one_backward_pass_has_the_gradient_of_one_a_batch():
         )
         trainer = new_trainer(config, pair)
         assert len(trainer.bootstrapping.links) == 15
-        norms[compat] = trainer._step(0).norm
+        norms[compat] = trainer.updates.step(0).norm
     torch.testing.assert_close(norms["authors"], 3 * norms[None])
 
 
@@ -133,11 +135,11 @@ def test_authors_optimiser_is_made_anew_each_epoch_once_bootstrapping_begins():
     trainer = new_trainer(config)
     kept, rates, steps = [], [], []
     for epoch in range(6):
-        before = trainer.optimizer
-        rate = trainer._step(epoch).rate
-        kept.append(trainer.optimizer is before)
+        before = trainer.updates.optimizer
+        rate = trainer.updates.step(epoch).rate
+        kept.append(trainer.updates.optimizer is before)
         rates.append(rate)
-        steps.append(next(iter(trainer.optimizer.state.values()))["step"].item())
+        steps.append(next(iter(trainer.updates.optimizer.state.values()))["step"].item())
     assert kept == [True] * 3 + [False] * 3
     assert rates == [0.01] * 3 + [0.002] * 3
     assert steps == [1, 2, 3, 1, 1, 1]
@@ -513,11 +515,11 @@ CHILD = """
     import os, signal, sys
     from loginmea_fast.runs import fit
     from loginmea_fast.training import Config, TrainingInterrupted
-    from loginmea_fast.training.loop import Trainer
+    from loginmea_fast.training.updates import Updates
     from tests.training.synthetic import synthetic_pair
 
     at, number = {at}, {number}
-    step = Trainer._step
+    step = Updates.step
 
     def step_then_signal(self, epoch, *rest):
         result = step(self, epoch, *rest)
@@ -525,7 +527,7 @@ CHILD = """
             os.kill(os.getpid(), number)
         return result
 
-    Trainer._step = step_then_signal
+    Updates.step = step_then_signal
     try:
         fit(synthetic_pair(), Config.build({config}), {out!r}, progress=False)
     except TrainingInterrupted as stop:
@@ -635,13 +637,13 @@ def test_signals_save_and_say_how_to_go_on(tmp_path, number):
 
 def test_signal_handlers_are_put_back(tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
-    step = Trainer._step
+    step = Updates.step
 
     def step_then_signal(self, epoch, *rest):
         os.kill(os.getpid(), signal.SIGTERM)
         return step(self, epoch, *rest)
 
-    monkeypatch.setattr(Trainer, "_step", step_then_signal)
+    monkeypatch.setattr(Updates, "step", step_then_signal)
     with pytest.raises(TrainingInterrupted) as caught:
         quiet_fit(out=tmp_path / "run")
     assert caught.value.exit_code == 143
@@ -662,7 +664,7 @@ def test_a_signal_during_the_last_measurement_ends_it_at_once(tmp_path, monkeypa
 
 
 def test_without_a_directory_an_interrupt_is_an_interrupt(monkeypatch):
-    monkeypatch.setattr(Trainer, "_step", lambda self, *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(Updates, "step", lambda self, *_: os.kill(os.getpid(), signal.SIGINT))
     # A process that a shell put into the background ignores SIGINT, and Python then installs no handler of its own.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

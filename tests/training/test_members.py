@@ -7,7 +7,8 @@ import torch
 
 from loginmea_fast.nn import Ensemble, LoginMEA, members_of
 from loginmea_fast.runs import evaluate, fit, load_run
-from loginmea_fast.training import Config, loop
+from loginmea_fast.training import Config
+from loginmea_fast.training.updates import Updates
 from tests.training.synthetic import synthetic_pair
 
 MEMBERS = {
@@ -59,7 +60,7 @@ def test_a_run_of_several_is_read_back_and_warms_another(whole, tmp_path):
 
 
 def test_a_run_of_several_goes_on_where_it_was_stopped(whole, tmp_path, monkeypatch):
-    step = loop.Trainer._step
+    step = Updates.step
     calls = []
 
     def dies(self, *where):
@@ -68,7 +69,7 @@ def test_a_run_of_several_goes_on_where_it_was_stopped(whole, tmp_path, monkeypa
             raise RuntimeError("killed")
         return step(self, *where)
 
-    monkeypatch.setattr(loop.Trainer, "_step", dies)
+    monkeypatch.setattr(Updates, "step", dies)
     with pytest.raises(RuntimeError, match="killed"):
         quiet_fit(tmp_path / "run")
     monkeypatch.undo()

@@ -148,12 +148,12 @@ def test_a_run_with_other_objectives_learns_and_resumes_bit_for_bit(tmp_path, ob
     losses = [record["loss"] for record in whole.history if record["event"] == "epoch"]
     assert losses[-1] < losses[0]
 
-    from loginmea_fast.training import loop
+    from loginmea_fast.training.updates import Updates
 
     class Killed(Exception):
         pass
 
-    step = loop.Trainer._step
+    step = Updates.step
 
     def until_four(self, epoch, *rest):
         if epoch == 4:
@@ -161,7 +161,7 @@ def test_a_run_with_other_objectives_learns_and_resumes_bit_for_bit(tmp_path, ob
         return step(self, epoch, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Trainer, "_step", until_four)
+        patch.setattr(Updates, "step", until_four)
         with pytest.raises(Killed):
             fit(pair, Config(**options), tmp_path / "cut", progress=False)
     resumed = fit(pair, out=tmp_path / "cut", resume=True, progress=False)
@@ -182,7 +182,7 @@ def test_further_entities_have_no_training_link_and_change_by_epoch() -> None:
     config = Config(**{**SMALL, "objectives": ("hard_sample",)})
     problem = assemble(synthetic_pair(), config)
     trainer = Trainer(problem, build_model(problem, config), config)
-    sampler = trainer._sampler()
+    sampler = trainer.updates.sampler()
     everyone = sampler.positions(0)
     first, second = (sampler.further(everyone, 10, epoch, 0) for epoch in (0, 1))
     assert len(first) == 20

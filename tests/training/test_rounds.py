@@ -12,6 +12,7 @@ from loginmea_fast.runs import evaluate, fit
 from loginmea_fast.training import Config, loop
 from loginmea_fast.training.loop import Trainer
 from loginmea_fast.training.rounds import propose
+from loginmea_fast.training.updates import Updates
 from tests.training.synthetic import synthetic_pair
 
 ROUNDS = {
@@ -98,14 +99,14 @@ def test_a_run_that_is_cut_anywhere_goes_on_bit_for_bit(tmp_path, monkeypatch, w
     class Killed(Exception):
         pass
 
-    step = Trainer._step
+    step = Updates.step
 
     def until(self, e, u=0):
         if (e, u) == (epoch, update):
             raise Killed
         return step(self, e, u)
 
-    monkeypatch.setattr(Trainer, "_step", until)
+    monkeypatch.setattr(Updates, "step", until)
     monkeypatch.setattr(loop, "_UNSAVED_SECONDS", 0)
     with pytest.raises(Killed):
         quiet_fit(tmp_path / "cut")

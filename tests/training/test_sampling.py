@@ -9,11 +9,12 @@ import torch
 
 from loginmea_fast.data.tables import ValueTable
 from loginmea_fast.errors import DataError
+from loginmea_fast.parallel.shards import SharedRows
 from loginmea_fast.runs import assemble, build_model, fit
 from loginmea_fast.training import Config
 from loginmea_fast.training.loop import Trainer
 from loginmea_fast.training.sampling import Sampler, batches, check_negatives
-from loginmea_fast.training.sharing import SharedRows, followers_of
+from loginmea_fast.training.sharing import followers_of
 from tests.training.synthetic import synthetic_pair
 
 GRAPH = synthetic_pair().graph()
@@ -86,7 +87,7 @@ def test_linked_entities_stay_one_in_training():
     trainer = Trainer(problem, build_model(problem, config), config)
     before = trainer.model.entity_embedding.detach().clone()
     for update in range(3):
-        trainer._step(0, update)
+        trainer.updates.step(0, update)
         table = trainer.model.entity_embedding.detach()
         left, right = problem.split.train.unbind(1)
         assert torch.equal(table[left], table[right])
@@ -99,11 +100,11 @@ def test_an_update_does_not_see_the_embeddings_that_it_tells_apart():
     for noise in (0.0, 1.0):
         problem = assemble(synthetic_pair(), config)
         trainer = Trainer(problem, build_model(problem, config), config)
-        sampler = trainer._sampler()
+        sampler = trainer.updates.sampler()
         entities = sampler.entities(sampler.positions(0, 1))
         with torch.no_grad():
             trainer.model.entity_embedding[entities] += noise
-        losses.append(trainer._step(0, 1).loss)
+        losses.append(trainer.updates.step(0, 1).loss)
     assert torch.equal(*losses)
 
 

@@ -16,6 +16,7 @@ from loginmea_fast.errors import CheckpointError, ConfigError, DataError
 from loginmea_fast.runs import RunDirectory, fit
 from loginmea_fast.training import TrainingInterrupted
 from loginmea_fast.training.loop import Trainer
+from loginmea_fast.training.updates import Updates
 from tests.training.synthetic import synthetic_pair
 from tests.training.test_loop import BOOTSTRAP, assert_same_parameters, losses, quiet_fit
 
@@ -65,7 +66,7 @@ def test_a_run_that_ends_in_what_follows_an_epoch_repeats_that_alone(tmp_path, m
 
 
 def test_a_signal_in_a_step_is_answered_before_what_follows_it(tmp_path, monkeypatch):
-    step = Trainer._step
+    step = Updates.step
 
     def step_then_signal(self, epoch, *rest):
         result = step(self, epoch, *rest)
@@ -73,7 +74,7 @@ def test_a_signal_in_a_step_is_answered_before_what_follows_it(tmp_path, monkeyp
             os.kill(os.getpid(), signal.SIGTERM)
         return result
 
-    monkeypatch.setattr(Trainer, "_step", step_then_signal)
+    monkeypatch.setattr(Updates, "step", step_then_signal)
     monkeypatch.setattr(Trainer, "_validate", failing)
     with pytest.raises(TrainingInterrupted, match="stopped after epoch 5 of 12; all is saved"):
         quiet_fit(out=tmp_path / "run")
