@@ -18,7 +18,7 @@ from loginmea_fast.runs.aligning.keeping import Kept
 from loginmea_fast.runs.aligning.writing import write_directory
 from loginmea_fast.training.checkpoint import load_tensors
 from loginmea_fast.training.config import Config
-from tests.helpers.killing import SEEDS, Work
+from tests.helpers.killing import Whole, Work, assert_same_files, killed, without_a_stop
 from tests.training.synthetic import synthetic_pair
 
 ALIGNING = Work(
@@ -46,18 +46,12 @@ def told(path: Path) -> dict[str, Any]:
     return {key: value for key, value in report.items() if key not in ("seconds", "earlier_seconds")}
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
-    path = tmp_path_factory.mktemp("whole") / "found"
-    return path, ALIGNING.whole(path)
+whole = without_a_stop(ALIGNING)
 
 
-@pytest.mark.slow
-@pytest.mark.killed
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", range(SEEDS))
+@killed
 def test_the_same_call_goes_on(
-    whole: tuple[Path, dict[str, float]],
+    whole: Whole,
     tmp_path: Path,
     seed: int,
     record_property: Callable[[str, object], None],
@@ -74,9 +68,7 @@ def test_the_same_call_goes_on(
             assert told(path) == told(expected)
 
     def done(path: Path) -> None:
-        assert {file.name for file in path.iterdir()} == {file.name for file in expected.iterdir()}
-        for name in FILES:
-            assert (path / name).read_bytes() == (expected / name).read_bytes(), name
+        assert_same_files(path, expected, FILES)
         assert pq.read_table(path / ENTITIES) == pq.read_table(expected / ENTITIES)
         assert told(path) == told(expected)
 

@@ -14,9 +14,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 SEEDS = int(os.environ.get("LOGINMEA_KILL_SEEDS", "1"))
 OUTSIDE = "outside"
@@ -127,3 +130,33 @@ class Work:
         code, _, err = self.run(path)
         assert code == 0, (strikes, err)
         done(path)
+
+
+Whole = tuple[Path, dict[str, float]]
+"""Where work was done without a stop, and its moments."""
+
+
+def without_a_stop(work: Work) -> Any:
+    """A fixture, `Whole`, of work that nobody stops; to be called `whole` in the module of the test."""
+
+    @pytest.fixture(scope="module")
+    def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+        path = tmp_path_factory.mktemp("whole") / "work"
+        return path, work.whole(path)
+
+    return whole
+
+
+def killed(test: Callable[..., None]) -> Callable[..., None]:
+    """A test that stops work at moments drawn by its `seed`."""
+    marks = pytest.mark.slow, pytest.mark.killed, pytest.mark.timeout(900)
+    for mark in (pytest.mark.parametrize("seed", range(SEEDS)), *marks):
+        test = mark(test)
+    return test
+
+
+def assert_same_files(path: Path, expected: Path, alike: Iterable[str]) -> None:
+    """That both directories have files of the same names, and that those named are `alike` byte for byte."""
+    assert {file.name for file in path.iterdir()} == {file.name for file in expected.iterdir()}
+    for name in alike:
+        assert (path / name).read_bytes() == (expected / name).read_bytes(), name

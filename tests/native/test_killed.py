@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from loginmea_fast.native import cache
-from tests.helpers.killing import SEEDS, Work
+from tests.helpers.killing import Work, killed
 
 from .conftest import open_workshop
 
@@ -44,10 +44,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
             os.killpg(int(mark.name.removeprefix("group-")), signal.SIGKILL)
 
 
-@pytest.mark.slow
-@pytest.mark.killed
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", range(SEEDS))
+@killed
 def test_the_next_use_builds(folder: Path, seed: int, record_property: Callable[[str, object], None]) -> None:
     moments = BUILDING.whole(folder / "whole")
 

@@ -7,11 +7,9 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from loginmea_fast.runs import RunDirectory, fit
 from loginmea_fast.training.checkpoint import load_tensors
-from tests.helpers.killing import SEEDS, Work
+from tests.helpers.killing import Whole, Work, assert_same_files, killed, without_a_stop
 from tests.training.synthetic import synthetic_pair
 from tests.training.test_loop import quiet_fit
 
@@ -51,19 +49,12 @@ def told(path: Path) -> list[dict[str, object]]:
     ]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
-    """A run that nobody stops, and its moments."""
-    path = tmp_path_factory.mktemp("whole") / "run"
-    return path, TRAINING.whole(path)
+whole = without_a_stop(TRAINING)
 
 
-@pytest.mark.slow
-@pytest.mark.killed
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", range(SEEDS))
+@killed
 def test_a_run_that_is_stopped_again_and_again_ends_as_if_it_were_not(
-    whole: tuple[Path, dict[str, float]],
+    whole: Whole,
     tmp_path: Path,
     seed: int,
     record_property: Callable[[str, object], None],
@@ -85,9 +76,7 @@ def test_a_run_that_is_stopped_again_and_again_ends_as_if_it_were_not(
 
     def done(path: Path) -> None:
         assert told(path) == told(expected)
-        assert {file.name for file in path.iterdir()} == {file.name for file in expected.iterdir()}
-        for name in FILES:
-            assert (path / name).read_bytes() == (expected / name).read_bytes(), name
+        assert_same_files(path, expected, FILES)
 
     numbers = [signal.SIGKILL] * 4 + [signal.SIGTERM] * 2
     TRAINING.stop_again_and_again(tmp_path, moments, numbers, seed, stopped, done)
