@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from loginmea_fast.nn import EntityModel, LoginMEAOutput, members_of
 from loginmea_fast.parallel import division_of
 from loginmea_fast.parallel.shards import SharedRows
+from loginmea_fast.training.apart import ApartRows
 from loginmea_fast.training.bootstrapping import Bootstrapping
 from loginmea_fast.training.checkpoint import Checkpoint, is_table
 from loginmea_fast.training.config import Config
@@ -194,15 +195,14 @@ class Updates:
         spans = [(0, links)]
         if not config.updates:
             spans = batches(links, config.batch_size, equal=not authors)
+        apart = ApartRows(output) if len(spans) > 1 and not authors else None
         for first, end in spans:
-            batch = Batch(
-                slice(first, end),
-                slice(links + first, links + end),
-                further,
-                self.sampler().same(positions[first:end]).to(self._problem.device),
-                self._division.part(end - first),
-            )
-            loss, found = self.objectives(output, batch)
+            places = slice(first, end), slice(links + first, links + end), further
+            same = self.sampler().same(positions[first:end]).to(self._problem.device)
+            rows = output
+            if apart is not None:
+                rows, places = apart.take(places)
+            loss, found = self.objectives(rows, Batch(*places, same, self._division.part(end - first)))
             for name, term in found.items() if len(terms) > 1 else ():
                 terms[name] += term.item() * (end - first) / links
             if authors:
@@ -210,11 +210,13 @@ class Updates:
                 loss.backward(retain_graph=end < links)
             else:
                 loss = loss * ((end - first) / links)
-            losses.append(loss)
-        total = torch.stack(losses).sum()
-        if not authors:
-            total.backward()
-        return total.detach(), terms
+                loss.backward()
+            if apart is not None:
+                apart.collect()
+            losses.append(loss.detach())
+        if apart is not None:
+            apart.backward()
+        return torch.stack(losses).sum(), terms
 
     def renew(self, round_number: int) -> None:
         """New parameters and a new optimiser, drawn by the seed and the round."""
