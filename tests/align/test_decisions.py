@@ -12,6 +12,7 @@ import loginmea_fast as lf
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.errors import DataError
 from loginmea_fast.runs.aligning import Decisions, read_decisions
+from loginmea_fast.runs.aligning.methods import Method, divide_links
 from tests.training.synthetic import synthetic_pair, thinned
 
 SMALL = {"propagation_width": 64, "backend": "reference", "pivots": False, "progress": False}
@@ -60,6 +61,16 @@ def test_what_is_rejected_never_comes_back_and_what_is_accepted_is_a_match(pair,
         return len(pairs(alignment.left[alignment.accepted], alignment.right[alignment.accepted]) & gold)
 
     assert right_ones(again) > right_ones(found)
+
+
+@pytest.mark.parametrize("method", ["model", "propagate"])
+@pytest.mark.parametrize("folds", [None, 1, 3])
+def test_what_was_decided_is_always_learned_from(method: Method, folds: int | None) -> None:
+    links = torch.arange(100).view(50, 2)
+    for one in divide_links(links[:40], method, folds, 0, links[40:]).rounds:
+        assert torch.equal(one.learned[-10:], links[40:])
+        assert 0 < len(one.held) == 40 - len(one.learned[:-10])
+        assert bool(torch.isin(one.held, links[:40]).all())
 
 
 def test_candidates_are_without_what_is_rejected(pair, found) -> None:

@@ -36,6 +36,7 @@ found.save(path, ("tsv", "csv"))
 """,
     begins="procedure.py",
     places=("loginmea_fast", "keeping.py", "checkpoint.py", "writing.py", "/files.py"),
+    last="report.json",
 )
 FILES = ("alignment.tsv", "alignment.csv", "rejected.tsv", "candidates.tsv", "unmatched.tsv")
 ENTITIES = "entities.parquet"

@@ -61,11 +61,13 @@ class Work:
         code: of the process; its directory is `path`, and `started = watch()` stands where signals may come from.
         begins: end of the name of the source file with which moments begin to count.
         places: parts of names of source files, of whose calls and returns one is the moment.
+        last: the file that it writes last, if a second call of what is done is refused.
     """
 
     code: str
     begins: str
     places: tuple[str, ...]
+    last: str = ""
 
     def run(self, path: Path, number: int = 0, moment: float = 0, place: str = "") -> tuple[int, str, str]:
         """Exit code, stdout and stderr of a process that begins the work in `path`, or goes on with it."""
@@ -121,12 +123,12 @@ class Work:
             code, _, err = self.run(path, left[0], moment, place)
             strikes.append((left[0].name, place, moment, code))
             assert code in {0, *ENDED[left[0]]}, (strikes, err)
-            if code == 0:
+            if code:
+                stopped(path, left.pop(0), place)
+            if code == 0 or (self.last and (path / self.last).is_file()):
                 done(path)
                 count += 1
                 path = folder / str(count)
-            else:
-                stopped(path, left.pop(0), place)
         code, _, err = self.run(path)
         assert code == 0, (strikes, err)
         done(path)

@@ -75,7 +75,7 @@ class Plan:
     again: bool
 
 
-def divide_links(links: Tensor, method: Method, folds: int | None, seed: int) -> Plan:
+def divide_links(links: Tensor, method: Method, folds: int | None, seed: int, decided: Tensor) -> Plan:
     """Divide known links [S, 2] into those to learn from and those held out, twice over: with and without counterpart.
 
     Args:
@@ -85,11 +85,14 @@ def divide_links(links: Tensor, method: Method, folds: int | None, seed: int) ->
         folds: 1 holds a part out once; K from 2 on holds every link out once, in K rounds of both kinds and one more
             with all links; None chooses.
         seed: of the shuffle.
+        decided: int64 [A, 2], further links, which are always learned from. Those that somebody was asked about were
+            the doubtful ones: held out, they would say that matches are less sure than they are.
     """
     count = len(links)
     shuffled = links[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
+    every = torch.cat([links, decided])
     if count < 2:
-        return Plan((Round(links, links[:0], torch.arange(0), False),), False)
+        return Plan((Round(every, links[:0], torch.arange(0), False),), False)
     part = min(max(int(count * HELD_OUT), 1), MOST_HELD_OUT)
     again = method == "propagate" if folds is None else folds > 1 or method == "propagate"
     if folds is None and method == "propagate":
@@ -104,10 +107,10 @@ def divide_links(links: Tensor, method: Method, folds: int | None, seed: int) ->
         for places in parts:
             apart = torch.ones(count, dtype=torch.bool)
             apart[places] = False
-            train, held = shuffled[apart], shuffled[places]
+            train, held = torch.cat([shuffled[apart], decided]), shuffled[places]
             clean = _is_apart(held, train)
             if alone:  # of an entity with several links one counterpart would stay
-                clean &= _once(links, held)
+                clean &= _once(every, held)
             rounds.append(Round(train, held[clean], places[clean], alone))
     return Plan(tuple(rounds), again)
 

@@ -308,7 +308,9 @@ def _from_pair(
     seed = config.seed if config.split_seed is None else config.split_seed
     if pivots is not None and folds is None and method == "propagate":
         folds = FOLDS  # each pivot is to be weighed
-    plan = divide_links(links, method, folds, seed)
+    decided = torch.zeros(len(links), dtype=torch.bool)
+    decided[len(known) - len(accepted) : len(known)] = len(links) - len(accepted) >= FEW
+    plan = divide_links(links[~decided], method, folds, seed, links[decided])
     say = (lambda _: None) if progress is False else announce
     pool, judged = _judged(settings, embed, plan, what, say)
     confidence = np.empty(0)
