@@ -58,7 +58,7 @@ def test_it_goes_on_where_it_was_stopped(
 def test_trainings_of_other_inputs_are_refused(pair: AlignmentPair, tmp_path: Path) -> None:
     keep = tmp_path / "training"
     lf.align(pair, seeds=pair.links[:50], keep=keep, **SMALL)
-    with pytest.raises(ConfigError, match="was trained with other known pairs; give"):
+    with pytest.raises(ConfigError, match="was trained with other known pairs or decisions; give"):
         lf.align(pair, seeds=pair.links[:51], keep=keep, **SMALL)
     with pytest.raises(ConfigError, match="was trained with epochs = 2; give"):
         lf.align(pair, seeds=pair.links[:50], keep=keep, **(SMALL | {"epochs": 3}))

@@ -123,6 +123,6 @@ def test_trainings_that_are_being_removed_when_the_kill_comes_are_gone_the_next_
     pair, keep = synthetic_pair(), tmp_path / "training"
     (tmp_path / ".training.old" / "1").mkdir(parents=True)
     kept = Kept(keep)
-    kept.open(pair, pair.links, Config(), None)
+    kept.open(pair, [pair.links], Config(), None)
     assert {file.name for file in tmp_path.iterdir()} == {"training"}
     assert kept.next() == (keep / "1", False)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ class Kept:
         self._replace = replace
         self._count = 0
 
-    def open(self, pair: AlignmentPair, links: Tensor, config: Config, folds: int | None) -> None:
-        """Claim the directory for trainings of these inputs.
+    def open(self, pair: AlignmentPair, links: Sequence[Tensor], config: Config, folds: int | None) -> None:
+        """Claim the directory for trainings of these inputs; `links` by what is made of them.
 
         Raises:
             ConfigError: it holds trainings of others.
@@ -83,13 +83,15 @@ class Kept:
         return path, (path / "config.toml").is_file()
 
 
-def _described(pair: AlignmentPair, links: Tensor, config: Config, folds: int | None) -> dict[str, Any]:
+def _described(
+    pair: AlignmentPair, links: Sequence[Tensor], config: Config, folds: int | None
+) -> dict[str, Any]:
     features = ((name, feature) for name, feature in sorted(pair.features.items()))
     return {
         "version": __version__,
         "graphs": _digest([json.dumps(pair.uris), pair.left_entities, pair.triples]),
         "features": {name: _digest([*_parts(one.values), one.present]) for name, one in features},
-        "links": _digest([links]),
+        "links": _digest(links),
         "folds": folds,
         "configuration": {
             key: value for key, value in json.loads(json.dumps(config.as_dict())).items() if key not in _FREE
@@ -120,7 +122,7 @@ def _difference(there: dict[str, Any], now: dict[str, Any]) -> str:
         "version": "another version of this package",
         "graphs": "other graphs",
         "features": "other modalities",
-        "links": "other known pairs",
+        "links": "other known pairs or decisions",
         "folds": "another number of folds",
     }
     found = [word for key, word in words.items() if there.get(key) != now[key]]

@@ -301,15 +301,15 @@ def _from_pair(
             config = config.override(modalities=named or None)
     links = known if pivots is None else torch.cat([known, pivots.links])
     settings = _settings(pair, config, decoder, direction, decisions)
+    decided = torch.zeros(len(links), dtype=torch.bool)
+    decided[len(known) - len(accepted) : len(known)] = len(links) - len(accepted) >= FEW
     if kept is not None:
-        kept.open(pair, links, config, folds)
+        kept.open(pair, [links[~decided], links[decided]], config, folds)
     embed = embed_by(method, config, progress, kept)
     what = "training" if method == "model" else "propagation"
     seed = config.seed if config.split_seed is None else config.split_seed
     if pivots is not None and folds is None and method == "propagate":
         folds = FOLDS  # each pivot is to be weighed
-    decided = torch.zeros(len(links), dtype=torch.bool)
-    decided[len(known) - len(accepted) : len(known)] = len(links) - len(accepted) >= FEW
     plan = divide_links(links[~decided], method, folds, seed, links[decided])
     say = (lambda _: None) if progress is False else announce
     pool, judged = _judged(settings, embed, plan, what, say)
