@@ -54,7 +54,8 @@ def run(directory: str, overrides: Sequence[str]) -> dict[str, Any] | None:
         "losses": [r["loss"] for r in epochs],
         "epoch_seconds": [r["seconds"] for r in epochs],
         "begun_bytes": begun,
-        "held_bytes": epochs[0]["peak_memory"] - epochs[0]["step_memory"],
+        "held_bytes": epochs[-1]["peak_memory"]
+        - epochs[-1]["step_memory"],  # the optimiser's moments among it
         "peak_bytes": max(r["peak_memory"] for r in epochs),
         "scores": {way: {name: scores[way][name] for name in ("hits@1", "hits@10", "mrr")} for way in scores},
     }

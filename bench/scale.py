@@ -174,6 +174,8 @@ def main() -> None:
         if args.record:
             print(record("scale", [row], merge="case"))
         return
+    if args.data is not None and len(args.entities or []) > 1:
+        parser.error("--data is of one number of entities; name one")
     for count in args.entities or [1_000_000]:
         with tempfile.TemporaryDirectory() as folder:
             directory = args.data or Path(folder) / "pair"

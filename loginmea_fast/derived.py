@@ -51,5 +51,6 @@ class Derived(Generic[T]):
         place = key.storage_offset(), key.shape
         kept = self._kept.setdefault(key.untyped_storage(), {})
         if place not in kept or kept[place][0] != state:
+            kept.pop(place, None)  # or the old value would live until the new one is made
             kept[place] = state, compute()
         return kept[place][1]

@@ -7,7 +7,7 @@ import ctypes
 import gc
 from pathlib import Path
 
-__all__ = ["free_memory", "give_back"]
+__all__ = ["free_memory", "give_back", "is_memory"]
 
 
 def give_back() -> None:
@@ -21,6 +21,20 @@ def free_memory() -> int | None:
     """Bytes that can be had without swapping, of the machine or of a container's limit; None where neither is told."""
     found = [_free_on_machine(), _free_in_group(Path("/sys/fs/cgroup"))]
     return min((free for free in found if free is not None), default=None)
+
+
+def is_memory(directory: str | Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
+    """Whether files in a directory take memory, as on a tmpfs; False where the system does not say."""
+    place = Path(directory).resolve()
+    try:
+        told = [line.split()[1:3] for line in mounts.read_text().splitlines()]
+    except (OSError, ValueError):
+        return False
+    above = [(Path(where), kind) for where, kind in told if place.is_relative_to(where)]
+    # Of several mounts on one place the last is seen.
+    deepest = max((len(where.parts) for where, _ in above), default=0)
+    kinds = [kind for where, kind in above if len(where.parts) == deepest]
+    return bool(kinds) and kinds[-1] in ("tmpfs", "ramfs")
 
 
 def _free_on_machine() -> int | None:

@@ -1,11 +1,13 @@
 """Matrices that stay in a file: read, or written and read again, through a mapping, and let go of once that is done.
 
 The system fetches what is touched and may drop it at any time, so that the memory of a process does not grow with the
-file. Whoever shortens a mapped file kills who reads it: every read compares size and date with those at the beginning.
+file. Whoever shortens a mapped file kills who reads it: every read compares size and date with those
+at the beginning first; a file that is shortened during a read is beyond it.
 """
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import tempfile
@@ -118,10 +120,7 @@ def room_for(rows: int, columns: int, dtype: torch.dtype, device: torch.device) 
         return torch.empty(rows, columns, dtype=dtype, device=device)
     with tempfile.TemporaryFile() as file:
         try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:  # elsewhere than on Linux; a full disk is then told when it is full
-                file.truncate(size)
+            _reserve(file.fileno(), size)
         except OSError as error:
             raise LoginMEAError(
                 f"{rows:,} embeddings of {columns:,} numbers need {size / 1e9:.1f} GB in {tempfile.gettempdir()} "
@@ -131,6 +130,17 @@ def room_for(rows: int, columns: int, dtype: torch.dtype, device: torch.device) 
     found = torch.frombuffer(mapped, dtype=dtype).view(rows, columns)
     _scratch[mapped] = found.data_ptr(), found.data_ptr() + size
     return found
+
+
+def _reserve(file: int, size: int) -> None:
+    """Have the disk keep so many bytes for a file, where it can; else a full disk is told when it is full."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            return os.posix_fallocate(file, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+    return os.ftruncate(file, size)
 
 
 def release(part: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from loginmea_fast.data.sketch import sketch_width
 from loginmea_fast.errors import ConfigError
+from loginmea_fast.machine import is_memory
 from loginmea_fast.mapped import IN_MEMORY
 from loginmea_fast.nn import EntityModel, members_of
 from loginmea_fast.training.config import Config
@@ -175,8 +177,8 @@ def _gb(size: int) -> str:
 
 
 def _kept(size: int) -> int:
-    """Bytes of a matrix that are in memory: none where `mapped.room_for` has it in a file."""
-    return size if size < IN_MEMORY else 0
+    """Bytes of a matrix that are in memory: none where `mapped.room_for` has it in a file that takes none."""
+    return size if size < IN_MEMORY or is_memory(tempfile.gettempdir()) else 0
 
 
 def _ranked(problem: Problem, config: Config) -> int:

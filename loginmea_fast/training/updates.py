@@ -189,7 +189,7 @@ class Updates:
             positions: of the links in the sampler's.
             further: rows of the further entities.
         """
-        config, links = self._config, len(positions)
+        config, links, sampler = self._config, len(positions), self.sampler()
         authors = config.compat == "authors"
         losses, terms = [], dict.fromkeys(self.objectives.terms, 0.0)
         spans = [(0, links)]
@@ -198,7 +198,7 @@ class Updates:
         apart = ApartRows(output) if len(spans) > 1 and not authors else None
         for first, end in spans:
             places = slice(first, end), slice(links + first, links + end), further
-            same = self.sampler().same(positions[first:end]).to(self._problem.device)
+            same = sampler.same(positions[first:end]).to(self._problem.device)
             rows = output
             if apart is not None:
                 rows, places = apart.take(places)

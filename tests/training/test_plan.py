@@ -107,6 +107,24 @@ def test_the_limit_of_a_container(limit: str, expected: int | None, tmp_path: Pa
     assert machine._free_in_group(tmp_path / "none") is None
 
 
+def test_files_in_memory_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text("disk / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\ndisk /tmp/on ext4 rw 0 0\n")
+    assert [machine.is_memory(place, mounts) for place in ("/tmp/a", "/tmp/on/b", "/home", "/tmp")] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+    mounts.write_text("tmpfs /tmp tmpfs rw 0 0\ndisk /tmp ext4 rw 0 0\n")
+    assert not machine.is_memory("/tmp/a", mounts)
+    assert not machine.is_memory("/tmp/a", tmp_path / "none")
+    monkeypatch.setattr(planning, "IN_MEMORY", 10)
+    for held in (True, False):
+        monkeypatch.setattr(planning, "is_memory", lambda _, held=held: held)
+        assert [planning._kept(size) for size in (9, 11)] == [9, 11 * held]
+
+
 def fresh_ones(nbytes: int) -> torch.Tensor:
     # Pages of their own: the allocator may serve a tensor from what earlier tests have freed, which was resident.
     return torch.frombuffer(mmap.mmap(-1, nbytes), dtype=torch.uint8).fill_(1)
