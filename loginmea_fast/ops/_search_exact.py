@@ -145,21 +145,26 @@ def pair_cosines(left: Side, i: Tensor, right: Side, j: Tensor) -> Tensor:
 def best(
     passes: Passes, left: Side, right: Side, k: int, scoring: Scoring, both: bool, tick: Tick
 ) -> tuple[Best, Best | None]:
-    """The k best right rows of every left row and, with `both`, the k best left rows of every right row."""
-    row_capacity, column_capacity = (passes.capacity(k, len(side)) for side in (right, left))
+    """The k best right rows of every left row and, with `both`, the k best left rows of every right row.
+
+    Where a side has fewer rows than k, all of them.
+    """
+    row_k, column_k = (min(k, len(side)) for side in (right, left))
+    row_capacity = passes.capacity(row_k, len(right))
+    column_capacity = passes.capacity(column_k, len(left))
     if both and 8 * len(right) * column_capacity > LIST_BYTES:
         to_right, _ = best(passes, left, right, k, scoring, False, tick)
         to_left, _ = best(passes, right, left, k, scoring.swapped(), False, lambda done: None)
         return to_right, to_left
     device = left.inverse.device
     columns = Lists.empty((len(right), column_capacity), device) if both else None
-    to_right = _unsettled(len(left), k, device)
+    to_right = _unsettled(len(left), row_k, device)
     for rows, lists in passes.best(left, right, scoring, row_capacity, columns, tick):
         _settle(passes, left, rows, right, lists, scoring, to_right)
     to_right = _again(passes, left, right, scoring, to_right)
     if columns is None:
         return to_right, None
-    to_left = _unsettled(len(right), k, device)
+    to_left = _unsettled(len(right), column_k, device)
     for rows, _ in right.blocks(AGAIN_ROWS):
         lists = Lists(columns.values[rows], columns.index[rows])
         _settle(passes, right, rows, left, lists, scoring.swapped(), to_left)

@@ -132,13 +132,12 @@ def _means(
     to_right, to_left = (_nothing(len(side), k, left) for side in (left, right))
     for process, rows, block in _passing(rights):
         among, seen = passes.side([block]), _nothing(len(block), k, left)
-        few = min(k, len(left), len(block))
-        if few:
+        if len(left):
             cosines = Scoring(1.0, *(torch.zeros_like(side.inverse) for side in (left, among)))
-            forth, back = exact.best(passes, left, among, few, cosines, True, lambda done: None)
+            forth, back = exact.best(passes, left, among, k, cosines, True, lambda done: None)
             assert back is not None
             to_right = torch.cat([to_right, forth[0]], 1).topk(k).values
-            seen[:, :few] = back[0]
+            seen[:, : len(left)] = back[0]
         parts = world.gather_tensors(seen, process)
         if parts is not None:
             to_left[rows] = torch.cat(parts, 1).topk(k).values

@@ -147,6 +147,47 @@ def all_ranked() -> list[tuple[Tensor, ...]]:
     return [ranked(k, dtype) for k in (0, 10) for dtype in (torch.float32, torch.bfloat16)]
 
 
+UNEVEN = (
+    (
+        (3, 57),
+        (23, 24),
+    ),  # left rows, right rows of each process: fewer of one side than neighbours in the means
+    ((9, 51), (45, 2)),
+    ((0, 60), (46, 1)),
+    ((30, 30), (4099, 30)),  # the second block of process 0 has three rows
+)
+
+
+def ranked_unevenly() -> list[tuple[Tensor, ...]]:
+    there, found = world(), []
+    for counts in UNEVEN:
+        generator = torch.Generator().manual_seed(2)
+        rows = [torch.randn(sum(count), 12, generator=generator) for count in counts]
+        pairs = torch.stack([torch.arange(40), torch.arange(40) + 5], 1)
+        if there.size == 1:
+            told = ops.alignment_ranks(*rows, 10, pairs=pairs)
+        else:
+            left, right = (
+                SpreadRows(
+                    there,
+                    side.split(list(count))[there.rank],
+                    torch.arange(2).repeat_interleave(torch.tensor(count)),
+                )
+                for side, count in zip(rows, counts, strict=True)
+            )
+            told = left.ranks(right, 10, pairs)
+        found.append((*told, *told.ties))
+    return found
+
+
+def test_ranks_are_those_of_one_process_however_few_rows_a_process_has() -> None:
+    expected = ranked_unevenly()
+    for told in in_processes(2, ranked_unevenly):
+        for counts, found, theirs in zip(UNEVEN, told, expected, strict=True):
+            for mine, alone in zip(found, theirs, strict=True):
+                assert torch.equal(mine, alone), counts
+
+
 def test_a_gather_without_rows_of_a_process_still_has_its_gradient() -> None:
     for rows, gradient in in_processes(2, gathered_from_one):
         assert rows.tolist() == [[1.0], [2.0]]
