@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ __all__ = ["ALONE", "World", "world"]
 T = TypeVar("T")
 TIMEOUT = "LOGINMEA_TIMEOUT"
 _STARTS = "TORCHELASTIC_RESTART_COUNT"
-_SECONDS = 600.0  # that a process waits for the others: longer than any of them works by itself
+_SECONDS = 600.0  # that a process waits for the others: longer than they are apart where all do the same
+_YEAR = 365 * 24 * 3600.0
 
 
 class World:
@@ -34,10 +36,11 @@ class World:
     Args:
         rank: number of this process.
         size: how many there are.
+        patient: a group of all of them without a limit, in which they wait for what process 0 works out alone.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
+    def __init__(self, rank: int = 0, size: int = 1, patient: dist.ProcessGroup | None = None) -> None:
+        self.rank, self.size, self._patient = rank, size, patient
 
     @property
     def leads(self) -> bool:
@@ -68,16 +71,17 @@ class World:
         """Do it in every process; what one of them refuses, all refuse.
 
         Raises:
-            LoginMEAError: of this process, or what another says.
+            Exception: of this process, whatever it is.
+            LoginMEAError: what another says.
         """
         if self.size == 1:
             return work()
         result, error = None, None
         try:
             result = work()
-        except LoginMEAError as refused:
-            error = refused
-        told = self.gather(None if error is None else str(error))
+        except Exception as failed:
+            error = failed
+        told = self.gather(None if error is None else _reason(error))
         if error is not None:
             raise error
         for rank, words in enumerate(told):
@@ -86,21 +90,34 @@ class World:
         return result  # type: ignore[return-value]
 
     def first(self, work: Callable[[], T]) -> T:
-        """Do it in process 0 and tell the others what came out, be it an error."""
+        """Do it in process 0 and tell the others what came out, be it an error.
+
+        They wait for as long as process 0 is at it, but no longer than for anything else until it begins.
+
+        Raises:
+            Exception: of process 0, there.
+            LoginMEAError: the same elsewhere, or what the exception says.
+        """
         if self.size == 1:
             return work()
-        found: tuple[T | None, LoginMEAError | None] = (None, None)
+        with self._others():
+            dist.broadcast(torch.zeros(1), 0)  # process 0 begins
+        result, error, told = None, None, None
         if self.leads:
             try:
-                found = work(), None
-            except LoginMEAError as refused:
-                found = None, refused
-        box = [found]
+                result = work()
+            except Exception as failed:
+                error = failed
+                ours = isinstance(failed, LoginMEAError)
+                told = failed if ours else LoginMEAError(f"process 0 of {self.size}: {_reason(failed)}")
+        box = [(result, told)]
         with self._others():
-            dist.broadcast_object_list(box, src=0)
-        result, error = box[0]
+            dist.broadcast_object_list(box, src=0, group=self._patient)
         if error is not None:
             raise error
+        result, told = box[0]
+        if told is not None:
+            raise told
         return result  # type: ignore[return-value]
 
     def agree(self, facts: Mapping[str, Any]) -> None:
@@ -111,11 +128,12 @@ class World:
         """
         told = self.gather(dict(facts))
         for rank, other in enumerate(told):
-            for key, value in told[0].items():
-                if other.get(key) != value:
+            for key in [*told[0], *other]:
+                ours, theirs = (of.get(key, "absent") for of in (told[0], other))
+                if ours != theirs:
                     raise ConfigError(
-                        f"the processes were not started alike: {key} is {_short(value)} in process 0 and "
-                        f"{_short(other.get(key))} in process {rank}; start all with one command, on the same files "
+                        f"the processes were not started alike: {key} is {_short(ours)} in process 0 and "
+                        f"{_short(theirs)} in process {rank}; start all with one command, on the same files "
                         "and versions"
                     )
 
@@ -209,35 +227,65 @@ _joined: World | None = None
 
 
 def world() -> World:
-    """The processes that this one was started with by torchrun; `ALONE` where it was not.
+    """The processes that this one was started with by torchrun, or those of the script's own process group.
 
-    The first call waits for all of them. `LOGINMEA_TIMEOUT` is how many seconds a process may keep the others waiting.
+    `ALONE` where there are no others. The first call waits for all of them. `LOGINMEA_TIMEOUT` is how many seconds a
+    process may keep the others waiting; a group of the script's own has its own limit.
 
     Raises:
-        ConfigError: the environment is not torchrun's.
+        ConfigError: the environment is not torchrun's, or the script's group does not serve what the processes tell.
         LoginMEAError: the others do not come.
     """
     global _joined
     if _joined is None:
-        _joined = _join(os.environ)
+        found = _joined_by_script() if dist.is_initialized() else _join(os.environ)
+        if found is ALONE:  # a script may begin its group later
+            return ALONE
+        _joined = found
     return _joined
 
 
-def _join(environment: Mapping[str, str]) -> World:
-    size = environment.get("WORLD_SIZE", "1")
-    if size == "1" or "RANK" not in environment:
+def _joined_by_script() -> World:
+    if dist.get_world_size() == 1:
         return ALONE
-    found = World(int(environment["RANK"]), int(size))
+    if "cpu:" not in (backends := dist.get_backend_config()):
+        raise ConfigError(
+            f"the process group of this script has no backend for CPUs ({backends}), by which processes tell each "
+            "other of links and errors; give init_process_group no backend, or 'cpu:gloo,cuda:nccl'"
+        )
+    return World(dist.get_rank(), dist.get_world_size(), _patient())
+
+
+def _patient() -> dist.ProcessGroup:
+    return dist.new_group(timeout=timedelta(seconds=_YEAR), backend="gloo")
+
+
+def _join(environment: Mapping[str, str]) -> World:
+    if environment.keys().isdisjoint({"RANK", "WORLD_SIZE"}):
+        return ALONE
+    size = _number(environment, "WORLD_SIZE", 1)
+    if size == 1:
+        return ALONE
+    rank, local = (
+        _number(environment, "RANK", 0, size - 1),
+        _number(environment, "LOCAL_RANK", 0, default="0"),
+    )
+    _number(environment, "MASTER_PORT", 1, 65535)
     seconds = environment.get(TIMEOUT, str(_SECONDS))
     try:
-        timeout = timedelta(seconds=float(seconds))
+        limit = float(seconds)
     except ValueError:
-        raise ConfigError(f"{TIMEOUT} must be a number of seconds; got {seconds!r}") from None
+        limit = math.nan
+    if not 1 <= limit <= _YEAR:
+        raise ConfigError(
+            f"{TIMEOUT} must be a number of seconds from 1 to {_YEAR:.0f}; got {_short(seconds)!r}"
+        )
+    timeout = timedelta(seconds=limit)
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(int(environment.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        torch.cuda.set_device(local % torch.cuda.device_count())
     try:
-        store, rank, count = next(rendezvous("env://", timeout=timeout))
+        store, _, _ = next(rendezvous("env://", timeout=timeout))
         # torchrun may keep its store when it starts processes again: where the dead listened is no longer asked for.
         store = PrefixStore(f"start {environment.get(_STARTS, '0')}", store)
         dist.init_process_group(
@@ -245,15 +293,35 @@ def _join(environment: Mapping[str, str]) -> World:
             timeout=timeout,
             store=store,
             rank=rank,
-            world_size=count,
+            world_size=size,
         )
+        patient = _patient()
     except (RuntimeError, ValueError) as error:
         raise LoginMEAError(
-            f"process {found.rank} of {size} cannot join the others ({str(error).splitlines()[0][:200]}); start them "
+            f"process {rank} of {size} cannot join the others ({str(error).splitlines()[0][:200]}); start them "
             "with torchrun"
         ) from None
     atexit.register(_leave)
-    return found
+    return World(rank, size, patient)
+
+
+def _number(
+    environment: Mapping[str, str], name: str, least: int, most: int | None = None, default: str | None = None
+) -> int:
+    """A whole number that torchrun sets."""
+    text = environment.get(name, default)
+    try:
+        value = int(text or "")
+    except ValueError:
+        value = least - 1
+    if value < least or (most is not None and value > most):
+        came = "is not set" if text is None else f"is {_short(text)!r}"
+        span = f"from {least} to {most}" if most is not None else f"of {least} or more"
+        raise ConfigError(
+            f"{name} {came}, which takes a whole number {span}; start the processes with torchrun, which sets it, or "
+            "unset RANK and WORLD_SIZE to train in one process"
+        )
+    return value
 
 
 def _leave() -> None:
@@ -264,3 +332,10 @@ def _leave() -> None:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, LoginMEAError):
+        return str(error)
+    first = (str(error).strip().splitlines() or [""])[0][:200]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

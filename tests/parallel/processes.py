@@ -64,7 +64,10 @@ def answers(
 
 
 def _answer(end: Connection, seconds: float) -> Any:
-    return pickle.loads(end.recv_bytes()) if end.poll(seconds) else TimeoutError("no answer")
+    try:
+        return pickle.loads(end.recv_bytes()) if end.poll(seconds) else TimeoutError("no answer")
+    except EOFError as gone:
+        return gone
 
 
 def _begin(
