@@ -41,10 +41,11 @@ class Shards:
         self.world, self.device = world, graph.device
         self.num_entities, self.num_relations = count, graph.num_relations
         per = -(-count // world.size)
-        if per < 2 or per * (world.size - 1) >= count:
+        if not _divides(count, world.size):
+            fewer = next((k for k in range(world.size - 1, 1, -1) if _divides(count, k)), 1)
             raise ConfigError(
-                f"{world.size} processes are too many for {count} entities, of which each needs two or more; start "
-                f"at most {max(count // 2, 1)}"
+                f"{world.size} processes cannot divide {count} entities, each in turn {max(per, 2)} of them: none are "
+                f"left for the last; start {fewer}"
             )
         self._described = graph.summary()
         self.order = graph.visit_order.long().cpu()
@@ -138,6 +139,12 @@ class Undivided:
     def shared_rows(self, followers: Tensor, leaders: Tensor) -> SharedRows:
         """Rows of a table that are one parameter."""
         return SharedRows(followers, leaders, self.device)
+
+
+def _divides(count: int, processes: int) -> bool:
+    """Whether runs of `ceil(count / processes)` entities, two or more, leave some for the last process."""
+    per = -(-count // processes)
+    return per >= 2 and per * (processes - 1) < count
 
 
 def shards_of(graph: AlignmentGraph | Shards) -> Shards | None:

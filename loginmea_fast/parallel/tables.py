@@ -84,10 +84,13 @@ def read_tables(
     whole = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
     _load(whole, directory, remedy, True)
     entities = order if shards is None else order.argsort()[shards.own]
-    return {
-        name: torch.empty_like(table).index_copy_(0, order, table) if shards is None else table[entities]
-        for name, table in whole.items()
-    }
+    ordered = {}
+    for name in shapes:
+        table = whole.pop(name)  # let go of before the next one is copied
+        ordered[name] = (
+            torch.empty_like(table).index_copy_(0, order, table) if shards is None else table[entities]
+        )
+    return ordered
 
 
 def _load(tables: dict[str, Any], directory: Path, remedy: str, alone: bool) -> None:

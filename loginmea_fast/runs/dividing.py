@@ -52,9 +52,11 @@ def check_divisible(config: Config, world: World) -> None:
         ("partitions", 0, "parts are cut out of the whole graph"),
         ("learned_weights", False, "the weights' own term would be counted once a process"),
         ("propagation", "none", "labels are propagated over the whole graph"),
-        ("partitions", 0, "entities are divided among the processes already"),
     ):
-        if getattr(config, key) != wanted:
+        if getattr(config, key) != wanted and (key, getattr(config, key)) != (
+            "partitions",
+            1,
+        ):  # 1 changes nothing
             raise ConfigError(
                 f"{world.size} processes cannot train with {key}={getattr(config, key)}: {instead}; set "
                 f"{key}={wanted}, or train in one process",

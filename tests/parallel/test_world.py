@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 
 from loginmea_fast.errors import ConfigError, DataError, LoginMEAError
-from loginmea_fast.parallel import ALONE, Shards, world
+from loginmea_fast.parallel import ALONE, Shards, World, shards, world
+from loginmea_fast.runs.dividing import check_divisible
+from loginmea_fast.training.config import Config
 from tests.parallel.processes import answers, in_processes
 from tests.training.synthetic import synthetic_pair
 
@@ -77,7 +79,7 @@ def refused(how: str) -> None:
         (
             "many",
             ConfigError,
-            "4 processes are too many for 6 entities, of which each needs two or more",
+            "4 processes cannot divide 6 entities, each in turn 2 of them: none are left for the last; start 3",
         ),
     ],
 )
@@ -225,3 +227,19 @@ def test_a_process_group_that_cannot_serve_is_told(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(dist, name, lambda value=value: value)
     with pytest.raises(ConfigError, match=r"no backend for CPUs \(cuda:nccl\).*give init_process_group"):
         world()
+
+
+@pytest.mark.parametrize(("processes", "fewer"), [(5, 4), (7, 6), (9, 8), (16, 8)])
+def test_the_number_of_processes_that_a_refusal_names_works(processes: int, fewer: int) -> None:
+    graph = synthetic_pair(8).graph()
+    assert graph.num_entities == 16
+    with pytest.raises(ConfigError, match=f"start {fewer}$"):
+        Shards(World(0, processes), graph)
+    assert shards._divides(16, fewer)
+
+
+def test_one_part_is_as_good_as_none() -> None:
+    keys = {"propagation": "none", "rounds": 0}
+    check_divisible(Config(partitions=1, **keys), World(0, 2))
+    with pytest.raises(ConfigError, match="partitions=2: parts are cut out"):
+        check_divisible(Config(partitions=2, **keys), World(0, 2))
