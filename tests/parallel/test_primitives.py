@@ -11,10 +11,12 @@ from torch import Tensor
 
 from loginmea_fast import ops
 from loginmea_fast.nn.graph_encoder import GraphEncoder
-from loginmea_fast.parallel import Shards, world
+from loginmea_fast.parallel import Shards, World, world
 from loginmea_fast.parallel.exchange import Gather
 from loginmea_fast.parallel.search import SpreadRows
 from loginmea_fast.parallel.shards import SharedRows
+from loginmea_fast.training.objectives.base import Batch
+from loginmea_fast.training.objectives.contrastive import info_nce
 from loginmea_fast.training.sharing import followers_of
 from tests.helpers.compare import assert_close
 from tests.parallel.processes import in_processes
@@ -64,7 +66,11 @@ def encoded(rows: list[int]) -> tuple[Tensor, ...]:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, tuple[Tensor, ...]]:
-    return {"few": encoded([0, 7, 41, 63]), "all": encoded(list(range(80)))}
+    return {
+        "few": encoded([0, 7, 41, 63]),
+        "repeated": encoded([7, 0, 7, 41, 7]),
+        "all": encoded(list(range(80))),
+    }
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -80,7 +86,11 @@ def test_layers_across_processes_are_those_of_one(alone: dict[str, tuple[Tensor,
 
 
 def both_encoded() -> dict[str, tuple[Tensor, ...]]:
-    return {"few": encoded([0, 7, 41, 63]), "all": encoded(list(range(80)))}
+    return {
+        "few": encoded([0, 7, 41, 63]),
+        "repeated": encoded([7, 0, 7, 41, 7]),
+        "all": encoded(list(range(80))),
+    }
 
 
 def shared() -> tuple[Tensor, Tensor, Tensor]:
@@ -202,3 +212,20 @@ def gathered_from_one() -> tuple[Tensor, Tensor | None]:
     rows = Gather(there, torch.zeros(2, dtype=torch.int64))(own)
     rows.sum().backward()
     return rows.detach(), own.grad if len(own) else None
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_shares_of_links_with_one_entity_add_up(bidirectional: bool) -> None:
+    rows = torch.randn(10, 6, generator=torch.Generator().manual_seed(4))
+    same = torch.tensor([[0, 3], [3, 0], [1, 4], [4, 1]])  # across the parts of both processes
+
+    def loss(part: slice | None) -> tuple[Tensor, Tensor]:
+        x = rows.clone().requires_grad_()
+        batch = Batch(slice(0, 5), slice(5, 10), slice(10, 10), same, part)
+        found = info_nce(x, batch, 0.1, bidirectional, "auto")
+        found.backward()
+        return found.detach(), x.grad
+
+    shares = [loss(World(rank, 2).part(5)) for rank in range(2)]
+    for found, expected in zip(zip(*shares, strict=True), loss(None), strict=True):
+        assert_close(sum(found), expected, "sum of shares")
