@@ -162,13 +162,13 @@ def check_plan(problem: Problem, config: Config, build: Callable[[Config], Entit
         other = config.override(**{key: now})
         needs = plan_memory(problem, build(other), other).further
         if needs < plan.further:
-            found.append((needs, f"  {key}={now}: {_gb(needs)}; {price}"))
+            found.append((needs, f"  {key}={now}: {_gb(needs)} ({price})"))
     fits = [line for needs, line in found if needs <= free]
     told = "one of these makes it fit:" if fits else "no switch alone makes it fit; several of these may:"
     lines = fits or [line for _, line in sorted(found)]
     raise ConfigError(
         f"training needs {_gb(plan.further)} beside the {_gb(plan.standing)} that are in use, and {_gb(free)} are free "
-        f"(loginmea-fast train --plan says for what); {told}\n" + "\n".join(lines[:8])
+        f"(loginmea-fast train --plan says for what); {told}\n" + ";\n".join(lines[:8])
     )
 
 
