@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from loginmea_fast.data import Feature
+from loginmea_fast.data.split import is_among
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.mapped import normalize, room_for
@@ -193,6 +194,7 @@ def propagate_rounds(
     rounds: int = 2,
     csls_k: int = 10,
     backend: str = "auto",
+    rejected: Tensor | None = None,
     **options: float | Sequence[str],
 ) -> tuple[Propagated, Tensor]:
     """Propagate, take mutual nearest neighbours for links, and propagate again: bootstrapping without training.
@@ -207,6 +209,7 @@ def propagate_rounds(
         rounds: proposals; 0 is `propagate_labels`.
         csls_k: neighbours of CSLS in the search.
         backend: of the operators.
+        rejected: int64 [R, 2], pairs that are never taken for links.
         options: of `propagate_labels`.
 
     Returns:
@@ -234,6 +237,8 @@ def propagate_rounds(
         k = min(csls_k, len(rows[0]), len(rows[1]))
         mutual = mutual_nearest(sides[0], sides[1], csls_k=k, backend=backend).cpu()
         pairs = torch.stack([rows[0][mutual[:, 0]], rows[1][mutual[:, 1]]], 1)
+        if rejected is not None:
+            pairs = pairs[~is_among(pairs, rejected)]
         found = propagate_labels(graph, torch.cat([seeds, pairs]), backend=backend, **options)  # type: ignore[arg-type]
     return found, pairs
 

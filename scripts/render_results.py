@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from markers import joined, read_records, render_into, table
@@ -356,16 +357,23 @@ def render_decisions(results: Path) -> Iterator[str]:
     for record in read_records(results, "align-decisions"):
         lines = []
         for row in record["rows"]:
-            told = f"after {row['decisions']:,} decisions, of which {row['accepted']:,} accept"
+            draws = row["draws"]
+            decided, accepted = (fmean(draw[key] for draw in draws) for key in ("decisions", "accepted"))
+            told = f"after {decided:,.0f} decisions, of which {accepted:,.0f} accept"
             apart = "without the entities decided on"
             for name, when in (
                 ("before", "before"),
-                ("after", told),
+                ("after", f"{told}, at the default threshold"),
+                ("after_as_many", "after, as many matches as before"),
                 ("before_apart", f"before, {apart}"),
                 ("after_apart", f"after, {apart}"),
+                ("after_as_many_apart", f"after, {apart}, as many matches"),
             ):
-                figures = [f"{row[name][key]:.3f}" for key in ("precision", "recall", "f1")]
-                lines.append([f"{row['title']}, `{row['method']}`", when, *figures])
+                figures = [
+                    f"{fmean(draw[name][key] for draw in draws):.3f}" for key in ("precision", "recall", "f1")
+                ]
+                told_of = f"; mean of {len(draws)} draws of known pairs" if len(draws) > 1 else ""
+                lines.append([f"{row['title']}, `{row['method']}`{told_of}", when, *figures])
         title = f"{record['note'][:1].upper()}{record['note'][1:]}:"
         yield table(title, "two graphs | | precision | recall | F1", lines)
 

@@ -230,18 +230,28 @@ def test_decisions_are_a_line_before_and_one_after(scripts: None, tmp_path: Path
     from render_results import NO_DECISIONS, render_decisions
 
     assert render_decisions(tmp_path) == NO_DECISIONS
-    row = {"title": "two", "method": "model", "decisions": 200, "accepted": 90}
-    row |= {
+    draw = {
+        "decisions": 200,
+        "accepted": 90,
         "before": {"precision": 0.9, "recall": 0.5, "f1": 0.6},
         "after": {"precision": 0.95, "recall": 0.75, "f1": 0.8},
     }
-    row |= {"before_apart": row["before"], "after_apart": row["after"]}
-    write_record(tmp_path / "cpu", "align-decisions", [row])
-    assert render_decisions(tmp_path).splitlines()[-4:-1] == [
-        "| two, `model` | before | 0.900 | 0.500 | 0.600 |",
-        "| two, `model` | after 200 decisions, of which 90 accept | 0.950 | 0.750 | 0.800 |",
-        "| two, `model` | before, without the entities decided on | 0.900 | 0.500 | 0.600 |",
+    draw |= {"after_as_many": draw["after"]}
+    draw |= {f"{name}_apart": draw[name] for name in ("before", "after", "after_as_many")}
+    other = draw | {"accepted": 92, "before": {"precision": 0.8, "recall": 0.5, "f1": 0.6}}
+    rows = [
+        {"title": title, "method": "model", "draws": draws}
+        for title, draws in (("two", [draw]), ("more", [draw, other]))
     ]
+    write_record(tmp_path / "cpu", "align-decisions", rows)
+    lines = render_decisions(tmp_path).splitlines()
+    assert lines[4:7] == [
+        "| two, `model` | before | 0.900 | 0.500 | 0.600 |",
+        "| two, `model` | after 200 decisions, of which 90 accept, at the default threshold | 0.950 | 0.750 | 0.800 |",
+        "| two, `model` | after, as many matches as before | 0.950 | 0.750 | 0.800 |",
+    ]
+    assert lines[10] == "| more, `model`; mean of 2 draws of known pairs | before | 0.850 | 0.500 | 0.600 |"
+    assert "of which 91 accept" in lines[11]
 
 
 def test_what_was_survived_is_counted(scripts: None, tmp_path: Path) -> None:

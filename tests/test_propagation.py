@@ -104,6 +104,18 @@ def test_rounds_find_more_and_propose_no_seed() -> None:
     assert (pairs[:, 0] + 60 == pairs[:, 1]).float().mean() > 0.8
 
 
+def test_a_rejected_pair_is_not_learned_from() -> None:
+    graph, seeds = twins(), links(0, 8)
+    sides = torch.arange(60), torch.arange(60, 120)
+    rejected = propagate_rounds(graph, seeds, *sides, 1, width=256)[1][::2]
+    found, pairs = propagate_rounds(graph, seeds, *sides, 1, width=256, rejected=rejected)
+    assert len(pairs)
+    assert not {*map(tuple, pairs.tolist())} & {*map(tuple, rejected.tolist())}
+    assert torch.equal(
+        found.embedding, propagate_labels(graph, torch.cat([seeds, pairs]), width=256).embedding
+    )
+
+
 def test_who_is_not_reached_is_counted() -> None:
     found = propagate_labels(twins(alone=10), links(0, 20), width=64)
     assert not found.reached[50:60].any()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from loginmea_fast.data.split import Split, as_ids, divide, first_of_each, take_valid
+from loginmea_fast.data.split import Split, as_ids, divide, first_of_each, is_among, take_valid
 from loginmea_fast.data.tables import AttributeTable, Feature, ValueTable
 from loginmea_fast.data.textfile import shorten
 from loginmea_fast.errors import DataError
@@ -44,6 +44,8 @@ class AlignmentPair:
         links: [P, 2] int64, pairs (left entity, right entity) known to be the same thing. An entity may have several
             (1-to-n, n-to-m); one that is given twice is kept once, which a note says.
         official_split: the split that came with the data, or None.
+        rejected: [R, 2] int64, pairs (left entity, right entity) known not to be the same thing: bootstrapping never
+            proposes them. Directories of data have none.
         relation_names: [R] names of relations, or None where the files give numbers only.
         attributes: attribute types of entities, or None.
         values: attributes with their values, or None: where a directory has them they are read if the modality
@@ -67,6 +69,7 @@ class AlignmentPair:
     num_relations: int
     links: Tensor
     official_split: Split | None = None
+    rejected: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))
     relation_names: list[str] | None = None
     attributes: AttributeTable | None = None
     values: ValueTable | None = None
@@ -83,6 +86,7 @@ class AlignmentPair:
             ("right_entities", None),
             ("triples", 3),
             ("links", 2),
+            ("rejected", 2),
         ):
             object.__setattr__(self, name, as_ids(name, getattr(self, name), columns))
         count = self.num_entities
@@ -100,6 +104,7 @@ class AlignmentPair:
             ("triples", self.triples[:, ::2], count),
             ("triples", self.triples[:, 1], self.num_relations),
             ("links", self.links, count),
+            ("rejected", self.rejected, count),
         ):
             if values.numel() and (int(values.min()) < 0 or int(values.max()) >= limit):
                 raise DataError(f"{name} name an id outside 0 to {limit - 1}; check the id lists")
@@ -165,10 +170,8 @@ class AlignmentPair:
             object.__setattr__(self, "notes", (*self.notes, note))
         if self.official_split is None:
             return
-        size = self.num_entities
-        known = self.links[:, 0] * size + self.links[:, 1]
         for name, part in vars(self.official_split).items():
-            unknown = part[~torch.isin(part[:, 0] * size + part[:, 1], known)]
+            unknown = part[~is_among(part, self.links)]
             if len(unknown):
                 raise DataError(
                     f"link {unknown[0].tolist()} of the official split's {name} part is not among the links; "

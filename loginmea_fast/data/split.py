@@ -137,6 +137,11 @@ def first_of_each(links: Tensor) -> Tensor:
     return first.scatter_reduce(0, inverse, places, "amin")[inverse] == places
 
 
+def is_among(links: Tensor, others: Tensor) -> Tensor:
+    """Which of `links` [P, 2] stand among `others` [Q, 2] as well, bool [P]; ids are below 2^31."""
+    return torch.isin(links[:, 0] << 32 | links[:, 1], others[:, 0] << 32 | others[:, 1])
+
+
 def divide(links: Tensor, seed_ratio: float, valid_ratio: float, seed: int) -> Split:
     """Training, validation and test links; groups of links that share an entity stay together.
 

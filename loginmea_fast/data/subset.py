@@ -71,6 +71,7 @@ def without_entities(pair: AlignmentPair, gone: Tensor) -> tuple[AlignmentPair, 
         num_left_triples=int(whole[: pair.num_left_triples].sum()),
         links=number[pair.links[stays[pair.links].all(1)]],
         official_split=None,
+        rejected=number[pair.rejected[stays[pair.rejected].all(1)]],
         attributes=attributes,
         values=values,
         words=None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from loginmea_fast.data.split import is_among
 from loginmea_fast.training.config import Config
 
 __all__ = ["Bootstrapping"]
@@ -26,12 +27,15 @@ class Bootstrapping:
         candidates: [C, 2] int64, pairs that were mutual in every round of the present window.
     """
 
-    def __init__(self, config: Config, left_entities: Tensor, right_entities: Tensor, train: Tensor) -> None:
-        """Take the entity ids of both graphs and the training links [T, 2]."""
+    def __init__(
+        self, config: Config, left_entities: Tensor, right_entities: Tensor, train: Tensor, rejected: Tensor
+    ) -> None:
+        """Take the entity ids of both graphs, the training links [T, 2], and pairs [R, 2] that never join."""
         self.config = config
         self.left_entities = left_entities
         self.right_entities = right_entities
         self.train = train
+        self.rejected = rejected
         self.joined = torch.empty(0, 2, dtype=torch.int64)
         self.candidates = torch.empty(0, 2, dtype=torch.int64)
 
@@ -63,8 +67,9 @@ class Bootstrapping:
             return 0
         found = find_pairs(left, right)
         pairs = torch.stack([left[found[:, 0]], right[found[:, 1]]], 1)
+        pairs = pairs[~is_among(pairs, self.rejected)]
         place = self._place_in_window(epoch)
-        self.candidates = pairs if place == 0 else _common(self.candidates, pairs)
+        self.candidates = pairs if place == 0 else self.candidates[is_among(self.candidates, pairs)]
         if place < self.config.bootstrap_window - 1:
             return 0
         joining, self.candidates = self.candidates, self.candidates[:0]
@@ -89,8 +94,3 @@ class Bootstrapping:
 def without(entities: Tensor, linked: Tensor) -> Tensor:
     """`entities` that are not in `linked`, in their order."""
     return entities[~torch.isin(entities, linked)]
-
-
-def _common(pairs: Tensor, others: Tensor) -> Tensor:
-    """Rows of `pairs` that are among `others`, in their order; ids are below 2^31."""
-    return pairs[torch.isin(pairs[:, 0] << 32 | pairs[:, 1], others[:, 0] << 32 | others[:, 1])]

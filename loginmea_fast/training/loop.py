@@ -83,7 +83,7 @@ class Trainer:
         self.embedding: Embedding = self.joint
         pair = problem.pair
         self.bootstrapping = Bootstrapping(
-            config, pair.left_entities, pair.right_entities, problem.split.train
+            config, pair.left_entities, pair.right_entities, problem.split.train, pair.rejected
         )
         self.updates = Updates(problem, model, config, self.bootstrapping)
         self.fingerprint = problem.fingerprint(self.model)
@@ -310,6 +310,7 @@ class Trainer:
         proposed = propose(
             self.embedding,
             *self._without_training_link(),
+            self.problem.pair.rejected,
             self.config.certainty,
             self.config.backend,
         )

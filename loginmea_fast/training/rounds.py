@@ -7,9 +7,11 @@ more.)
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from loginmea_fast.data.split import is_among
 from loginmea_fast.evaluation.decoders import find_candidates
 from loginmea_fast.evaluation.decoders.sinkhorn import sinkhorn
 from loginmea_fast.evaluation.embedding import Embedding
@@ -21,7 +23,12 @@ _CANDIDATES = 50  # of each entity, both ways
 
 
 def propose(
-    embedding: Embedding, left: Tensor, right: Tensor, certainty: float, backend: str = "auto"
+    embedding: Embedding,
+    left: Tensor,
+    right: Tensor,
+    rejected: Tensor,
+    certainty: float,
+    backend: str = "auto",
 ) -> Tensor:
     """Pairs that are each other's most probable partner under optimal transport, and probable enough.
 
@@ -29,6 +36,7 @@ def propose(
         embedding: of the entities.
         left: int64 [n], entities of graph 1 without a link.
         right: int64 [m], the same of graph 2.
+        rejected: int64 [R, 2], pairs that are never proposed.
         certainty: probability that a pair must exceed.
         backend: of the search.
 
@@ -40,9 +48,14 @@ def propose(
 
     def pairs(rows: Tensor) -> Tensor:
         candidates = find_candidates(rows[: len(left)], rows[len(left) :], _CANDIDATES, backend=backend)
+        ids = torch.stack([left[candidates.left], right[candidates.right]], 1)
+        candidates, from_left, from_right = candidates.only(~is_among(ids, rejected).numpy())
+        if not len(candidates.scores):
+            return torch.empty(0, 2, dtype=torch.int64)
         plan = sinkhorn(candidates).plan
         assert plan is not None, "Sinkhorn ranks its candidates"
-        return torch.from_numpy(plan.mutual(certainty).pairs)
+        sure = plan.mutual(certainty).pairs
+        return torch.from_numpy(np.stack([from_left[sure[:, 0]], from_right[sure[:, 1]]], 1))
 
     found = of_all_rows(embedding.embed(torch.cat([left, right])), pairs)
     return torch.stack([left[found[:, 0]], right[found[:, 1]]], 1)

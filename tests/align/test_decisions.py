@@ -11,7 +11,7 @@ import torch
 import loginmea_fast as lf
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.errors import DataError
-from loginmea_fast.runs.aligning import Decisions, read_decisions
+from loginmea_fast.runs.aligning import Decisions, procedure, read_decisions
 from loginmea_fast.runs.aligning.methods import Method, divide_links
 from tests.training.synthetic import synthetic_pair, thinned
 
@@ -61,6 +61,52 @@ def test_what_is_rejected_never_comes_back_and_what_is_accepted_is_a_match(pair,
         return len(pairs(alignment.left[alignment.accepted], alignment.right[alignment.accepted]) & gold)
 
     assert right_ones(again) > right_ones(found)
+
+
+def test_what_nobody_decided_on_is_asked_for_the_precision(pair, found) -> None:
+    """Pairs that people are certain of must not make room for less certain ones."""
+    accepted = pair.links[60:160]
+    again = lf.align(
+        pair,
+        method="propagate",
+        seeds=pair.links[:60],
+        decisions=Decisions(accepted, accepted[:0]),
+        precision=0.8,
+        **SMALL,
+    )
+    assert again.source is not None
+    machine = torch.tensor([source != "accepted" for source in again.source]) & again.accepted
+    assert int(machine.sum()) > 0
+    assert float(again.confidence[machine].mean()) >= 0.8
+
+
+@pytest.mark.parametrize("method", ["model", "propagate"])
+def test_what_is_rejected_teaches_nothing(pair, method: Method, monkeypatch) -> None:
+    """Proposals of bootstrapping are asked of a pair that knows what is rejected, also where entities are gone."""
+    seen = []
+    embed_by = procedure.embed_by
+
+    def watched(*args):
+        embed = embed_by(*args)
+        return lambda pair, links: seen.append(pair) or embed(pair, links)
+
+    monkeypatch.setattr(procedure, "embed_by", watched)
+    rejected = torch.stack([pair.links[:50, 0], pair.links[:50, 1].roll(1)], 1)
+    few = {"epochs": 1, "rounds": 0, "modalities": ("relation",)} if method == "model" else {}
+    lf.align(
+        pair
+        if method == "propagate"
+        else replace(pair, features=synthetic_pair(400, degree=5, relations=12).features),
+        method=method,
+        seeds=pair.links[:60],
+        decisions=Decisions(rejected[:0], rejected),
+        **{**SMALL, **few},
+    )
+    uris = [{(one.uris[a], one.uris[b]) for a, b in one.rejected.tolist()} for one in seen]
+    whole = {(pair.uris[a], pair.uris[b]) for a, b in rejected.tolist()}
+    assert uris[0] == whole
+    assert uris[-1]
+    assert all(one <= whole for one in uris)
 
 
 @pytest.mark.parametrize("method", ["model", "propagate"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from loginmea_fast import data
@@ -13,7 +15,9 @@ def test_it_is_the_pair_that_was_never_told_of_them() -> None:
     pair = data.AlignmentPair.from_labeled_triples(
         left, right, [("a", "x"), ("b", "y")], attributes=(said, [("z", "size", "2"), ("z", "name", "C")])
     )
-    gone = torch.tensor([pair.uris.index("a"), pair.uris.index("y")])
+    place = pair.uris.index
+    pair = replace(pair, rejected=[[place("a"), place("z")], [place("b"), place("z")]])
+    gone = torch.tensor([place("a"), place("y")])
     found, number = without_entities(pair, gone)
     assert found.uris == ["b", "c", "x", "z"]
     assert number[gone].tolist() == [-1, -1]
@@ -22,6 +26,7 @@ def test_it_is_the_pair_that_was_never_told_of_them() -> None:
     assert [(found.uris[h], found.uris[t]) for h, _, t in found.triples.tolist()] == [("b", "c")]
     assert found.num_left_triples == 1
     assert len(found.links) == 0
+    assert [(found.uris[a], found.uris[b]) for a, b in found.rejected.tolist()] == [("b", "z")]
     assert found.attributes is not None
     assert found.values is not None
     assert [found.uris[entity] for entity in found.values.entity.tolist()] == ["b", "c", "z", "z"]

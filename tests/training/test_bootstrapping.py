@@ -7,10 +7,11 @@ from loginmea_fast.training.config import Config
 
 LEFT, RIGHT = torch.arange(0, 6), torch.arange(6, 12)
 TRAIN = torch.tensor([[0, 6], [1, 7]])
+NONE = torch.empty(0, 2, dtype=torch.int64)
 
 
 def build(**values):
-    return Bootstrapping(Config.build({"bootstrap": True, "rounds": 0, **values}), LEFT, RIGHT, TRAIN)
+    return Bootstrapping(Config.build({"bootstrap": True, "rounds": 0, **values}), LEFT, RIGHT, TRAIN, NONE)
 
 
 def finder(*rounds):
@@ -41,10 +42,19 @@ def test_a_pair_joins_after_a_window_of_mutual_rounds():
     assert pools[3] == ([3, 4, 5], [9, 10, 11]), "who joined is no longer in the pool"
 
 
+def test_a_rejected_pair_never_joins():
+    config = Config.build({"bootstrap": True, "rounds": 0, "bootstrap_window": 1})
+    b = Bootstrapping(config, LEFT, RIGHT, TRAIN, torch.tensor([[2, 8], [3, 8]]))
+    find, _ = finder([(2, 8), (3, 9)])
+    epoch = next(e for e in range(100) if b.due(e))
+    assert b.round(epoch, find) == 1
+    assert b.joined.tolist() == [[3, 9]]
+
+
 def test_rounds_come_every_few_epochs_after_the_start():
     config = {"bootstrap_start": 4, "bootstrap_every": 3}
     assert [e for e in range(15) if build(**config).due(e)] == [5, 8, 11, 14]
-    assert not any(Bootstrapping(Config(), LEFT, RIGHT, TRAIN).due(e) for e in range(100))
+    assert not any(Bootstrapping(Config(), LEFT, RIGHT, TRAIN, NONE).due(e) for e in range(100))
 
 
 def test_the_first_round_opens_a_window_whatever_the_start():
@@ -72,7 +82,7 @@ def test_authors_start_inside_a_window_idles_until_the_next():
 
 
 def test_an_empty_pool_is_no_error():
-    b = Bootstrapping(Config(bootstrap=True, rounds=0), LEFT[:2], RIGHT, TRAIN)
+    b = Bootstrapping(Config(bootstrap=True, rounds=0), LEFT[:2], RIGHT, TRAIN, NONE)
     find, pools = finder()
     assert b.round(21, find) == 0
     assert pools == []

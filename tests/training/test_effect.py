@@ -100,8 +100,8 @@ def test_the_first_links_join_when_it_is_said(compat, start, every, window) -> N
         rounds=0,
         compat=compat,
     )
-    entities = torch.arange(4)
-    rounds = Bootstrapping(config, entities, entities + 4, torch.tensor([[0, 4]]))
+    entities, nothing = torch.arange(4), torch.empty(0, 2, dtype=torch.int64)
+    rounds = Bootstrapping(config, entities, entities + 4, torch.tensor([[0, 4]]), nothing)
     joined = [
         epoch + 1
         for epoch in range(300)

@@ -50,6 +50,9 @@ def whole(tmp_path_factory):
     return quiet_fit(tmp_path_factory.mktemp("rounds") / "whole")
 
 
+NONE = torch.empty(0, 2, dtype=torch.int64)
+
+
 class Fixed:
     """An embedding that is a table."""
 
@@ -65,10 +68,23 @@ def test_certain_pairs_are_proposed_and_doubtful_ones_are_not():
     rows = torch.randn(10, 32)
     rows[5:9] = rows[0:4] + 0.01
     rows[4], rows[9] = rows[3], torch.randn(32)  # 3 and 4 both claim 8
-    found = propose(Fixed(rows), torch.arange(5), torch.arange(5, 10), 0.7)
+    found = propose(Fixed(rows), torch.arange(5), torch.arange(5, 10), NONE, 0.7)
     assert {tuple(pair) for pair in found.tolist()} >= {(0, 5), (1, 6), (2, 7)}
     assert not torch.isin(found, torch.tensor([3, 4, 8])).any()
-    assert propose(Fixed(rows), torch.arange(0), torch.arange(5, 10), 0.7).shape == (0, 2)
+    assert propose(Fixed(rows), torch.arange(0), torch.arange(5, 10), NONE, 0.7).shape == (0, 2)
+
+
+def test_a_rejected_pair_is_not_proposed_and_stands_in_nobodys_way():
+    torch.manual_seed(0)
+    rows = torch.randn(10, 32)
+    rows[5:10] = rows[:5] + 0.01
+    rows[1] = rows[0] + 0.02 * torch.randn(32)  # 5 and 6 are alike: each of 0 and 1 could be either
+    rows[6] = rows[1] + 0.01
+    rejected = torch.tensor([[0, 5]])
+    found = propose(Fixed(rows), torch.arange(5), torch.arange(5, 10), rejected, 0.5).tolist()
+    assert sorted(found) == [[0, 6], [1, 5], [2, 7], [3, 8], [4, 9]]
+    all_pairs = torch.cartesian_prod(torch.arange(5), torch.arange(5, 10))
+    assert propose(Fixed(rows), torch.arange(5), torch.arange(5, 10), all_pairs, 0.5).shape == (0, 2)
 
 
 def test_a_round_begins_with_new_parameters_and_links_of_the_last_one(whole):

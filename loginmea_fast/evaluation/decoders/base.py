@@ -101,6 +101,13 @@ class Candidates:
         """The same pairs with other scores [E]."""
         return Candidates(self.left, self.right, scores, self.num_left, self.num_right)
 
+    def only(self, stays: np.ndarray) -> tuple[Candidates, np.ndarray, np.ndarray]:
+        """The pairs that stay, bool [E], and of both sides the rows, int64, that still have one, by their present numbers."""
+        left, new_left = np.unique(self.left[stays], return_inverse=True)
+        right, new_right = np.unique(self.right[stays], return_inverse=True)
+        kept = Candidates(new_left, new_right, self.scores[stays], len(left), len(right))
+        return kept, left, right
+
     @cached_property
     def starts(self) -> np.ndarray:
         """int64 [n + 1], where each left row begins."""

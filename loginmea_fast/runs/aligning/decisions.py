@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.data import AlignmentPair
+from loginmea_fast.data.split import is_among
 from loginmea_fast.data.textfile import read_bytes, shorten
 from loginmea_fast.errors import DataError
 from loginmea_fast.runs.aligning.formats import plain_text
@@ -42,15 +43,14 @@ class Decisions:
         Raises:
             DataError: a known link is rejected, or an entity is accepted with another partner than the known one.
         """
-        said = self.rejects(pair, known)
+        said = is_among(known, self.rejected)
         if said.any():
             left, right = known[said.nonzero()[0, 0]].tolist()
             raise DataError(
                 f"{self._place(left, right)}{shorten(pair.uris[left])} and {shorten(pair.uris[right])} are rejected, "
                 "but they are a known link; leave one of the two out"
             )
-        size = pair.num_entities
-        fresh = self.accepted[~torch.isin(_keys(self.accepted, size), _keys(known, size))]
+        fresh = self.accepted[~is_among(self.accepted, known)]
         for side in (0, 1):
             taken = torch.isin(fresh[:, side], known[:, side]).nonzero()[:, 0]
             if len(taken):
@@ -67,10 +67,6 @@ class Decisions:
     def _place(self, left: int, right: int) -> str:
         place = self.places.get((left, right))
         return f"{place}: " if place else ""
-
-    def rejects(self, pair: AlignmentPair, links: Tensor) -> Tensor:
-        """Bool [P], which of `links` [P, 2] are rejected."""
-        return torch.isin(_keys(links, pair.num_entities), _keys(self.rejected, pair.num_entities))
 
 
 def read_decisions(path: str | os.PathLike[str], pair: AlignmentPair) -> Decisions:
@@ -150,7 +146,3 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         raise DataError(
             f"{path}, line {reader.line_num} cannot be read ({error}); a line is {_FORM}"
         ) from None
-
-
-def _keys(links: Tensor, size: int) -> Tensor:
-    return links[:, 0] * size + links[:, 1]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loginmea_fast.data.split import is_among
 from loginmea_fast.evaluation.decoders import Candidates, find_candidates, get_decoder
 from loginmea_fast.evaluation.embedding import Embedding
 from loginmea_fast.runs.aligning.evidence import Evidence
@@ -45,12 +46,11 @@ class Pool:
         stays = ~np.isin(self.left, left)[c.left] & ~np.isin(self.right, right)[c.right]
         return self._only(stays)
 
-    def excluding(self, pairs: np.ndarray) -> Pool:
+    def excluding(self, pairs: Tensor) -> Pool:
         """The pool without these pairs of entities, int64 [R, 2], as candidates; see `without` for who goes as well."""
         c = self.candidates
-        size = int(max(self.left.max(initial=0), self.right.max(initial=0), pairs.max(initial=0))) + 1
-        keys = self.left[c.left] * size + self.right[c.right]
-        return self._only(~np.isin(keys, pairs[:, 0] * size + pairs[:, 1]))
+        found = torch.from_numpy(np.stack([self.left[c.left], self.right[c.right]], 1))
+        return self._only(~is_among(found, pairs).numpy())
 
     def flipped(self) -> Pool:
         """The same from right to left."""
@@ -87,10 +87,7 @@ class Pool:
         return np.concatenate([match_features(scores, places), measures], 1)
 
     def _only(self, stays: np.ndarray) -> Pool:
-        c = self.candidates
-        left, left_rows = np.unique(c.left[stays], return_inverse=True)
-        right, right_rows = np.unique(c.right[stays], return_inverse=True)
-        kept = Candidates(left_rows, right_rows, c.scores[stays], len(left), len(right))
+        kept, left, right = self.candidates.only(stays)
         return replace(self, left=self.left[left], right=self.right[right], candidates=kept)
 
 

@@ -219,6 +219,7 @@ class _Propagation:
             rounds=ROUNDS,
             csls_k=config.csls_k,
             backend="auto" if config.backend == "triton" else config.backend,
+            rejected=pair.rejected,
             width=config.propagation_width,
             seed=config.seed,
             whitening=config.whitening,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.data import AlignmentPair
+from loginmea_fast.data.split import is_among
 from loginmea_fast.data.subset import without_entities
 from loginmea_fast.errors import ConfigError, DataError
 from loginmea_fast.evaluation.calibration import lowest_threshold
@@ -75,7 +76,6 @@ class _Settings:
     csls_k: int
     backend: str
     direction: str
-    rejected: Tensor  # int64 [R, 2], pairs that are never candidates
 
     def pool(self, embedding: Embedding, learned: Tensor) -> Pool:
         """Entities of both graphs that no link has which was learned from; the side that is matched from is left."""
@@ -92,7 +92,7 @@ class _Settings:
         pool = find_pool(
             embedding, left, right, learned, self.evidence, self.decoder_k, neighbours, self.backend
         )
-        pool = pool.excluding(self.rejected.numpy())
+        pool = pool.excluding(self.pair.rejected)
         return pool if self.forward else pool.flipped()
 
     @property
@@ -205,7 +205,7 @@ def align(
         if overrides and run is source:
             raise ConfigError("a run that is loaded has its configuration; leave overrides out")
         pair, method = run.problem.pair, "model"
-        settings = _settings(pair, run.config, decoder, direction, None)
+        settings = _settings(pair, run.config, decoder, direction)
         learned = _from_run(run, settings)
     earlier = 0.0 if kept is None else kept.seconds
     found = _alignment(settings, learned, method, precision, k)
@@ -233,12 +233,9 @@ def check_options(
     get_decoder(decoder)
 
 
-def _settings(
-    pair: AlignmentPair, config: Config, decoder: str, direction: str, decisions: Decisions | None
-) -> _Settings:
+def _settings(pair: AlignmentPair, config: Config, decoder: str, direction: str) -> _Settings:
     k = config.decoder_k if "decoder_k" in config.model_fields_set else _CANDIDATES
-    rejected = pair.links[:0] if decisions is None else decisions.rejected
-    return _Settings(pair, Evidence(pair), decoder, k, config.csls_k, config.backend, direction, rejected)
+    return _Settings(pair, Evidence(pair), decoder, k, config.csls_k, config.backend, direction)
 
 
 def _from_run(run: LoadedRun | FitResult, settings: _Settings) -> _Learned:
@@ -281,10 +278,11 @@ def _from_pair(
     if decisions is not None:
         accepted = decisions.beside(pair, known)
         known = torch.cat([known, accepted])
+        pair = replace(pair, rejected=decisions.rejected)
         withheld = _apart(withheld, accepted)
     pivots, notes = _pivots(pair, known, asked)
     if pivots is not None and decisions is not None:
-        pivots = pivots.only(~decisions.rejects(pair, pivots.links))
+        pivots = pivots.only(~is_among(pivots.links, pair.rejected))
         if not len(pivots):
             if not len(known):
                 raise DataError(
@@ -300,11 +298,11 @@ def _from_pair(
             named = tuple(name for name in config.modalities if name in others)
             config = config.override(modalities=named or None)
     links = known if pivots is None else torch.cat([known, pivots.links])
-    settings = _settings(pair, config, decoder, direction, decisions)
+    settings = _settings(pair, config, decoder, direction)
     decided = torch.zeros(len(links), dtype=torch.bool)
     decided[len(known) - len(accepted) : len(known)] = len(links) - len(accepted) >= FEW
     if kept is not None:
-        kept.open(pair, [links[~decided], links[decided]], config, folds)
+        kept.open(pair, [links[~decided], links[decided], pair.rejected], config, folds)
     embed = embed_by(method, config, progress, kept)
     what = "training" if method == "model" else "propagation"
     seed = config.seed if config.split_seed is None else config.split_seed
@@ -367,9 +365,7 @@ def _judged_alone(settings: _Settings, embed: Embed, one: Round) -> Judged:
     right_gone, left_gone = one.gone
     gone = torch.cat([one.held[right_gone, 1], one.held[left_gone, 0]])
     pair, number = without_entities(settings.pair, gone)
-    rejected = number[settings.rejected]
-    rejected = rejected[(rejected >= 0).all(1)]
-    reduced = replace(settings, pair=pair, evidence=Evidence(pair), rejected=rejected)
+    reduced = replace(settings, pair=pair, evidence=Evidence(pair))
     learned = number[one.learned]
     found = reduced.pool(embed(pair, learned), learned).decoded(settings.decoder)
     alone = [(number[one.held[right_gone, 0]], one.number[right_gone])]
@@ -390,10 +386,7 @@ def _known(pair: AlignmentPair, config: Config, seeds: Links | None) -> tuple[Te
         known = torch.cat([pair.official_split.train, pair.official_split.valid])
     else:
         known = pair.links
-    size = pair.num_entities
-    mine = known[:, 0] * size + known[:, 1]
-    other = pair.links[~torch.isin(pair.links[:, 0] * size + pair.links[:, 1], mine)]
-    return known, _apart(other, known)
+    return known, _apart(pair.links[~is_among(pair.links, known)], known)
 
 
 def _apart(links: Tensor, known: Tensor) -> Tensor:
@@ -488,7 +481,9 @@ def _alignment(settings: _Settings, learned: _Learned, method: str, precision: f
         left, right = np.concatenate([left, links[:, 0]]), np.concatenate([right, links[:, 1]])
         sure = np.concatenate([sure, given_confidence])
         source += given_source
-    threshold = max(lowest_threshold(sure, precision, confidence.known, confidence.weights), _PROBABLE)
+    # What people are certain of must not pay for what the method is not: the precision is asked of the other matches.
+    found_out = sure[np.array(source) != "accepted"]
+    threshold = max(lowest_threshold(found_out, precision, confidence.known, confidence.weights), _PROBABLE)
     accepted = sure >= threshold
     if not accepted.any():
         notes.append(
@@ -533,7 +528,7 @@ def _alignment(settings: _Settings, learned: _Learned, method: str, precision: f
         counterparts=(counterparts[0], counterparts[1]),
         known=learned.known,
         pivots={} if pivots is None else pivots.counts,
-        decided=(len(learned.accepted), len(settings.rejected)),
+        decided=(len(learned.accepted), len(settings.pair.rejected)),
         withheld=learned.withheld,
         measured=_measure(left, right, sure, accepted, learned.withheld) if len(learned.withheld) else None,
         method=method,
