@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,11 +62,14 @@ def measure(name: str, method: str, count: int, work: Path, draw: int) -> dict[s
     surest, which tells what was learned from where the threshold fell.
     """
     task, folder = TASKS[name], work / f"{name}-{draw}"
-    if not (folder / "gold.tsv").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        task.export(folder)
+    if not folder.is_dir():
+        half = folder.with_name(f".{folder.name}")
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir(parents=True)
+        task.export(half)
         if draw:
-            _redraw(folder, draw)
+            _redraw(half, draw)
+        half.rename(folder)
     gold = read_matches(folder / "gold.tsv").pairs
     command = [sys.executable, "-m", "loginmea_fast", "align", f"left{task.suffix}", f"right{task.suffix}"]
     command += ["--seeds", "seeds.tsv", *task.flags, "--method", method, "--overwrite", "--json"]

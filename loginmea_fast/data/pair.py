@@ -44,8 +44,6 @@ class AlignmentPair:
         links: [P, 2] int64, pairs (left entity, right entity) known to be the same thing. An entity may have several
             (1-to-n, n-to-m); one that is given twice is kept once, which a note says.
         official_split: the split that came with the data, or None.
-        rejected: [R, 2] int64, pairs (left entity, right entity) known not to be the same thing: bootstrapping never
-            proposes them. Directories of data have none.
         relation_names: [R] names of relations, or None where the files give numbers only.
         attributes: attribute types of entities, or None.
         values: attributes with their values, or None: where a directory has them they are read if the modality
@@ -57,6 +55,8 @@ class AlignmentPair:
             go by them; None where they are.
         features: modality -> Feature, in the order in which a model gets them.
         notes: quirks of the files that were tolerated, one sentence each.
+        rejected: [R, 2] int64, pairs (left entity, right entity) known not to be the same thing: bootstrapping never
+            proposes them. Directories of data have none.
     """
 
     name: str
@@ -69,7 +69,6 @@ class AlignmentPair:
     num_relations: int
     links: Tensor
     official_split: Split | None = None
-    rejected: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))
     relation_names: list[str] | None = None
     attributes: AttributeTable | None = None
     values: ValueTable | None = None
@@ -79,6 +78,7 @@ class AlignmentPair:
     numbering: str | None = None
     features: dict[str, Feature] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    rejected: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))
 
     def __post_init__(self) -> None:
         for name, columns in (
@@ -149,16 +149,17 @@ class AlignmentPair:
 
     def _check_links(self, is_right: Tensor) -> None:
         """Every link from graph 1 to graph 2; each is kept once, which a note says; the official split is of them."""
-        wrong = (is_right[self.links[:, 0]] | ~is_right[self.links[:, 1]]).nonzero()
-        if len(wrong):
-            row = int(wrong[0, 0])
-            left, right = self.links[row].tolist()
-            graphs = [1 + int(is_right[left]), 1 + int(is_right[right])]
-            remedy = "swap its columns" if graphs == [2, 1] else "correct or delete it"
-            raise DataError(
-                f"link {row}, {[left, right]}, leads from graph {graphs[0]} to graph {graphs[1]}; "
-                f"a link leads from an entity of graph 1 to one of graph 2, {remedy}"
-            )
+        for name, pairs in (("link", self.links), ("rejected pair", self.rejected)):
+            wrong = (is_right[pairs[:, 0]] | ~is_right[pairs[:, 1]]).nonzero()
+            if len(wrong):
+                row = int(wrong[0, 0])
+                left, right = pairs[row].tolist()
+                graphs = [1 + int(is_right[left]), 1 + int(is_right[right])]
+                remedy = "swap its columns" if graphs == [2, 1] else "correct or delete it"
+                raise DataError(
+                    f"{name} {row}, {[left, right]}, leads from graph {graphs[0]} to graph {graphs[1]}; "
+                    f"a {name} leads from an entity of graph 1 to one of graph 2, {remedy}"
+                )
         first = first_of_each(self.links)
         if not bool(first.all()):
             again = self.links[~first]

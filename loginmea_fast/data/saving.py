@@ -50,6 +50,8 @@ def save(pair: AlignmentPair, directory: str | os.PathLike[str], format: str = "
         raise DataError(f"the layout {format!r} can be read but not written; use dbp15k or openea")
     with new_directory(directory) as scratch:
         lost = entry.write(pair, scratch)
+        if len(pair.rejected):
+            lost.append(f"which {len(pair.rejected):,} pairs are rejected: no layout has a place for that")
         written = entry.read(scratch, ReadOptions(max_repeated_links=1.0))
         order = _same_entities(pair, written)
         for modality, feature in pair.features.items():

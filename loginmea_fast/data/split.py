@@ -138,7 +138,7 @@ def first_of_each(links: Tensor) -> Tensor:
 
 
 def is_among(links: Tensor, others: Tensor) -> Tensor:
-    """Which of `links` [P, 2] stand among `others` [Q, 2] as well, bool [P]; ids are below 2^31."""
+    """Which of `links` int64 [P, 2] stand among `others` int64 [Q, 2] as well, bool [P]; ids are below 2^31."""
     return torch.isin(links[:, 0] << 32 | links[:, 1], others[:, 0] << 32 | others[:, 1])
 
 

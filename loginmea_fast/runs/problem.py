@@ -46,9 +46,7 @@ class Problem:
     def fingerprint(self, model: EntityModel) -> dict[str, Any]:
         """What a checkpoint of `model`, trained on this graph and these features, must agree with."""
         data = {f"feature {name}": _parts(feature) for name, feature in self.features.items()}
-        split = [self.split.train, self.split.valid, self.split.test]
-        if len(self.pair.rejected):
-            split.append(self.pair.rejected)
+        split = (self.split.train, self.split.valid, self.split.test)
         return fingerprint(model, graph=self.graph.index, split=split, **data)
 
 

@@ -30,7 +30,10 @@ class Bootstrapping:
     def __init__(
         self, config: Config, left_entities: Tensor, right_entities: Tensor, train: Tensor, rejected: Tensor
     ) -> None:
-        """Take the entity ids of both graphs, the training links [T, 2], and pairs [R, 2] that never join."""
+        """Take the entity ids of both graphs, the training links [T, 2], and pairs [R, 2] that never join.
+
+        Whose nearest is rejected proposes nobody: the next best is no mutual nearest neighbour.
+        """
         self.config = config
         self.left_entities = left_entities
         self.right_entities = right_entities

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loginmea_fast.errors import LoginMEAError
+from loginmea_fast.errors import CheckpointError, LoginMEAError
 from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding, shares_of
 from loginmea_fast.evaluation.links import rank_links
 from loginmea_fast.evaluation.metrics import rank_metrics
@@ -146,6 +146,11 @@ class Trainer:
         checkpoint.check_model(self.fingerprint, file)
         self.updates.load(checkpoint)
         links = checkpoint.part("links")
+        rejected = self.bootstrapping.rejected
+        if not torch.equal(links.get("rejected", rejected[:0]), rejected):
+            raise CheckpointError(
+                f"{file} was trained with other rejected pairs; go on with those, or train into a new directory"
+            )
         self.bootstrapping.joined, self.bootstrapping.candidates = links["joined"], links["candidates"]
         known = {field.name for field in fields(Standing)}  # an earlier version may have saved more
         self.standing = Standing(**{name: value for name, value in checkpoint.state.items() if name in known})
@@ -153,8 +158,9 @@ class Trainer:
     def _save(self) -> None:
         if self.run is not None:
             links = self.bootstrapping
-            joined = {"links.joined": links.joined, "links.candidates": links.candidates}
-            self._checkpoint(self.updates.tensors() | joined).save(self.run.last_file, self.shards)
+            pairs = {name: getattr(links, name) for name in ("joined", "candidates", "rejected")}
+            tensors = self.updates.tensors() | {f"links.{name}": own for name, own in pairs.items()}
+            self._checkpoint(tensors).save(self.run.last_file, self.shards)
             self.saved_at = time.monotonic()
             for callback in self.callbacks:
                 callback.on_checkpoint(self, self.run.last_file)

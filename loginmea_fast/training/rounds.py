@@ -46,16 +46,19 @@ def propose(
     if not (len(left) and len(right)):
         return left.new_empty(0, 2)
 
-    def pairs(rows: Tensor) -> Tensor:
-        candidates = find_candidates(rows[: len(left)], rows[len(left) :], _CANDIDATES, backend=backend)
-        ids = torch.stack([left[candidates.left], right[candidates.right]], 1)
-        candidates, from_left, from_right = candidates.only(~is_among(ids, rejected).numpy())
+    def pairs(embedded: Tensor) -> Tensor:
+        sides = embedded[: len(left)], embedded[len(left) :]
+        candidates = find_candidates(*sides, _CANDIDATES, backend=backend)
+        rows = [np.arange(len(side)) for side in (left, right)]
+        if len(rejected):
+            ids = torch.stack([left[candidates.left], right[candidates.right]], 1)
+            candidates, *rows = candidates.only(~is_among(ids, rejected).numpy())
         if not len(candidates.scores):
             return torch.empty(0, 2, dtype=torch.int64)
         plan = sinkhorn(candidates).plan
         assert plan is not None, "Sinkhorn ranks its candidates"
         sure = plan.mutual(certainty).pairs
-        return torch.from_numpy(np.stack([from_left[sure[:, 0]], from_right[sure[:, 1]]], 1))
+        return torch.from_numpy(np.stack([of[one] for of, one in zip(rows, sure.T, strict=True)], 1))
 
     found = of_all_rows(embedding.embed(torch.cat([left, right])), pairs)
     return torch.stack([left[found[:, 0]], right[found[:, 1]]], 1)

@@ -10,9 +10,11 @@ import torch
 
 import loginmea_fast as lf
 from loginmea_fast.data import AlignmentPair
+from loginmea_fast.data.split import is_among
 from loginmea_fast.errors import DataError
-from loginmea_fast.runs.aligning import Decisions, procedure, read_decisions
+from loginmea_fast.runs.aligning import Decisions, methods, procedure, read_decisions
 from loginmea_fast.runs.aligning.methods import Method, divide_links
+from loginmea_fast.training.bootstrapping import Bootstrapping
 from tests.training.synthetic import synthetic_pair, thinned
 
 SMALL = {"propagation_width": 64, "backend": "reference", "pivots": False, "progress": False}
@@ -63,50 +65,89 @@ def test_what_is_rejected_never_comes_back_and_what_is_accepted_is_a_match(pair,
     assert right_ones(again) > right_ones(found)
 
 
-def test_what_nobody_decided_on_is_asked_for_the_precision(pair, found) -> None:
+def test_the_precision_is_asked_of_what_nobody_decided_on(pair, monkeypatch) -> None:
     """Pairs that people are certain of must not make room for less certain ones."""
-    accepted = pair.links[60:160]
+    asked = []
+    lowest = procedure.lowest_threshold
+
+    def watched(confidence, *others):
+        asked.append(confidence)
+        return lowest(confidence, *others)
+
+    monkeypatch.setattr(procedure, "lowest_threshold", watched)
+    decisions = Decisions(pair.links[60:160], pair.links[:0])
+    again = lf.align(pair, method="propagate", seeds=pair.links[:60], decisions=decisions, **SMALL)
+    assert again.source is not None
+    decided = torch.tensor([source == "accepted" for source in again.source])
+    assert int(decided.sum()) == 100
+    assert sorted(asked[0].tolist()) == sorted(again.confidence[~decided].tolist())
+
+
+def test_certain_pairs_do_not_hide_that_nothing_else_is_sure_enough(pair) -> None:
+    decisions = Decisions(pair.links[60:70], pair.links[:0])
     again = lf.align(
-        pair,
+        pair, method="propagate", seeds=pair.links[:60], decisions=decisions, precision=1.0, **SMALL
+    )
+    assert int(again.accepted.sum()) == 10
+    assert any("no match is sure enough" in note for note in again.notes)
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_the_model_never_proposes_what_is_rejected(pair, monkeypatch, bootstrap: bool) -> None:
+    """What bootstrapping proposes without decisions is rejected, and then joins no more."""
+    trained = replace(pair, features=synthetic_pair(400, degree=5, relations=12).features, links=pair.links)
+    ways = {"bootstrap": True, "bootstrap_start": 0, "bootstrap_every": 1, "bootstrap_window": 1, "rounds": 0}
+    keys = {"epochs": 4, "hidden_dim": 16, "seed_ratio": 0.3, "propagation": "none", "progress": False}
+    keys |= ways if bootstrap else {"rounds": 1, "certainty": 0.3}
+    joined = []
+    begin, round_ = Bootstrapping.begin, Bootstrapping.round
+    monkeypatch.setattr(Bootstrapping, "begin", lambda own, links: joined.append(links) or begin(own, links))
+
+    def watched(own, *arguments):
+        count = round_(own, *arguments)
+        joined.append(own.joined[len(own.joined) - count :])
+        return count
+
+    monkeypatch.setattr(Bootstrapping, "round", watched)
+    lf.fit(trained, **keys)
+    proposed = torch.cat(joined)
+    assert len(proposed)
+    joined.clear()
+    train = trained.split(0.3, 0.05, 0).train
+    proposed = proposed[~is_among(proposed, train)]
+    lf.fit(replace(trained, rejected=proposed), **keys)
+    assert joined
+    assert not bool(is_among(torch.cat(joined), proposed).any())
+
+
+def test_propagation_is_told_what_is_rejected_also_where_entities_are_gone(pair, monkeypatch) -> None:
+    seen = []
+    rounds = methods.propagate_rounds
+
+    def watched(graph, links, *arguments, rejected, **options):
+        seen.append((graph.num_entities, len(rejected)))
+        return rounds(graph, links, *arguments, rejected=rejected, **options)
+
+    monkeypatch.setattr(methods, "propagate_rounds", watched)
+    rejected = torch.stack([pair.links[:50, 0], pair.links[:50, 1].roll(1)], 1)
+    own = replace(pair, rejected=rejected[:20])  # the pair's own stay rejected beside the decisions
+    lf.align(
+        own,
         method="propagate",
         seeds=pair.links[:60],
-        decisions=Decisions(accepted, accepted[:0]),
-        precision=0.8,
+        decisions=Decisions(rejected[:0], rejected[10:]),
         **SMALL,
     )
-    assert again.source is not None
-    machine = torch.tensor([source != "accepted" for source in again.source]) & again.accepted
-    assert int(machine.sum()) > 0
-    assert float(again.confidence[machine].mean()) >= 0.8
+    whole = pair.num_entities
+    assert {count for entities, count in seen if entities == whole} == {50}
+    fewer = [count for entities, count in seen if entities < whole]
+    assert fewer
+    assert all(0 < count < 50 for count in fewer)
 
 
-@pytest.mark.parametrize("method", ["model", "propagate"])
-def test_what_is_rejected_teaches_nothing(pair, method: Method, monkeypatch) -> None:
-    """Proposals of bootstrapping are asked of a pair that knows what is rejected, also where entities are gone."""
-    seen = []
-    embed_by = procedure.embed_by
-
-    def watched(*args):
-        embed = embed_by(*args)
-        return lambda pair, links: seen.append(pair) or embed(pair, links)
-
-    monkeypatch.setattr(procedure, "embed_by", watched)
-    rejected = torch.stack([pair.links[:50, 0], pair.links[:50, 1].roll(1)], 1)
-    few = {"epochs": 1, "rounds": 0, "modalities": ("relation",)} if method == "model" else {}
-    lf.align(
-        pair
-        if method == "propagate"
-        else replace(pair, features=synthetic_pair(400, degree=5, relations=12).features),
-        method=method,
-        seeds=pair.links[:60],
-        decisions=Decisions(rejected[:0], rejected),
-        **{**SMALL, **few},
-    )
-    uris = [{(one.uris[a], one.uris[b]) for a, b in one.rejected.tolist()} for one in seen]
-    whole = {(pair.uris[a], pair.uris[b]) for a, b in rejected.tolist()}
-    assert uris[0] == whole
-    assert uris[-1]
-    assert all(one <= whole for one in uris)
+def test_a_known_link_among_the_pairs_rejected_ones_is_refused(pair) -> None:
+    with pytest.raises(DataError, match="is a known link and among the pair's rejected ones"):
+        lf.align(replace(pair, rejected=pair.links[:1]), method="propagate", seeds=pair.links[:60], **SMALL)
 
 
 @pytest.mark.parametrize("method", ["model", "propagate"])

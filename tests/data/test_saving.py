@@ -91,6 +91,10 @@ def test_openea_numbers_anew_and_features_follow(tiny, tmp_path):
     pair = with_vectors(pair)
     lost = data.save(pair, tmp_path / "out", format="openea")
     assert lost == []
+    rejected = dataclasses.replace(pair, rejected=pair.links[:1])
+    assert data.save(rejected, tmp_path / "other") == [
+        "which 1 pairs are rejected: no layout has a place for that"
+    ]
     again = data.load(tmp_path / "out", modalities=["image", "tags"])
     order = [pair.uris.index(uri) for uri in again.uris]
     assert order[:4] == [4, 6, 1, 0]

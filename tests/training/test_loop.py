@@ -341,6 +341,16 @@ def test_resume_needs_a_run(tmp_path):
         fit(synthetic_pair(), out=tmp_path, resume=True)
 
 
+def test_a_resumed_run_keeps_its_rejected_pairs_and_is_read_without_them(tmp_path):
+    pair = synthetic_pair()
+    rejected = replace(pair, rejected=torch.stack([pair.links[:3, 0], pair.links[:3, 1].roll(1)], 1))
+    result = quiet_fit(out=tmp_path / "run", pair=rejected, epochs=2)
+    assert lf.runs.evaluate(tmp_path / "run", pair)["csls"] == result.metrics["csls"]
+    with pytest.raises(CheckpointError, match="was trained with other rejected pairs"):
+        fit(pair, out=tmp_path / "run", resume=True, epochs=3, progress=False)
+    assert fit(rejected, out=tmp_path / "run", resume=True, epochs=3, progress=False).history
+
+
 def test_a_resumed_run_keeps_its_configuration(tmp_path):
     quiet_fit(out=tmp_path / "run", epochs=2)
     with pytest.raises(ConfigError, match="keeps its configuration, but rank, lr would change"):

@@ -102,7 +102,7 @@ class Candidates:
         return Candidates(self.left, self.right, scores, self.num_left, self.num_right)
 
     def only(self, stays: np.ndarray) -> tuple[Candidates, np.ndarray, np.ndarray]:
-        """The pairs that stay, bool [E], and of both sides the rows, int64, that still have one, by their present numbers."""
+        """The pairs that stay, bool [E], and of both sides the rows, int64, that still have one, as numbered here."""
         left, new_left = np.unique(self.left[stays], return_inverse=True)
         right, new_right = np.unique(self.right[stays], return_inverse=True)
         kept = Candidates(new_left, new_right, self.scores[stays], len(left), len(right))

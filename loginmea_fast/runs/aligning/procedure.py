@@ -274,14 +274,18 @@ def _from_pair(
 ) -> tuple[_Settings, _Learned]:
     """Learn from known links and pivots: once for each part that is held out, and for the matches."""
     known, withheld = _known(pair, config, seeds)
+    if (wrong := is_among(known, pair.rejected)).any():
+        raise DataError(
+            f"{known[wrong][0].tolist()} is a known link and among the pair's rejected ones; leave one out"
+        )
     accepted = known[:0]
     if decisions is not None:
         accepted = decisions.beside(pair, known)
         known = torch.cat([known, accepted])
-        pair = replace(pair, rejected=decisions.rejected)
+        pair = replace(pair, rejected=torch.cat([pair.rejected, decisions.rejected]).unique(dim=0))
         withheld = _apart(withheld, accepted)
     pivots, notes = _pivots(pair, known, asked)
-    if pivots is not None and decisions is not None:
+    if pivots is not None and len(pair.rejected):
         pivots = pivots.only(~is_among(pivots.links, pair.rejected))
         if not len(pivots):
             if not len(known):
@@ -302,7 +306,8 @@ def _from_pair(
     decided = torch.zeros(len(links), dtype=torch.bool)
     decided[len(known) - len(accepted) : len(known)] = len(links) - len(accepted) >= FEW
     if kept is not None:
-        kept.open(pair, [links[~decided], links[decided], pair.rejected], config, folds)
+        learned = [links[~decided], links[decided], *([pair.rejected] if len(pair.rejected) else ())]
+        kept.open(pair, learned, config, folds)
     embed = embed_by(method, config, progress, kept)
     what = "training" if method == "model" else "propagation"
     seed = config.seed if config.split_seed is None else config.split_seed
@@ -482,10 +487,11 @@ def _alignment(settings: _Settings, learned: _Learned, method: str, precision: f
         sure = np.concatenate([sure, given_confidence])
         source += given_source
     # What people are certain of must not pay for what the method is not: the precision is asked of the other matches.
-    found_out = sure[np.array(source) != "accepted"]
-    threshold = max(lowest_threshold(found_out, precision, confidence.known, confidence.weights), _PROBABLE)
+    undecided = np.array(source) != "accepted"
+    threshold = lowest_threshold(sure[undecided], precision, confidence.known, confidence.weights)
+    threshold = max(threshold, _PROBABLE)
     accepted = sure >= threshold
-    if not accepted.any():
+    if not (accepted & undecided).any():
         notes.append(
             f"no match is sure enough for a precision of {precision:g}; rejected.tsv has them, the surest first. Give "
             "more known links, or ask for less by --precision (precision=...)"
