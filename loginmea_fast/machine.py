@@ -18,8 +18,8 @@ def give_back() -> None:
 
 
 def free_memory() -> int | None:
-    """Bytes that can be had without swapping, of the machine or of a container's limit; None where neither is told."""
-    found = [_free_on_machine(), _free_in_group(Path("/sys/fs/cgroup"))]
+    """Bytes that can be had without swapping, as machine, container and process limit them; None if nothing says."""
+    found = [_free_on_machine(), _free_in_group(Path("/sys/fs/cgroup")), _free_in_process()]
     return min((free for free in found if free is not None), default=None)
 
 
@@ -43,6 +43,20 @@ def _free_on_machine() -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _free_in_process() -> int | None:
+    """Of the process's own limit of address space (`ulimit -v`) what is not taken; None where there is none."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    try:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (OSError, ValueError):
+        return None
+    return max(limit - taken, 0)
 
 
 def _free_in_group(group: Path) -> int | None:

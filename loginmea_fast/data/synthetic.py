@@ -79,6 +79,11 @@ class Synthetic:
             value = getattr(self, name)
             if not least <= value <= most:
                 raise InputError(f"{name} must be from {least:,} to {most:,}; got {value:,}")
+        if not self.shared:
+            raise InputError(
+                f"an overlap of {self.overlap:g} links none of {self.side:,} entities of each graph; raise it, for "
+                "nothing learns without links"
+            )
         for name, width in self.vectors.items():
             if not name.isidentifier() or not 1 <= width <= 65536:
                 raise InputError(

@@ -67,25 +67,21 @@ class ReflectionLayers(nn.Module):
 
     def _across(self, x: Tensor, reflectors: Tensor, view: ShardView) -> Tensor:
         """The same in several processes, [b, (L + 1) d] of own rows x [n, d]: each layer fetches what it reads."""
-        depth, read = len(self.relation_vectors), view.fetch(x, activates=True)
-        z = [view.first(read[: len(x)])]
-        for layer in range(depth):
-            last = layer == depth - 1
-            edges = view.layer(last)
+        z, y, asked = [], x, view.layers[-1].edges
+        for number, layer in enumerate(view.layers):
+            read = layer.fetch(y, activates=not number)
+            z.append(asked.first(y if number else read))  # they come first in all layers
             y = relation_reflection_attention(
-                edges.take(read) if last else read,  # inner layers read all, in their order
+                read,
                 reflectors,
                 None,
-                edges,
-                neighbor_vector=None if self.neighbor_vectors is None else self.neighbor_vectors[layer],
+                layer.edges,
+                neighbor_vector=None if self.neighbor_vectors is None else self.neighbor_vectors[number],
                 activation="tanh",
                 backend=self.backend,
-                relation_vector=self.relation_vectors[layer],
+                relation_vector=self.relation_vectors[number],
             )
-            z.append(y if last else view.first(y))
-            if not last:
-                read = view.fetch(y)
-        return torch.cat(z, 1)
+        return torch.cat([*z, y], 1)
 
 
 class GraphEncoder(nn.Module):
@@ -114,7 +110,7 @@ class GraphEncoder(nn.Module):
             [N, (L + 1) d], [z_0 | z_1 | ... | z_L]; [B, (L + 1) d] for a view.
         """
         if isinstance(graph, ShardView):
-            mean = neighbor_mean(graph.fetch(entity_embedding), graph.graph)[: graph.num_entities]
+            mean = neighbor_mean(graph.shards.fetch(entity_embedding), graph.graph)[: graph.num_entities]
         else:
             mean = neighbor_mean(entity_embedding, graph)
         return self.layers(mean.to(reflectors.dtype), reflectors, graph)

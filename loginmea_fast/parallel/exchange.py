@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ __all__ = ["Exchange", "Gather"]
 
 
 class Exchange:
-    """Which rows each process needs of which others; found out once, used in every layer and step.
+    """Which rows each process needs of which others; found out once by a collective, used as often as they are needed.
 
     Args:
         world: the processes.
@@ -23,6 +24,7 @@ class Exchange:
 
     Attributes:
         wanted: W.
+        asked: int64 [A], the rows that the others need of this process, process by process.
     """
 
     def __init__(self, world: World, owner: Tensor, row: Tensor, device: torch.device) -> None:
@@ -34,14 +36,23 @@ class Exchange:
         self._received, self._sent = counts.tolist(), asked.tolist()
         rows = row.new_empty(sum(self._sent))
         world.exchange(rows, row, self._sent, self._received)
-        self._rows = rows.to(device)
+        self.asked = rows.to(device)
 
-    def fetch(self, table: Tensor, activates: bool = False) -> Tensor:
-        """Own rows [n, d] and, behind them, those of others: [n + W, d]. Differentiable; a collective both ways.
+    def renumbered(self, place: Tensor) -> Exchange:
+        """The same where row r of this process stands at `place[r]`, int64 [n]."""
+        other = copy(self)
+        other.asked = place[self.asked]
+        return other
 
-        With `activates` tanh of all of them, of which then nothing else is kept for the gradient.
+    def fetch(self, table: Tensor, read: Tensor | int, activates: bool = False) -> Tensor:
+        """Own rows and, behind them, those of others: [r + W, d]. Differentiable; a collective both ways.
+
+        Args:
+            table: own rows [n, d].
+            read: int64 [r], those that are read, each once; or r, the first of them.
+            activates: tanh of all of them, of which then nothing else is kept for the gradient.
         """
-        fetched: Tensor = _Fetch.apply(table, self, activates)
+        fetched: Tensor = _Fetch.apply(table, self, read, activates)
         return fetched
 
     def rows(self, table: Tensor) -> Tensor:
@@ -50,35 +61,54 @@ class Exchange:
 
     def add_(self, table: Tensor, gradients: Tensor) -> None:
         """The reverse: add [W, d] to the rows that they were fetched from, process by process in their order."""
-        came = gradients.new_empty(len(self._rows), *gradients.shape[1:])
-        self.world.exchange(came, gradients, self._sent, self._received)
-        for rows, part in zip(self._rows.split(self._sent), came.split(self._sent), strict=True):
-            table[rows] += part  # a process asks for a row once
+        self._add(table, self._returned(gradients))
 
     def _exchange(self, out: Tensor, table: Tensor) -> Tensor:
-        return self.world.exchange(out, table.index_select(0, self._rows), self._received, self._sent)
+        return self._send(out, table.index_select(0, self.asked))
+
+    def _send(self, out: Tensor, rows: Tensor) -> Tensor:
+        return self.world.exchange(out, rows, self._received, self._sent)
+
+    def _returned(self, gradients: Tensor) -> Tensor:
+        """Of gradients of the rows that were fetched, [W, d], those of the rows that were sent, [A, d]."""
+        came = gradients.new_empty(len(self.asked), *gradients.shape[1:])
+        return self.world.exchange(came, gradients, self._sent, self._received)
+
+    def _add(self, table: Tensor, came: Tensor) -> None:
+        for rows, part in zip(self.asked.split(self._sent), came.split(self._sent), strict=True):
+            table[rows] += part  # a process asks for a row once
 
 
 class _Fetch(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, exchange: Exchange, activates: bool) -> Tensor:
-        ctx.exchange, ctx.own, ctx.activates = exchange, len(table), activates
-        out = table.new_empty(len(table) + exchange.wanted, table.shape[1])
-        own = out[: len(table)]
-        torch.tanh(table, out=own) if activates else own.copy_(table)
-        exchange._exchange(out[len(table) :], own)
+    def forward(ctx: Any, table: Tensor, exchange: Exchange, read: Tensor | int, activates: bool) -> Tensor:
+        count = read if isinstance(read, int) else len(read)
+        out = table.new_empty(count + exchange.wanted, table.shape[1])
+        own = out[:count]
+        own.copy_(table[:count]) if isinstance(read, int) else torch.index_select(table, 0, read, out=own)
+        sent = table.index_select(0, exchange.asked)
         if activates:
-            ctx.save_for_backward(out)
+            own.tanh_(), sent.tanh_()
+        exchange._send(out[count:], sent)
+        ctx.exchange, ctx.read, ctx.count, ctx.rows = exchange, read, count, len(table)
+        ctx.save_for_backward(*(out, sent) if activates else ())
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        own = gradient[: ctx.own].clone()
-        ctx.exchange.add_(own, gradient[ctx.own :])
-        if ctx.activates:
-            own = torch.ops.aten.tanh_backward(own, ctx.saved_tensors[0][: ctx.own])
-        return own, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        own, came = gradient[: ctx.count], ctx.exchange._returned(gradient[ctx.count :])
+        if ctx.saved_tensors:
+            out, sent = ctx.saved_tensors
+            own = torch.ops.aten.tanh_backward(own, out[: ctx.count])
+            came = torch.ops.aten.tanh_backward(came, sent)
+        whole = gradient.new_zeros(ctx.rows, gradient.shape[1])
+        if isinstance(ctx.read, int):
+            whole[: ctx.count] = own
+        else:
+            whole.index_copy_(0, ctx.read, own)
+        ctx.exchange._add(whole, came)
+        return whole, None, None, None
 
 
 class Gather:

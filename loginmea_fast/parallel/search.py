@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast import ops
+from loginmea_fast.mapped import room_for
 from loginmea_fast.ops import _search_exact as exact
 from loginmea_fast.ops._search_exact import Passes, Scoring, Side
 from loginmea_fast.ops.alignment_search import AlignmentRanks, search_passes, search_side
@@ -45,8 +46,8 @@ class SpreadRows:
     def __getitem__(self, rows: slice) -> SpreadRows:
         """Some of them."""
         places = self._place[rows]
-        own = places[places >= 0].to(self.here.device)
-        return SpreadRows(self.world, self.here[own], self.owner[rows])
+        first = int((self._place[: rows.indices(len(self))[0]] >= 0).sum())
+        return SpreadRows(self.world, self.here[first : first + int((places >= 0).sum())], self.owner[rows])
 
     def gathered(self, index: Tensor | None = None) -> Tensor:
         """The rows at an index, or all, in every process; a collective."""
@@ -55,11 +56,10 @@ class SpreadRows:
     def collected(self) -> Tensor | None:
         """All rows, in process 0; None elsewhere. A collective."""
         counts = torch.bincount(self.owner, minlength=self.world.size).tolist()
-        parts = self.world.collect(self.here, counts)
-        if parts is None:
-            return None
-        out = self.here.new_empty(len(self.owner), self.here.shape[1])
-        for process, part in enumerate(parts):
+        out = None
+        for process, part in enumerate(self.world.collect(self.here, counts)):
+            if out is None:
+                out = room_for(len(self.owner), part.shape[1], part.dtype, part.device)
             out[(self.owner == process).nonzero()[:, 0].to(out.device)] = part
         return out
 

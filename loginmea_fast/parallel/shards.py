@@ -8,6 +8,8 @@ order, and the edges that lead to them. Before every layer it fetches the rows o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +20,24 @@ from loginmea_fast.parallel.exchange import Exchange, Gather
 from loginmea_fast.parallel.world import ALONE, World
 
 __all__ = ["ShardView", "Shards", "SharedRows", "Undivided", "division_of", "shards_of", "world_of"]
+
+
+class Layer(NamedTuple):
+    """What a process reads and writes in a layer of a view.
+
+    Attributes:
+        edges: a view of one layer, into the rows that are written; those of its entities that are asked for come first.
+        read: which own rows of the layer before are read, see `Exchange.fetch`.
+        exchange: brings those of others.
+    """
+
+    edges: View
+    read: Tensor | int
+    exchange: Exchange
+
+    def fetch(self, table: Tensor, activates: bool = False) -> Tensor:
+        """What the layer reads, of own rows of the layer before; of the first, of all own rows."""
+        return self.exchange.fetch(table, self.read, activates)
 
 
 class Shards:
@@ -55,10 +75,11 @@ class Shards:
         self.own = self.order[world.rank * per : (world.rank + 1) * per]
         sources = graph.sources_of(self.own).cpu()
         others = sources[self._owner[sources] != world.rank]
-        others = others[place[others].argsort()]
-        self.edges = graph.into(self.own, others)
-        self._exchange = Exchange(world, self._owner[others], self._row[others], graph.device)
-        self._inner = View.of(self.edges, torch.arange(len(self.own), device=graph.device), 1)
+        self._others = others[place[others].argsort()]
+        self.edges = graph.into(self.own, self._others)
+        self._exchange = self._exchange_of(slice(None))
+        everything = View.of(self.edges, torch.arange(len(self.own), device=graph.device), 1)
+        self._whole = Layer(everything, len(self.own), self._exchange)
 
     @property
     def num_rows(self) -> int:
@@ -67,7 +88,7 @@ class Shards:
 
     @property
     def remote_rows(self) -> int:
-        """Rows of others that a layer fetches."""
+        """Rows of others that a layer over all own rows fetches."""
         return self._exchange.wanted
 
     def summary(self) -> dict[str, float | int]:
@@ -88,19 +109,49 @@ class Shards:
         return self._row[entities[self._owner[entities] == self.world.rank]].to(self.device)
 
     def view(self, rows: Tensor | None = None, depth: int = 2) -> ShardView:
-        """Of these entities, the same in all processes; each forms those that it owns.
-
-        Every inner layer is formed for all own rows: two hops lead from a batch to nearly all of them.
-        """
+        """Of these entities, the same in all processes; each forms those that it owns, by what any of them needs."""
         if rows is None:
             rows = torch.arange(self.num_entities)
         check_rows(rows, self)
         own = self.own_rows(rows)
-        return ShardView(self.edges, own, shards=self, asked_of=rows)
+        return ShardView(self.edges, own, shards=self, asked_of=rows, depth=depth)
 
-    def fetch(self, table: Tensor, activates: bool = False) -> Tensor:
-        """Own rows [n, d] and those of others behind them; see `Exchange`."""
-        return self._exchange.fetch(table, activates)
+    def fetch(self, table: Tensor) -> Tensor:
+        """All own rows [n, d] and those of others behind them; see `Exchange`."""
+        return self._exchange.fetch(table, len(table))
+
+    def layers(self, rows: Tensor | None, depth: int) -> tuple[Layer, ...]:
+        """What is read and written for own rows, of which each process has its own; a collective.
+
+        From the last layer to the first: what a layer writes is what the next one reads, here or elsewhere.
+
+        Args:
+            rows: int64 [b], in any order and as often as they are wanted; None for all.
+            depth: how many layers.
+        """
+        if rows is None:
+            return (self._whole,) * depth
+        layers: list[Layer] = []
+        count, written = self.num_rows, rows
+        for first in range(depth - 1, -1, -1):
+            edges = View.of(self.edges, written, 1)
+            assert edges.entities is not None, "no part of a graph is more than all of it"
+            read = edges.entities[edges.entities < count]  # in front of those of others
+            exchange = self._exchange_of(edges.entities[len(read) :].cpu() - count)
+            if not first:
+                layers.insert(0, Layer(edges, read, exchange))
+                break
+            more = exchange.asked.unique()
+            written = torch.cat([read, more[~torch.isin(more, read)]])
+            place = torch.empty(count, dtype=torch.int64, device=self.device)
+            place[written] = torch.arange(len(written), device=self.device)
+            layers.insert(0, Layer(edges, len(read), exchange.renumbered(place)))
+        return tuple(layers)
+
+    def _exchange_of(self, some: Tensor | slice) -> Exchange:
+        """For some of the rows that `edges` come from elsewhere, in their order."""
+        others = self._others[some]
+        return Exchange(self.world, self._owner[others], self._row[others], self.device)
 
     def to(self, device: torch.device | str) -> Shards:
         """Itself: it is where its graph was."""
@@ -169,10 +220,12 @@ class ShardView(View):
     Attributes:
         shards: who owns what.
         asked_of: int64 [B], the entities that all processes were asked for.
+        depth: L, number of layers.
     """
 
     shards: Shards = None  # type: ignore[assignment]
     asked_of: Tensor = None  # type: ignore[assignment]
+    depth: int = 2
 
     @property
     def num_entities(self) -> int:
@@ -203,13 +256,10 @@ class ShardView(View):
         """All own rows, and the numbers of those that are asked for."""
         return replace(self, rows=None), self.rows
 
-    def layer(self, last: bool) -> View:
-        """The edges of a layer, into all own rows or, of the last one, into those that are asked for."""
-        return self.shards._inner if self.rows is None or not last else View.of(self.graph, self.rows, 1)
-
-    def fetch(self, table: Tensor, activates: bool = False) -> Tensor:
-        """What a layer reads."""
-        return self.shards.fetch(table, activates)
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The first to the last; finding them out is a collective."""
+        return self.shards.layers(self.rows, self.depth)
 
     def gather(self, table: Tensor) -> Tensor:
         """Of own rows asked for, [b, d], those of all processes as they were asked for, [B, d]."""

@@ -176,21 +176,20 @@ class World:
             dist.gather(tensor, parts, dst=target)
         return parts
 
-    def collect(self, rows: Tensor, counts: Sequence[int]) -> list[Tensor] | None:
-        """Rows [counts[p], ...] of each process p, in process 0; None elsewhere. A collective."""
+    def collect(self, rows: Tensor, counts: Sequence[int]) -> Iterator[Tensor]:
+        """Rows [counts[p], ...] of each process p in turn, in process 0; nothing elsewhere. A collective."""
         if self.rank:
             with self._others():
                 if len(rows):
                     dist.send(rows.contiguous(), 0)
-            return None
-        parts = [rows]
+            return
+        yield rows
         for process, count in list(enumerate(counts))[1:]:
             part = rows.new_empty(count, *rows.shape[1:])
             with self._others():
                 if count:
                     dist.recv(part, process)
-            parts.append(part)
-        return parts
+            yield part
 
     def exchange(self, out: Tensor, rows: Tensor, received: Sequence[int], sent: Sequence[int]) -> Tensor:
         """Send `sent[p]` rows to each process p, one after the other, and fill `out` with those that it sends.

@@ -29,7 +29,7 @@ from loginmea_fast.training.config import Config
 from loginmea_fast.training.interrupt import StopOnSignal
 from loginmea_fast.training.loop import Trainer
 from loginmea_fast.training.objectives import further_entities
-from loginmea_fast.training.plan import Plan, check_plan, plan_memory
+from loginmea_fast.training.plan import Plan, check_plan, plan_with_advice
 from loginmea_fast.training.sampling import check_negatives
 from loginmea_fast.training.tensorboard import TensorBoard
 
@@ -187,7 +187,7 @@ def plan(pair: AlignmentPair, config: Config | None = None, **overrides: Any) ->
     check_configuration(config)
     problem = assemble(pair, config)
     check_negatives(pair, problem.split.train, further_entities(config))
-    return plan_memory(problem, sketch_model(problem, config), config)
+    return plan_with_advice(problem, config, partial(sketch_model, problem))
 
 
 @contextmanager

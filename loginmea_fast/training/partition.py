@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loginmea_fast.derived import Derived
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.graph import AlignmentGraph
 
@@ -57,6 +58,18 @@ def partition(graph: AlignmentGraph, group_of: Tensor, parts: int, seed: int) ->
         ConfigError: pymetis is not there, or there are fewer entities than parts.
     """
     check_metis()
+    sources = [graph.dst_ptr, graph.dst_source, graph.dst_set]
+    state = group_of.numpy().tobytes(), parts, seed
+    part = _parts.of(graph.dst_source, sources, lambda: _divided(graph, group_of, parts, seed), *state)
+    cut = graph.within(part)
+    return Partition(part, cut, 1 - cut.num_edges / max(graph.num_edges, 1))
+
+
+_parts: Derived[Tensor] = Derived()  # the plan of memory asks for what the first update will
+
+
+def _divided(graph: AlignmentGraph, group_of: Tensor, parts: int, seed: int) -> Tensor:
+    """The part of each entity, int64 [N]."""
     import pymetis
 
     alone = group_of < 0
@@ -80,6 +93,4 @@ def partition(graph: AlignmentGraph, group_of: Tensor, parts: int, seed: int) ->
         eweights=weight,
         options=options,
     )
-    part = torch.from_numpy(np.asarray(found.vertex_part, np.int64)[vertex])
-    cut = graph.within(part)
-    return Partition(part, cut, 1 - cut.num_edges / max(graph.num_edges, 1))
+    return torch.from_numpy(np.asarray(found.vertex_part, np.int64)[vertex])

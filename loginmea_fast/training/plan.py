@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from loginmea_fast.training.objectives import further_entities
 from loginmea_fast.training.protocols import Problem
 from loginmea_fast.training.sampling import Sampler
 
-__all__ = ["Plan", "check_plan", "plan_memory"]
+__all__ = ["Plan", "check_plan", "plan_memory", "plan_with_advice"]
 
 _LOSS_ROWS = 6  # matrices as the embedding of a batch: of the forward pass, and of the loss and its gradient
 _KERNELS = 32 << 20  # bytes that kernels and the allocator take in a step whatever its size
@@ -60,6 +60,7 @@ class Plan:
         propagation: what propagating labels needs while it runs; 0 without it.
         search: the embedding of what is ranked at the end, and what forming it needs.
         entities: how many entities' features the first update needs.
+        advice: where it is more than there is, that it is, and what would make it fit at which cost.
     """
 
     standing: int
@@ -69,6 +70,7 @@ class Plan:
     propagation: int
     search: int
     entities: int
+    advice: str = ""
 
     @property
     def further(self) -> int:
@@ -91,7 +93,8 @@ class Plan:
             ("embedding and ranking, at the end", self.search),
             ("peak", self.peak),
         ]
-        return "\n".join(f"{name:44}{size / 2**20:10,.0f} MiB" for name, size in rows if size)
+        lines = [f"{name:44}{size / 2**20:10,.0f} MiB" for name, size in rows if size]
+        return "\n".join([*lines, *([f"it does not fit: {self.advice}"] if self.advice else [])])
 
 
 def plan_memory(problem: Problem, model: EntityModel, config: Config) -> Plan:
@@ -151,9 +154,21 @@ def check_plan(problem: Problem, config: Config, build: Callable[[Config], Entit
         ConfigError: it needs more than there is; names what would make it fit and what each costs.
     """
     plan = plan_memory(problem, build(config), config)
+    if advice := _advice(plan, problem, config, build):
+        raise ConfigError(advice)
+    return plan
+
+
+def plan_with_advice(problem: Problem, config: Config, build: Callable[[Config], EntityModel]) -> Plan:
+    """The same plan, which refuses nothing and says what `check_plan` would."""
+    plan = plan_memory(problem, build(config), config)
+    return replace(plan, advice=_advice(plan, problem, config, build))
+
+
+def _advice(plan: Plan, problem: Problem, config: Config, build: Callable[[Config], EntityModel]) -> str:
     free = available_memory(problem.device)
     if free is None or plan.further <= free:
-        return plan
+        return ""
     found = []
     for key, change, price in _SWITCHES:
         before = getattr(config, key)
@@ -166,7 +181,7 @@ def check_plan(problem: Problem, config: Config, build: Callable[[Config], Entit
     fits = [line for needs, line in found if needs <= free]
     told = "one of these makes it fit:" if fits else "no switch alone makes it fit; several of these may:"
     lines = fits or [line for _, line in sorted(found)]
-    raise ConfigError(
+    return (
         f"training needs {_gb(plan.further)} beside the {_gb(plan.standing)} that are in use, and {_gb(free)} are free "
         f"(loginmea-fast train --plan says for what); {told}\n" + ";\n".join(lines[:8])
     )

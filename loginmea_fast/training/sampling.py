@@ -43,18 +43,25 @@ class Sampler:
             self.spans = [(0, len(links))]
         self.graph, self.cut = graph, 0.0
         self._part: Tensor | None = None
+        self._order: tuple[int, Tensor] = (-1, links.new_empty(0))
         if config.partitions > 1:
             self._part, self.graph, self.cut = partition(graph, self.group_of, config.partitions, config.seed)
 
     def positions(self, epoch: int, update: int = 0) -> Tensor:
         """Positions in `links` of those that an update is about, int64 [B]."""
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+        if self._order[0] != epoch:
+            self._order = epoch, self._shuffled(epoch)
         first, end = self.spans[update]
+        return self._order[1][first:end]
+
+    def _shuffled(self, epoch: int) -> Tensor:
+        """Positions of all links, in the order of an epoch."""
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.links), generator=generator)
         if self._part is not None:  # part after part, so that an update is about few of them
             turn = torch.randperm(self.config.partitions, generator=generator)
             order = order[turn[self._part[self.links[order, 0]]].argsort(stable=True)]
-        return order[first:end]
+        return order
 
     def entities(self, positions: Tensor) -> Tensor:
         """Entities of links, those of their whole groups; int64, each once."""

@@ -47,6 +47,7 @@ def test_a_plan_is_printed_and_nothing_trained(
     assert re.search(r"^peak +[\d,]+ MiB$", told.out, re.MULTILINE)
     found = call("train", data_dir, "--plan", "--quiet", "--json", *TINY).json
     assert found["peak"] > found["parameters"] > 0
+    assert not found["advice"]
     assert not list(tmp_path.iterdir())
 
 

@@ -106,6 +106,7 @@ def test_a_directory_that_is_in_use(made: Path) -> None:
     [
         ({"entities": 3}, "entities must be from 4 to 100,000,000; got 3"),
         ({"overlap": 1.5}, "overlap must be from 0.0 to 1.0; got 1.5"),
+        ({"overlap": 0.0}, "an overlap of 0 links none of 50 entities of each graph; raise it"),
         ({"exponent": 2.0}, "exponent must be from 2.05 to 100.0; got 2.0"),
         ({"vectors": {"a/b": 3}}, "a name of letters and a width from 1 to 65,536; got 'a/b' of width 3"),
         ({"vectors": {"image": 0}}, "got 'image' of width 0"),
@@ -117,7 +118,7 @@ def test_what_cannot_be_made(wrong: dict[str, object], message: str) -> None:
 
 
 @pytest.mark.parametrize("entities", [4, 5, 7])
-@pytest.mark.parametrize("overlap", [0.0, 1.0])
+@pytest.mark.parametrize("overlap", [0.5, 1.0])
 def test_the_smallest(tmp_path: Path, entities: int, overlap: float) -> None:
     made = generate(tmp_path / "out", Synthetic(entities, overlap=overlap, vectors={"image": 1}))
     assert made["links"] == round(overlap * (entities // 2))

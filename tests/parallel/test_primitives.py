@@ -23,9 +23,9 @@ from tests.parallel.processes import in_processes
 from tests.training.synthetic import synthetic_pair
 
 
-def _encoder(width: int = 8) -> GraphEncoder:
+def _encoder(width: int, depth: int) -> GraphEncoder:
     torch.manual_seed(3)
-    return GraphEncoder(width, 2)
+    return GraphEncoder(width, depth)
 
 
 def _inputs(graph: Any, width: int = 8) -> tuple[Tensor, Tensor]:
@@ -35,23 +35,23 @@ def _inputs(graph: Any, width: int = 8) -> tuple[Tensor, Tensor]:
     return table, relations
 
 
-def encoded(rows: list[int]) -> tuple[Tensor, ...]:
+def encoded(rows: list[int], depth: int = 2) -> tuple[Tensor, ...]:
     """Rows that this process was asked for, and gradients of its own table rows, relations and vectors."""
     graph = synthetic_pair().graph()
     table, relations = _inputs(graph)
     relations.requires_grad_()
-    encoder = _encoder()
+    encoder = _encoder(8, depth)
     there = world()
     asked = torch.tensor(rows)
     if there.size == 1:
         own = table.clone().requires_grad_()
         reflectors = ops.relation_reflectors(relations, graph)
-        out = encoder(own, reflectors, graph.view())[asked]
+        out = encoder(own, reflectors, graph.view(depth=depth))[asked]
         entities = torch.arange(len(table))
     else:
         shards = Shards(there, graph)
         own = shards.take(table).requires_grad_()
-        view = shards.view(asked)
+        view = shards.view(asked, depth)
         reflectors = ops.relation_reflectors(relations, view.graph)
         out = view.gather(encoder(own, reflectors, view))
         entities = shards.own
@@ -66,16 +66,12 @@ def encoded(rows: list[int]) -> tuple[Tensor, ...]:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, tuple[Tensor, ...]]:
-    return {
-        "few": encoded([0, 7, 41, 63]),
-        "repeated": encoded([7, 0, 7, 41, 7]),
-        "all": encoded(list(range(80))),
-    }
+    return all_encoded()
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_layers_across_processes_are_those_of_one(alone: dict[str, tuple[Tensor, ...]], count: int) -> None:
-    for found in in_processes(count, both_encoded):
+    for found in in_processes(count, all_encoded):
         for name in alone:
             out, entities, own, *gradients = found[name]
             expected, _, table, *theirs = alone[name]
@@ -85,12 +81,39 @@ def test_layers_across_processes_are_those_of_one(alone: dict[str, tuple[Tensor,
                 assert_close(gradient, other, name)
 
 
-def both_encoded() -> dict[str, tuple[Tensor, ...]]:
+def all_encoded() -> dict[str, tuple[Tensor, ...]]:
     return {
         "few": encoded([0, 7, 41, 63]),
+        "one layer": encoded([0, 7, 41, 63], depth=1),
+        "three layers": encoded([63, 7], depth=3),
         "repeated": encoded([7, 0, 7, 41, 7]),
         "all": encoded(list(range(80))),
     }
+
+
+def formed() -> list[tuple[int, int, int]]:
+    """Of each layer for one entity: the rows that this process writes, reads of its own, and fetches."""
+    shards = Shards(world(), synthetic_pair(2000, degree=2).graph())
+    layers = shards.view(torch.tensor([5]), 3).layers
+    return [
+        (
+            layer.edges.num_rows,
+            layer.read if isinstance(layer.read, int) else len(layer.read),
+            layer.exchange.wanted,
+        )
+        for layer in layers
+    ]
+
+
+def test_a_layer_forms_what_somebody_asks_for_and_no_more() -> None:
+    graph = synthetic_pair(2000, degree=2).graph()
+    whole = [block.destinations for block in graph.view(torch.tensor([5]), 3).blocks]
+    found = in_processes(2, formed)
+    written = [sum(told[layer][0] for told in found) for layer in range(3)]
+    assert written == whole
+    assert written[0] < graph.num_entities / 4
+    for told in found:
+        assert [read for _, read, _ in told[1:]] <= [rows for rows, _, _ in told[:-1]]
 
 
 def shared() -> tuple[Tensor, Tensor, Tensor]:

@@ -196,6 +196,8 @@ def refused(change: str) -> None:
         dividing.__version__ = f"9.{rank}"
     elif change == "batches":
         keys["batch_size"] = 2
+    elif change == "rounds":  # with links that join there may be a batch more
+        keys |= {"rounds": 1, "batch_size": 5}
     elif change in ("propagation", "decoder"):
         keys[change] = {"propagation": "late", "decoder": "one_to_one"}[change]
     fit(pair, progress=False, **keys)
@@ -209,10 +211,11 @@ def refused(change: str) -> None:
         ("version", "started alike: version is 9.0 in process 0 and 9.1 in process 1"),
         ("propagation", "2 processes cannot train with propagation=late"),
         ("batches", "3 processes are too many for batches of 2 links"),
+        ("rounds", "3 processes are too many for batches of 2 links"),
         ("decoder", "2 processes rank by cosine and CSLS alone"),
     ],
 )
 def test_processes_that_differ_or_cannot_are_told_so(change: str, words: str) -> None:
-    for error in answers(3 if change == "batches" else 2, refused, change):
+    for error in answers(3 if change in ("batches", "rounds") else 2, refused, change):
         assert isinstance(error, ConfigError)
         assert re.search(words, str(error)), error

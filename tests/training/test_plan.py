@@ -81,7 +81,12 @@ def test_beyond_the_machine_the_error_names_what_makes_it_fit(
     for line in lines[1:]:
         key, value = re.match(r"  (\w+)=(\w+): ", line).groups()
         other = config.override([f"{key}={value}"])
-        assert lf.runs.plan(pair, other).further <= 0.75 * whole
+        told = lf.runs.plan(pair, other)
+        assert told.further <= 0.75 * whole
+        assert not told.advice
+    told = lf.runs.plan(pair, config).describe()
+    assert f"it does not fit: {lines[0]}" in told
+    assert told.splitlines()[-len(lines) + 1 :] == lines[1:]
     monkeypatch.setattr(planning, "available_memory", lambda _: 1000)
     with pytest.raises(ConfigError, match="no switch alone makes it fit"):
         lf.fit(pair, config, progress=False)
@@ -105,6 +110,20 @@ def test_the_limit_of_a_container(limit: str, expected: int | None, tmp_path: Pa
     (tmp_path / "memory.stat").write_text("anon 400\nfile 300\nshmem 50\n")
     assert machine._free_in_group(tmp_path) == expected
     assert machine._free_in_group(tmp_path / "none") is None
+
+
+def test_the_limit_of_the_process() -> None:
+    """`ulimit -v`: what is left of it, and not what the machine has."""
+    import resource
+
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    assert machine._free_in_process() is None or limits[0] != resource.RLIM_INFINITY
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (taken + 300_000_000, limits[1]))
+        assert 0 < machine.free_memory() <= 300_000_000
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def test_files_in_memory_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
