@@ -287,8 +287,23 @@ def render_processes(results: Path) -> Iterator[str]:
             "| s an epoch",
             (_process_cells(row, alone[_data(row)]) for row in rows),
         )
-        keys = " ".join(f"`{key}`" for key in rows[0]["keys"])
-        yield f"Keys: {keys}."
+        keys = {_data(row): _last_of_each(row["keys"]) for row in rows}
+        common = [key for key in next(iter(keys.values())) if all(key in own for own in keys.values())]
+        beside = [
+            f"{data}: {_coded(key for key in own if key not in common)}"
+            for data, own in keys.items()
+            if len(own) > len(common)
+        ]
+        yield f"Keys: {'; '.join([_coded(common), *beside])}."
+
+
+def _last_of_each(keys: Iterable[str]) -> list[str]:
+    """Of KEY=VALUE what holds: of several of one key the last."""
+    return [f"{key}={value}" for key, value in dict(key.split("=", 1) for key in keys).items()]
+
+
+def _coded(keys: Iterable[str]) -> str:
+    return " ".join(f"`{key}`" for key in keys)
 
 
 def _process_cells(row: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:

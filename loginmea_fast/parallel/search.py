@@ -44,10 +44,11 @@ class SpreadRows:
         return len(self.owner)
 
     def __getitem__(self, rows: slice) -> SpreadRows:
-        """Some of them."""
-        places = self._place[rows]
-        first = int((self._place[: rows.indices(len(self))[0]] >= 0).sum())
-        return SpreadRows(self.world, self.here[first : first + int((places >= 0).sum())], self.owner[rows])
+        """A run of them, which are a run here as well."""
+        start, stop, step = rows.indices(len(self))
+        assert step == 1, "a run has no gaps"
+        first, end = (int((self._place[:place] >= 0).sum()) for place in (start, max(start, stop)))
+        return SpreadRows(self.world, self.here[first:end], self.owner[rows])
 
     def gathered(self, index: Tensor | None = None) -> Tensor:
         """The rows at an index, or all, in every process; a collective."""
