@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from loginmea_fast.errors import ConfigError
+from loginmea_fast.errors import ConfigError, InputError
 from loginmea_fast.graph import AlignmentGraph, View
 from loginmea_fast.ops import neighbor_mean, relation_reflection_attention, relation_reflection_layers
 from loginmea_fast.parallel import ShardView
@@ -67,6 +67,11 @@ class ReflectionLayers(nn.Module):
 
     def _across(self, x: Tensor, reflectors: Tensor, view: ShardView) -> Tensor:
         """The same in several processes, [b, (L + 1) d] of own rows x [n, d]: each layer fetches what it reads."""
+        if view.depth != len(self.relation_vectors):
+            raise InputError(
+                f"the view is of {view.depth} layers, the model has {len(self.relation_vectors)}; make it by "
+                f"graph.view(rows, depth={len(self.relation_vectors)})"
+            )
         z, y, asked = [], x, view.layers[-1].edges
         for number, layer in enumerate(view.layers):
             read = layer.fetch(y, activates=not number)

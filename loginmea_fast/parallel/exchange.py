@@ -90,16 +90,23 @@ class _Fetch(torch.autograd.Function):
         if activates:
             own.tanh_(), sent.tanh_()
         exchange._send(out[count:], sent)
-        ctx.exchange, ctx.read, ctx.count, ctx.rows = exchange, read, count, len(table)
+        ctx.exchange, ctx.read, ctx.count, ctx.rows, ctx.activates = (
+            exchange,
+            read,
+            count,
+            len(table),
+            activates,
+        )
         ctx.save_for_backward(*(out, sent) if activates else ())
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        saved = ctx.saved_tensors  # which a checkpoint forms anew, by an exchange of its own
         own, came = gradient[: ctx.count], ctx.exchange._returned(gradient[ctx.count :])
-        if ctx.saved_tensors:
-            out, sent = ctx.saved_tensors
+        if ctx.activates:
+            out, sent = saved
             own = torch.ops.aten.tanh_backward(own, out[: ctx.count])
             came = torch.ops.aten.tanh_backward(came, sent)
         whole = gradient.new_zeros(ctx.rows, gradient.shape[1])

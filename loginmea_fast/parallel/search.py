@@ -58,9 +58,10 @@ class SpreadRows:
         """All rows, in process 0; None elsewhere. A collective."""
         counts = torch.bincount(self.owner, minlength=self.world.size).tolist()
         out = None
+        if self.world.leads:
+            out = room_for(len(self.owner), self.here.shape[1], self.here.dtype, self.here.device)
         for process, part in enumerate(self.world.collect(self.here, counts)):
-            if out is None:
-                out = room_for(len(self.owner), part.shape[1], part.dtype, part.device)
+            assert out is not None, "parts come to process 0"
             out[(self.owner == process).nonzero()[:, 0].to(out.device)] = part
         return out
 

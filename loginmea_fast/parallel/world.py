@@ -177,7 +177,10 @@ class World:
         return parts
 
     def collect(self, rows: Tensor, counts: Sequence[int]) -> Iterator[Tensor]:
-        """Rows [counts[p], ...] of each process p in turn, in process 0; nothing elsewhere. A collective."""
+        """Rows [counts[p], ...] of each process p in turn, in process 0; nothing elsewhere.
+
+        A collective, which all processes must go through to the end.
+        """
         if self.rank:
             with self._others():
                 if len(rows):

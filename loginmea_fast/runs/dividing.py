@@ -86,7 +86,7 @@ def divide(problem: Problem, model: EntityModel, config: Config, world: World) -
         )
     spans = batches(len(problem.split.train), config.batch_size, at_least=config.updates or 1)
     smallest = min(end - first for first, end in spans)
-    if config.rounds or config.bootstrap:  # links that join may ask for one more batch
+    if config.rounds or config.bootstrap:  # links that join may ask for more batches
         smallest = min(smallest, max(config.batch_size // 2, 1))
     if smallest < world.size:
         raise ConfigError(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from loginmea_fast import ops
+from loginmea_fast.errors import InputError
 from loginmea_fast.nn.graph_encoder import GraphEncoder
 from loginmea_fast.parallel import Shards, World, world
 from loginmea_fast.parallel.exchange import Gather
@@ -113,7 +117,32 @@ def test_a_layer_forms_what_somebody_asks_for_and_no_more() -> None:
     assert written == whole
     assert written[0] < graph.num_entities / 4
     for told in found:
-        assert [read for _, read, _ in told[1:]] <= [rows for rows, _, _ in told[:-1]]
+        assert all(later[1] <= earlier[0] for earlier, later in pairwise(told))
+
+
+def made_anew() -> tuple[Tensor, Tensor, str]:
+    """Layers whose activations are formed again for the gradient, and what a view of other layers gives."""
+    graph = synthetic_pair().graph()
+    table, relations = _inputs(graph)
+    encoder, shards = _encoder(8, 2), Shards(world(), graph)
+    view = shards.view(torch.tensor([0, 7, 41]))
+    reflectors = ops.relation_reflectors(relations, view.graph)
+    gradients = []
+    for run in (encoder, partial(checkpoint, encoder, use_reentrant=False)):
+        own = shards.take(table).requires_grad_()
+        run(own, reflectors, view).square().sum().backward()
+        gradients.append(own.grad)
+    try:
+        encoder(shards.take(table), reflectors, shards.view(torch.tensor([0]), 3))
+    except InputError as error:
+        return *gradients, str(error)
+    return *gradients, ""
+
+
+def test_layers_may_be_formed_again_and_ask_for_a_view_of_theirs() -> None:
+    for once, again, told in in_processes(2, made_anew):
+        assert_close(again, once, "gradient")
+        assert told.startswith("the view is of 3 layers, the model has 2")
 
 
 def shared() -> tuple[Tensor, Tensor, Tensor]:
