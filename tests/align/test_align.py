@@ -134,6 +134,12 @@ def test_few_links_are_all_held_out_in_turn_and_said_to_be_few(pair: AlignmentPa
     found = lf.align(pair, method="propagate", seeds=pair.links[:20], pivots=False, **SMALL)
     assert found.held_out == 20
     assert any("rough guess" in note for note in found.notes)
+    assert not any("--folds" in note for note in found.notes)
+    trained = synthetic_pair(400, degree=5, relations=12)
+    quick = {"epochs": 1, "rounds": 0, "hidden_dim": 8, "propagation": "none", "progress": False}
+    one = lf.align(trained, seeds=trained.links[:40], **quick)
+    assert one.held_out == 8
+    assert any("--folds 5 (folds=5) holds each of the 40 known links out once" in note for note in one.notes)
     some = lf.align(pair, method="propagate", seeds=pair.links[:60], **SMALL)
     assert some.held_out == 60
     assert not some.notes

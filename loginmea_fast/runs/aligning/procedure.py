@@ -314,6 +314,12 @@ def _from_pair(
     if pivots is not None and folds is None and method == "propagate":
         folds = FOLDS  # each pivot is to be weighed
     plan = divide_links(links[~decided], method, folds, seed, links[decided])
+    once = int((~decided).sum())
+    if method == "model" and folds in (None, 1) and len(plan.rounds[0].held) < FEW < once:
+        notes.append(
+            f"--folds {FOLDS} (folds={FOLDS}) holds each of the {once} known links out once, so that confidences rest "
+            f"on more; it takes {FOLDS} times as long"
+        )
     say = (lambda _: None) if progress is False else announce
     pool, judged = _judged(settings, embed, plan, what, say)
     confidence = np.empty(0)
