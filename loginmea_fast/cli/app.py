@@ -87,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     package.addHandler(handler)
     package.setLevel(logging.INFO)
     try:
-        command, bound = parse(sys.argv[1:] if argv is None else argv)
+        words = sys.argv[1:] if argv is None else argv
+        command, bound = parse(words)
+        _check_alone(words[0])
         status: int | None = command(*bound.args, **bound.kwargs)
         sys.stdout.flush()
         return status or 0  # help and version return nothing
@@ -112,6 +114,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = show
         package.removeHandler(handler)
         package.setLevel(level)
+
+
+def _check_alone(command: str) -> None:
+    """Raise `UsageError` where torchrun has started several processes of a command that is the work of one."""
+    count = os.environ.get("WORLD_SIZE", "1")
+    if "RANK" in os.environ and count != "1" and command in COMMANDS and command != "train":
+        raise UsageError(
+            f"{command} is the work of one process, and torchrun has started {count}; call it without torchrun, it "
+            "reads what several processes trained"
+        )
 
 
 def parse(argv: Sequence[str]) -> tuple[Callable[..., Any], BoundArguments]:

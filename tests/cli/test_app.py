@@ -46,6 +46,19 @@ def test_an_option_without_its_value_is_named(call) -> None:
     call("train", "x", "--epochs").check_error("--epochs", "requires an argument")
 
 
+@pytest.mark.parametrize(
+    "command", [("evaluate", "run"), ("align", "left", "right", "--out", "x"), ("demo",)]
+)
+def test_what_is_the_work_of_one_process_is_not_done_by_several(
+    call, monkeypatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = call(*command)
+    assert done.status == 2
+    assert f"{command[0]} is the work of one process, and torchrun has started 2" in done.err
+
+
 @pytest.mark.parametrize("name", ["", *app.COMMANDS])
 def test_help_shows_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main([*name.split(), "--help"]) == 0
