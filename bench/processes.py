@@ -48,9 +48,8 @@ def run(directory: str, overrides: Sequence[str]) -> dict[str, Any] | None:
     epochs = [r for r in result.history if r["event"] == "epoch"]
     if not there.leads:
         return None
-    scores = (
-        result.metrics.get("csls") or result.metrics["cosine"]
-    )  # by which there were too many to rank otherwise
+    # Where CSLS was left out, there being too many to compare.
+    scores = result.metrics.get("csls") or result.metrics["cosine"]
     return {
         "processes": there.size,
         "entities": result.problem.pair.num_entities,

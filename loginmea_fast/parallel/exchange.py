@@ -57,14 +57,12 @@ class Exchange:
 
     def rows(self, table: Tensor) -> Tensor:
         """Those of others alone, [W, d], without a gradient."""
-        return self._exchange(table.new_empty(self.wanted, *table.shape[1:]), table)
+        out = table.new_empty(self.wanted, *table.shape[1:])
+        return self._send(out, table.index_select(0, self.asked))
 
     def add_(self, table: Tensor, gradients: Tensor) -> None:
         """The reverse: add [W, d] to the rows that they were fetched from, process by process in their order."""
         self._add(table, self._returned(gradients))
-
-    def _exchange(self, out: Tensor, table: Tensor) -> Tensor:
-        return self._send(out, table.index_select(0, self.asked))
 
     def _send(self, out: Tensor, rows: Tensor) -> Tensor:
         return self.world.exchange(out, rows, self._received, self._sent)

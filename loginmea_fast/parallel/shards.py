@@ -77,9 +77,8 @@ class Shards:
         others = sources[self._owner[sources] != world.rank]
         self._others = others[place[others].argsort()]
         self.edges = graph.into(self.own, self._others)
-        self._exchange = self._exchange_of(slice(None))
         everything = View.of(self.edges, torch.arange(len(self.own), device=graph.device), 1)
-        self._whole = Layer(everything, len(self.own), self._exchange)
+        self._whole = Layer(everything, len(self.own), self._exchange_of(slice(None)))
 
     @property
     def num_rows(self) -> int:
@@ -89,7 +88,7 @@ class Shards:
     @property
     def remote_rows(self) -> int:
         """Rows of others that a layer over all own rows fetches."""
-        return self._exchange.wanted
+        return self._whole.exchange.wanted
 
     def summary(self) -> dict[str, float | int]:
         """That of the whole graph."""
@@ -118,7 +117,7 @@ class Shards:
 
     def fetch(self, table: Tensor) -> Tensor:
         """All own rows [n, d] and those of others behind them; see `Exchange`."""
-        return self._exchange.fetch(table, len(table))
+        return self._whole.fetch(table)
 
     def layers(self, rows: Tensor | None, depth: int) -> tuple[Layer, ...]:
         """What is read and written for own rows, of which each process has its own; a collective.
@@ -133,12 +132,12 @@ class Shards:
             return (self._whole,) * depth
         layers: list[Layer] = []
         count, written = self.num_rows, rows
-        for first in range(depth - 1, -1, -1):
+        for before in reversed(range(depth)):
             edges = View.of(self.edges, written, 1)
             assert edges.entities is not None, "no part of a graph is more than all of it"
             read = edges.entities[edges.entities < count]  # in front of those of others
             exchange = self._exchange_of(edges.entities[len(read) :].cpu() - count)
-            if not first:
+            if not before:  # it reads what the process holds, each row in its place
                 layers.insert(0, Layer(edges, read, exchange))
                 break
             more = exchange.asked.unique()

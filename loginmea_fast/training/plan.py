@@ -153,9 +153,9 @@ def check_plan(problem: Problem, config: Config, build: Callable[[Config], Entit
     Raises:
         ConfigError: it needs more than there is; names what would make it fit and what each costs.
     """
-    plan = plan_memory(problem, build(config), config)
-    if advice := _advice(plan, problem, config, build):
-        raise ConfigError(advice)
+    plan = plan_with_advice(problem, config, build)
+    if plan.advice:
+        raise ConfigError(plan.advice)
     return plan
 
 

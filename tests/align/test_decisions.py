@@ -146,8 +146,14 @@ def test_propagation_is_told_what_is_rejected_also_where_entities_are_gone(pair,
 
 
 def test_a_known_link_among_the_pairs_rejected_ones_is_refused(pair) -> None:
-    with pytest.raises(DataError, match="is a known link and among the pair's rejected ones"):
-        lf.align(replace(pair, rejected=pair.links[:1]), method="propagate", seeds=pair.links[:60], **SMALL)
+    own = replace(pair, rejected=torch.cat([pair.links[:1], pair.links[70:71]]))
+    with pytest.raises(
+        DataError, match=f"{pair.uris[int(pair.links[0, 0])]}.* are rejected, but they are a known link"
+    ):
+        lf.align(own, method="propagate", seeds=pair.links[:60], **SMALL)
+    accepted = Decisions(pair.links[65:75], pair.links[:0])
+    with pytest.raises(DataError, match="are accepted, but the pair has them among its rejected ones"):
+        lf.align(own, method="propagate", seeds=pair.links[1:60], decisions=accepted, **SMALL)
 
 
 @pytest.mark.parametrize("method", ["model", "propagate"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -36,6 +36,23 @@ class Decisions:
     accepted: Tensor
     rejected: Tensor
     places: Mapping[tuple[int, int], str] = field(default_factory=dict)
+
+    @classmethod
+    def beside_rejected(cls, pair: AlignmentPair, decisions: Decisions | None) -> Decisions:
+        """Decisions, or none, and the pairs that `pair` has rejected already; each of these once.
+
+        Raises:
+            DataError: one of them is accepted.
+        """
+        made = cls(pair.rejected[:0], pair.rejected[:0]) if decisions is None else decisions
+        both = is_among(made.accepted, pair.rejected)
+        if both.any():
+            left, right = made.accepted[both][0].tolist()
+            raise DataError(
+                f"{made._place(left, right)}{shorten(pair.uris[left])} and {shorten(pair.uris[right])} are accepted, "
+                "but the pair has them among its rejected ones; leave one of the two out"
+            )
+        return replace(made, rejected=torch.cat([pair.rejected, made.rejected]).unique(dim=0))
 
     def beside(self, pair: AlignmentPair, known: Tensor) -> Tensor:
         """The accepted pairs that are no known links, int64 [A, 2].

@@ -274,16 +274,11 @@ def _from_pair(
 ) -> tuple[_Settings, _Learned]:
     """Learn from known links and pivots: once for each part that is held out, and for the matches."""
     known, withheld = _known(pair, config, seeds)
-    if (wrong := is_among(known, pair.rejected)).any():
-        raise DataError(
-            f"{known[wrong][0].tolist()} is a known link and among the pair's rejected ones; leave one out"
-        )
-    accepted = known[:0]
-    if decisions is not None:
-        accepted = decisions.beside(pair, known)
-        known = torch.cat([known, accepted])
-        pair = replace(pair, rejected=torch.cat([pair.rejected, decisions.rejected]).unique(dim=0))
-        withheld = _apart(withheld, accepted)
+    decisions = Decisions.beside_rejected(pair, decisions)
+    accepted = decisions.beside(pair, known)
+    known = torch.cat([known, accepted])
+    pair = replace(pair, rejected=decisions.rejected)
+    withheld = _apart(withheld, accepted)
     pivots, notes = _pivots(pair, known, asked)
     if pivots is not None and len(pair.rejected):
         pivots = pivots.only(~is_among(pivots.links, pair.rejected))
@@ -306,8 +301,7 @@ def _from_pair(
     decided = torch.zeros(len(links), dtype=torch.bool)
     decided[len(known) - len(accepted) : len(known)] = len(links) - len(accepted) >= FEW
     if kept is not None:
-        learned = [links[~decided], links[decided], *([pair.rejected] if len(pair.rejected) else ())]
-        kept.open(pair, learned, config, folds)
+        kept.open(pair, [links[~decided], links[decided], pair.rejected], config, folds)
     embed = embed_by(method, config, progress, kept)
     what = "training" if method == "model" else "propagation"
     seed = config.seed if config.split_seed is None else config.split_seed
