@@ -278,8 +278,13 @@ def late_weight(
     weights: Sequence[float] = (0.0, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0),
     csls_k: int = 10,
     backend: str = "auto",
+    usual: float | None = None,
 ) -> float:
     """The weight of `join` by which validation links find each other best: mean reciprocal rank, both ways.
+
+    A few hundred links tell neighbouring weights apart by chance. So a usual weight, or the nearest to it, is kept
+    unless the best one is better by more than a standard error of the difference, link by link (the rule of Breiman et
+    al. for trees).
 
     Args:
         embedding: E [N, D].
@@ -290,6 +295,7 @@ def late_weight(
         weights: to choose from; of equally good ones the first.
         csls_k: neighbours of CSLS.
         backend: of the search.
+        usual: what serves elsewhere; None takes the best one.
 
     Returns:
         One of `weights`.
@@ -307,16 +313,23 @@ def late_weight(
     ]
     k = min(csls_k, *(len(ids) for ids in sides))
 
-    def score(weight: float) -> float:
+    def scores(weight: float) -> Tensor:
+        """Reciprocal ranks [V], the mean of both ways."""
         joined = join(embedding, propagated, weight)
         rows = [joined[ids.to(joined.device)] for ids in sides]
         count = len(links)
         ranks = alignment_ranks(
             rows[0][:count], rows[1][:count], k, rows[0][count:], rows[1][count:], backend=backend
         )
-        return sum(float(side.double().reciprocal().mean()) for side in ranks)
+        return (ranks[0].double().reciprocal() + ranks[1].double().reciprocal()) / 2
 
-    return max(weights, key=score)
+    found = torch.stack([scores(weight) for weight in weights])  # [weights, V]
+    best = int(found.mean(1).argmax())
+    if usual is None:
+        return weights[best]
+    behind = found[best] - found
+    as_good = behind.mean(1) <= behind.std(1, correction=0) / len(links) ** 0.5
+    return min((w for w, good in zip(weights, as_good, strict=True) if good), key=lambda w: abs(w - usual))
 
 
 def _embed(

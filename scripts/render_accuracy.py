@@ -13,7 +13,7 @@ from markers import joined, read_records, render_into, table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.accuracy.studies import STUDIES, Study  # noqa: E402
+from bench.accuracy.studies import STUDIES, Row, Study  # noqa: E402
 
 NOTHING = "Nothing is recorded yet: `make accuracy` measures it."
 
@@ -43,22 +43,24 @@ def render_study(results: Path, study: Study) -> Iterator[str]:
     """A table a machine and task, a line a row of the study, each beside the first one."""
     for record in read_records(results, "accuracy"):
         measured: dict[str, Mapping[str, Any]] = {row["key"]: row for row in record["rows"]}
-        tables: dict[str, list[list[str]]] = {}
-        first: dict[str, str] = {}
+        groups: dict[str, dict[Row, list[Mapping[str, Any]]]] = {}
         for row, case in study.cases():
-            base = measured.get(first.setdefault(case.task, case.key))
-            if (found := measured.get(case.key)) is None:
-                continue
-            gain = "-" if base is None else f"{_hits(found) - _hits(base):+.3f}"
-            changes = ", ".join(f"`{change}`" for change in row.changes)
-            cells = [row.label, changes, *_scores([found]), gain, _seconds([found])[1]]
-            tables.setdefault(case.task, []).append(cells)
-        for task, lines in tables.items():
+            group = groups.setdefault(case.task, {}).setdefault(row, [])
+            group += [measured[case.key]] if case.key in measured else []
+        seeds = "seed 0" if study.seeds == 1 else f"seeds 0 to {study.seeds - 1}"
+        for task, rows in groups.items():
+            base = next(iter(rows.values()))
             yield table(
-                f"{task}, preset `{study.preset}`, seed 0; {_machine(record)}:",
+                f"{task}, preset `{study.preset}`, {seeds}; {_machine(record)}:",
                 "| changed | Hits@1, CSLS | Hits@10 | MRR | Hits@1, Sinkhorn | CSLS beside the first | CPU seconds",
-                lines,
+                [_line(row, found, base) for row, found in rows.items() if found],
             )
+
+
+def _line(row: Row, found: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> list[str]:
+    gain = f"{_hits(found) - _hits(base):+.3f}" if base else "-"
+    changes = ", ".join(f"`{change}`" for change in row.changes)
+    return [row.label, changes, *_scores(found), gain, _seconds(found)[1]]
 
 
 def _machine(record: Mapping[str, Any]) -> str:
@@ -68,9 +70,8 @@ def _machine(record: Mapping[str, Any]) -> str:
     return f"{machine['device']}, {machine['cores']} cores, {machine['capability']}, {days}"
 
 
-def _hits(row: Mapping[str, Any]) -> float:
-    found: float = row["csls"]["left_to_right"]["hits@1"]
-    return found
+def _hits(rows: Sequence[Mapping[str, Any]]) -> float:
+    return statistics.fmean(row["csls"]["left_to_right"]["hits@1"] for row in rows)
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

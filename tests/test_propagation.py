@@ -154,6 +154,22 @@ def test_the_late_weight_is_what_validation_prefers() -> None:
         late_weight(good, good, pairs[:0], left, right)
 
 
+def test_the_usual_weight_is_kept_unless_another_is_better_by_more_than_chance() -> None:
+    good = F.normalize(torch.randn(60, 16), dim=1).repeat(2, 1)
+    vague = good + 0.6 * torch.randn(120, 16)
+    pairs, left, right = links(0, 40, 60), torch.arange(60), torch.arange(60, 120)
+
+    def choose(model: torch.Tensor, beside: torch.Tensor, usual: float | None) -> float:
+        return late_weight(model, F.normalize(beside, dim=1), pairs, left, right, usual=usual)
+
+    assert choose(good, torch.randn(120, 16), None) == 0.0
+    assert choose(good, good, 0.7) == 0.7, "all are equally good"
+    assert choose(good, good, 0.6) == 0.5, "the nearest of those to choose from"
+    assert choose(good, torch.randn(120, 16), 2.0) < 2.0, "noise is worse by more than chance"
+    assert choose(vague, good, 0.0) > 0.0
+    assert late_weight(good, good, pairs[:1], left, right, usual=0.7) == 0.7, "one link has no deviation"
+
+
 def test_bad_input_says_what_was_expected() -> None:
     graph = twins(alone=10)
     for seeds, options, message in (

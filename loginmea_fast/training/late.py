@@ -37,8 +37,9 @@ LABELS = "labels"  # the part of the propagated labels
 # Modalities in which nearly every entity differs from all others: what a projection to a few columns has to lose of
 # them is most of it.
 _NAMES = ("name_tfidf", "name", "word", "sentence")
-_WEIGHTS = {LABELS: 0.7}  # where there is nothing to choose by
-_WEIGHT = 0.35  # and of names
+# What serves on the field's data sets, unless validation links say that another weight is better than by chance.
+_USUAL = {LABELS: 0.7}
+_USUAL_OF_NAMES = 0.5
 _RIVALS = (
     4000  # entities of each graph, beside the partners, that a weight is judged among: CSLS needs all pairs
 )
@@ -157,8 +158,8 @@ def beside_model(
         problem: that it was trained on.
         config: how.
         joined: int64 [J, 2], links that joined the training links by bootstrapping.
-        weights: of each; None has the validation links choose them, one after the other, or takes 0.7 for labels and
-            0.35 for names where there are none.
+        weights: of each; None has the validation links choose them, one after the other, or takes the usual ones, 0.7
+            for labels and 0.5 for names, where there are none.
 
     Returns:
         `LateEmbedding`; `model` where the configuration has nothing beside it.
@@ -195,25 +196,25 @@ def _chosen(
 ) -> dict[str, float]:
     """By validation links; the usual weights where there are none."""
     split = problem.split
+    usual = {name: _USUAL.get(name, _USUAL_OF_NAMES) for name, _ in found}
     if not len(split.valid):
-        weights = {name: _WEIGHTS.get(name, _WEIGHT) for name, _ in found}
-        told = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+        told = ", ".join(f"{name} {weight:g}" for name, weight in usual.items())
         log.warning(
             "what stands beside the model takes the weight %s: there are no validation links to choose it by; raise "
             "valid_ratio",
             told,
         )
-        return weights
-    names, beside = zip(*found, strict=True)
+        return usual
     known = torch.cat([split.train, split.valid])
+    beside = [(rows, usual[name]) for name, rows in found]
     return dict(
-        zip(names, weights_by_links(model, beside, problem.pair, split.valid, known, config), strict=True)
+        zip(usual, weights_by_links(model, beside, problem.pair, split.valid, known, config), strict=True)
     )
 
 
 def weights_by_links(
     model: Embedding,
-    beside: Iterable[Tensor],
+    beside: Iterable[tuple[Tensor, float]],
     pair: AlignmentPair,
     links: Tensor,
     known: Tensor,
@@ -223,7 +224,8 @@ def weights_by_links(
 
     Args:
         model: that has not learned from `links`.
-        beside: each [N, D'], unit or zero rows.
+        beside: of each the unit or zero rows [N, D'], and the weight that is kept unless another is better by more than
+            chance.
         pair: whose entities the rivals are drawn from, by `config.seed`.
         links: int64 [V, 2] to choose by.
         known: int64 [L, 2], links whose entities are no rivals.
@@ -238,7 +240,7 @@ def weights_by_links(
     both = torch.cat([rows.left, rows.right])
     places = torch.arange(len(both))
     joined, weights = model.embed(both), []
-    for whole in beside:
+    for whole, usual in beside:
         some = whole[both.to(whole.device)]
         weights.append(
             late_weight(
@@ -249,6 +251,7 @@ def weights_by_links(
                 places[len(rows.left) :],
                 csls_k=config.csls_k,
                 backend=config.backend,
+                usual=usual,
             )
         )
         joined = join(joined, some, weights[-1])

@@ -159,7 +159,7 @@ def test_test_partners_change_no_weight():
 
 
 def test_the_weight_follows_validation(monkeypatch):
-    """Rows of the model that say nothing: labels get weight. Labels that say nothing: none."""
+    """Rows of the model that say nothing: labels get weight. Labels that say something wrong: less than usual."""
     result = quiet_fit(SMALL)
     problem, none = result.problem, result.problem.split.train[:0]
 
@@ -174,7 +174,15 @@ def test_the_weight_follows_validation(monkeypatch):
             partner = dict(map(tuple, problem.pair.links.flip(1).tolist()))
             return torch.eye(40)[torch.tensor([partner.get(i, i) for i in rows.tolist()])]
 
-    assert late.beside_model(Perfect(), problem, result.config, none).weights == {"labels": 0}
+    assert late.beside_model(Perfect(), problem, result.config, none).weights == {"labels": 0.7}, "as good"
+    valid = problem.split.valid
+    wrong = torch.zeros(80, 40)
+    wrong[valid[:, 0]] = torch.eye(40)[: len(valid)]
+    wrong[valid[:, 1]] = torch.eye(40)[: len(valid)].roll(1, 0)
+    found = replace(late.propagate_labels(problem.graph, problem.split.train), embedding=wrong)
+    monkeypatch.setattr(late, "propagate_labels", lambda *_, **__: found)
+    monkeypatch.setitem(late._USUAL, "labels", 2.0)
+    assert late.beside_model(Perfect(), problem, result.config, none).weights["labels"] < 1.0
 
 
 def test_without_validation_links_the_weight_is_told(caplog):
