@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from loginmea_fast.kernels._grid import grid
+from loginmea_fast.kernels._hyperbolic import atanh, tanh
 from loginmea_fast.kernels._launches import Forward, Set, Source
 from torch import Tensor
 
@@ -16,25 +17,6 @@ __all__ = ["WIDEST", "backward_set", "backward_source", "forward", "rows", "thro
 
 TILE = 4096  # elements of a gathered block [BE, BD], what 4 warps hold in registers twice
 WIDEST = 2048  # columns; a row is one block
-
-
-@triton.jit
-def _tanh(x):
-    """Tanh to float32 rounding: a series where exp would cancel, (1 - e) / (1 + e) elsewhere."""
-    t = x * x
-    series = x * (1 + t * (-1 / 3 + t * (2 / 15 + t * (-17 / 315 + t * (62 / 2835 - t * (1382 / 155925))))))
-    e = tl.exp(-2 * tl.abs(x))
-    far = (1 - e) / (1 + e)
-    return tl.where(tl.abs(x) < 0.3, series, tl.where(x < 0, -far, far))
-
-
-@triton.jit
-def _atanh(z):
-    """Atanh to float32 rounding, by series where the logarithm would cancel."""
-    t = z * z
-    series = z * (1 + t * (1 / 3 + t * (1 / 5 + t * (1 / 7 + t * (1 / 9 + t * (1 / 11 + t / 13))))))
-    far = 0.5 * tl.log((1 + tl.abs(z)) / (1 - tl.abs(z)))
-    return tl.where(tl.abs(z) < 0.3, series, tl.where(z < 0, -far, far))
 
 
 @triton.jit
@@ -101,7 +83,7 @@ def _forward(
         empty = start == stop
         out = tl.where(empty, 0.0, acc / tl.where(empty, 1.0, total))
         if TANH:
-            out = _tanh(out)
+            out = tanh(out)
         tl.store(y + row * y_stride + d, out.to(y.dtype.element_ty), mask=inside)
         tl.store(lse + row, tl.where(empty, 0.0, peak + tl.log(tl.where(empty, 1.0, total))))
 
@@ -132,7 +114,7 @@ def _forward_shared(
         peak = higher
     out = acc / total
     if TANH:
-        out = _tanh(out)
+        out = tanh(out)
     tl.store(y + row * y_stride + d, out.to(y.dtype.element_ty), mask=inside)
     tl.store(lse + row, peak + tl.log(total))
 
@@ -150,7 +132,7 @@ def _through_activation(
     if TANH:
         g *= (1 - zi) * (1 + zi)
         # atanh(+-1) is infinite and its factor zero; the product's limit is zero. NaN stays.
-        zi = tl.where(tl.abs(zi) == 1, 0.0, _atanh(zi))
+        zi = tl.where(tl.abs(zi) == 1, 0.0, atanh(zi))
     tl.store(h + row * width + d, g.to(h.dtype.element_ty), mask=inside)
     tl.store(along + row, tl.sum(g * zi))
 

@@ -20,6 +20,8 @@ from pathlib import Path
 import torch
 
 import loginmea_fast as lf
+from loginmea_fast.ops.low_rank_fusion import adaptive_low_rank_fusion
+from loginmea_fast.ops.modality_scale import modality_scale
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}  # CUDA C++ Programming Guide, shared memory a block can have
@@ -85,6 +87,18 @@ def low_rank_fusion(dtype: torch.dtype) -> None:
                     ).sum().backward()
 
 
+def scale_of_modalities(dtype: torch.dtype) -> None:
+    """With a query and without, of all modalities and of those that rows have, alone and in one node with fusion."""
+    inputs = [_random(96, 300, dtype=dtype) for _ in range(3)]
+    query, present = _random(1, 300, dtype=dtype), torch.rand(96, 3) > 0.5
+    for q in (query, None):
+        for has in (present, None):
+            modality_scale(inputs, q, "triton", present=has).sum().backward()
+    factors = [_random(8, 301, 300, dtype=dtype) for _ in inputs]
+    weights, bias = _random(1, 8, dtype=dtype), _random(1, 300, dtype=dtype)
+    adaptive_low_rank_fusion(inputs, query, factors, weights, bias, "triton").sum().backward()
+
+
 def contrastive_loss(dtype: torch.dtype) -> None:
     """One way and both ways, with and without further negatives, each product precision; and everything optional."""
     left, right, extra = (_random(rows, 300, dtype=dtype) for rows in (192, 192, 70))
@@ -122,6 +136,7 @@ def alignment_search(dtype: torch.dtype) -> None:
 CALLS: tuple[Callable[[torch.dtype], None], ...] = (
     relation_reflection_attention,
     low_rank_fusion,
+    scale_of_modalities,
     contrastive_loss,
     alignment_search,
 )

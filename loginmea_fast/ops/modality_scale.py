@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -44,7 +45,7 @@ def modality_scale(
     Args:
         inputs: M tensors x_m [B, d_m], float32, float64 or bfloat16, all of one width if there is a query.
         query: q [1, d], dtype of `inputs` or, with bfloat16 inputs, float32; None for equal weights of 1.
-        backend: "auto", "reference" or "cpu"; "triton" and "cuda" are plain PyTorch on the device.
+        backend: "auto", "reference", "cpu" or "triton"; "cuda" is plain PyTorch on the device.
         present: bool [B, M], which modalities a row has: the softmax is over these, an absent one has the scale 0 and
             no gradient, whatever its row holds, and a row that has none is 0 throughout. None for all.
 
@@ -86,7 +87,12 @@ def _modality_scale(
 
 def scale_of(inputs: Sequence[Tensor], query: Tensor | None, present: Tensor | None, backend: str) -> Tensor:
     """The row scale, for bodies of operators; arguments as in `modality_scale`, checked."""
-    if _choose_scale(inputs[0], backend) == "cpu":
+    chosen = _choose_scale(inputs[0], backend)
+    if chosen == "triton":
+        r = new_scale(inputs)
+        _triton().forward([dense_rows(v) for v in inputs], None if query is None else sums(query), present, r)
+        return r
+    if chosen == "cpu":
         x = [dense_rows(v) for v in inputs]
         q = None if query is None else sums(query).contiguous()
         r, has = new_scale(inputs), None if present is None else present.contiguous()
@@ -133,7 +139,14 @@ def add_scale_gradient(
     add: bool = True,
 ) -> Tensor:
     """Add to dx_m what comes through the row scale, or write it there; return dq in the dtype of its place."""
-    if _choose_scale(inputs[0], backend) == "cpu":
+    chosen = _choose_scale(inputs[0], backend)
+    if chosen == "triton":
+        q = None if query is None else sums(query)
+        wide = _triton().backward(
+            sums(grad).contiguous(), [dense_rows(v) for v in inputs], q, present, dx, add
+        )
+        return dq if wide is None else wide.to(dq.dtype)
+    if chosen == "cpu":
         x, grad = [dense_rows(v) for v in inputs], grad.contiguous()
         q, wide_dq = None if query is None else sums(query).contiguous(), sums(dq)
         has = None if present is None else present.contiguous()
@@ -177,10 +190,18 @@ _modality_scale.register_autograd(_scale_backward, setup_context=_setup_scale_co
 
 
 def _choose_scale(first: Tensor, backend: str) -> str:
-    """A GPU has no kernel for it: asked for by name, Triton and CUDA serve where they could, with plain PyTorch."""
-    candidates: dict[str, Callable[[], str | None]] = {"cpu": lambda: _dispatch.native_reason(first, "cpu")}
+    """A GPU has one implementation, Triton's: CUDA asked for by name serves where it could, with plain PyTorch."""
+    candidates: dict[str, Callable[[], str | None]] = {
+        "cpu": lambda: _dispatch.native_reason(first, "cpu"),
+        "triton": lambda: _dispatch.triton_reason(first) or _triton().unsupported(first.dtype),
+    }
     asked = os.environ.get("LOGINMEA_BACKEND", "auto") if backend == "auto" else backend
-    if asked != "auto":
-        candidates["triton"] = lambda: _dispatch.triton_reason(first)
+    if asked == "cuda":
         candidates["cuda"] = lambda: _dispatch.misplaced(first, "cuda")
     return _dispatch.choose_backend("modality_scale", backend, candidates)
+
+
+def _triton() -> Any:
+    from loginmea_fast.kernels import modality_scale
+
+    return modality_scale
