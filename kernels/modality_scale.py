@@ -165,7 +165,7 @@ def forward(inputs: Sequence[Tensor], query: Tensor | None, present: Tensor | No
         scale: r.
     """
     if len(scale):
-        _forward[_blocks(scale)](
+        _forward[grid(triton.cdiv(len(scale), BLOCK_ROWS))](
             *_arguments(inputs, query, present), scale, len(scale), **_sizes(inputs, query, present)
         )
 
@@ -192,15 +192,11 @@ def backward(
     programs = triton.cdiv(rows, BLOCK_ROWS)
     lines = None if query is None else gradient.new_empty(programs * count, query.shape[1])
     if rows:
-        _backward[_blocks(gradient)](
+        _backward[grid(programs)](
             gradient, *_arguments(inputs, query, present), tuple(dx), gradient if lines is None else lines, rows,
             ADD=add, **_sizes(inputs, query, present),
         )  # fmt: skip
     return None if lines is None else lines.sum(0, keepdim=True)
-
-
-def _blocks(of_rows: Tensor) -> tuple[int, ...]:
-    return grid(triton.cdiv(len(of_rows), BLOCK_ROWS))
 
 
 def _arguments(inputs: Sequence[Tensor], query: Tensor | None, present: Tensor | None) -> tuple[object, ...]:
