@@ -36,8 +36,8 @@ $(VENV)/.docs: $(VENV)/.test
 demo: $(VENV)/.package ## align two real knowledge graphs, with progress, in minutes
 	@$(BIN)/loginmea-fast demo
 
-test: $(VENV)/.test ## the test suite; tests on real data skip where ../shared/data is absent
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+test: $(VENV)/.test ## the test suite, a process a core; tests on real data skip where ../shared/data is absent
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-emulated: $(VENV)/.test ## every CUDA kernel executed on the CPU, in three orders of threads, one under address sanitizer; and with planted faults; long
 	LOGINMEA_EMULATED_CUDA=1 $(BIN)/python -m tests.emulation.library pytest tests/ops -k cuda --timeout 1200

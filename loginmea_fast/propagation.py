@@ -282,9 +282,8 @@ def late_weight(
 ) -> float:
     """The weight of `join` by which validation links find each other best: mean reciprocal rank, both ways.
 
-    A few hundred links tell neighbouring weights apart by chance. So a usual weight, or the nearest to it, is kept
-    unless the best one is better by more than a standard error of the difference, link by link (the rule of Breiman et
-    al. for trees).
+    A few hundred links hardly tell neighbouring weights apart. So a `usual` weight is kept unless the best one is
+    better by more than two standard errors of the difference, link by link: three links alone cannot overturn it.
 
     Args:
         embedding: E [N, D].
@@ -295,7 +294,8 @@ def late_weight(
         weights: to choose from; of equally good ones the first.
         csls_k: neighbours of CSLS.
         backend: of the search.
-        usual: what serves elsewhere; None takes the best one.
+        usual: the weight to keep unless links speak clearly for another, or the nearest to it in `weights`; None takes
+            the best one.
 
     Returns:
         One of `weights`.
@@ -327,9 +327,10 @@ def late_weight(
     best = int(found.mean(1).argmax())
     if usual is None:
         return weights[best]
-    behind = found[best] - found
-    as_good = behind.mean(1) <= behind.std(1, correction=0) / len(links) ** 0.5
-    return min((w for w, good in zip(weights, as_good, strict=True) if good), key=lambda w: abs(w - usual))
+    kept = min(range(len(weights)), key=lambda i: abs(weights[i] - usual))
+    gain = found[best] - found[kept]
+    error = gain.std(correction=0) / (len(links) - 1) ** 0.5  # no number where there is one link
+    return weights[best if bool(gain.mean() > 2 * error) else kept]
 
 
 def _embed(

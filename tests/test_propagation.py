@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import loginmea_fast as lf
+from loginmea_fast import propagation
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.propagation import VIEWS, join, late_weight, propagate_labels, propagate_rounds
@@ -154,7 +155,7 @@ def test_the_late_weight_is_what_validation_prefers() -> None:
         late_weight(good, good, pairs[:0], left, right)
 
 
-def test_the_usual_weight_is_kept_unless_another_is_better_by_more_than_chance() -> None:
+def test_the_usual_weight_is_kept_unless_links_speak_clearly() -> None:
     good = F.normalize(torch.randn(60, 16), dim=1).repeat(2, 1)
     vague = good + 0.6 * torch.randn(120, 16)
     pairs, left, right = links(0, 40, 60), torch.arange(60), torch.arange(60, 120)
@@ -165,9 +166,31 @@ def test_the_usual_weight_is_kept_unless_another_is_better_by_more_than_chance()
     assert choose(good, torch.randn(120, 16), None) == 0.0
     assert choose(good, good, 0.7) == 0.7, "all are equally good"
     assert choose(good, good, 0.6) == 0.5, "the nearest of those to choose from"
-    assert choose(good, torch.randn(120, 16), 2.0) < 2.0, "noise is worse by more than chance"
+    assert choose(good, torch.randn(120, 16), 2.0) < 1.0, "noise harms most links"
     assert choose(vague, good, 0.0) > 0.0
-    assert late_weight(good, good, pairs[:1], left, right, usual=0.7) == 0.7, "one link has no deviation"
+
+
+@pytest.mark.parametrize(
+    ("count", "better", "kept"), [(1, 1, True), (225, 1, True), (225, 3, True), (225, 12, False)]
+)
+def test_a_few_links_do_not_overturn_the_usual_weight(
+    count: int, better: int, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def ranks(*_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
+        """Without the rows beside the model, `better` links are found that otherwise come second."""
+        found = torch.ones(count)
+        found[:better] += min(len(asked), 1)
+        asked.append(found)
+        return found, found
+
+    monkeypatch.setattr(propagation, "alignment_ranks", ranks)
+    rows = torch.eye(2 * count)
+    chosen = late_weight(
+        rows, rows, links(0, count, count), torch.arange(count), torch.arange(count) + count, usual=0.7
+    )
+    assert chosen == (0.7 if kept else 0.0)
 
 
 def test_bad_input_says_what_was_expected() -> None:

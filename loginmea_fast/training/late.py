@@ -37,9 +37,9 @@ LABELS = "labels"  # the part of the propagated labels
 # Modalities in which nearly every entity differs from all others: what a projection to a few columns has to lose of
 # them is most of it.
 _NAMES = ("name_tfidf", "name", "word", "sentence")
-# What serves on the field's data sets, unless validation links say that another weight is better than by chance.
-_USUAL = {LABELS: 0.7}
-_USUAL_OF_NAMES = 0.5
+# What serves on the field's data sets; kept unless validation links speak clearly for another.
+_USUAL_WEIGHTS = {LABELS: 0.7}
+_USUAL_NAME_WEIGHT = 0.5
 _RIVALS = (
     4000  # entities of each graph, beside the partners, that a weight is judged among: CSLS needs all pairs
 )
@@ -196,7 +196,7 @@ def _chosen(
 ) -> dict[str, float]:
     """By validation links; the usual weights where there are none."""
     split = problem.split
-    usual = {name: _USUAL.get(name, _USUAL_OF_NAMES) for name, _ in found}
+    usual = {name: _USUAL_WEIGHTS.get(name, _USUAL_NAME_WEIGHT) for name, _ in found}
     if not len(split.valid):
         told = ", ".join(f"{name} {weight:g}" for name, weight in usual.items())
         log.warning(
@@ -224,8 +224,8 @@ def weights_by_links(
 
     Args:
         model: that has not learned from `links`.
-        beside: of each the unit or zero rows [N, D'], and the weight that is kept unless another is better by more than
-            chance.
+        beside: of each the unit or zero rows [N, D'], and the weight that is kept unless links speak clearly for
+            another; see `late_weight`.
         pair: whose entities the rivals are drawn from, by `config.seed`.
         links: int64 [V, 2] to choose by.
         known: int64 [L, 2], links whose entities are no rivals.

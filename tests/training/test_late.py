@@ -181,7 +181,7 @@ def test_the_weight_follows_validation(monkeypatch):
     wrong[valid[:, 1]] = torch.eye(40)[: len(valid)].roll(1, 0)
     found = replace(late.propagate_labels(problem.graph, problem.split.train), embedding=wrong)
     monkeypatch.setattr(late, "propagate_labels", lambda *_, **__: found)
-    monkeypatch.setitem(late._USUAL, "labels", 2.0)
+    monkeypatch.setitem(late._USUAL_WEIGHTS, "labels", 2.0)
     assert late.beside_model(Perfect(), problem, result.config, none).weights["labels"] < 1.0
 
 

@@ -34,7 +34,7 @@ MOST_HELD_OUT = 1000  # which calibrate as well as more would
 ENOUGH_HELD_OUT = 300  # for which propagation is done in further rounds
 FOLDS = 5  # in which each link is held out once
 ROUNDS = 2  # of bootstrapping by propagation
-_USUAL = 1.0  # weight of a modality beside the labels, unless links say that another is better than by chance
+_USUAL_MODALITY_WEIGHT = 1.0  # beside the labels; kept unless links speak clearly for another
 _TO_WEIGH = 5  # links from which it is chosen
 BESIDE_MODALITIES = ("relation", "attribute")  # the graph itself, and what two graphs seldom name alike
 
@@ -198,10 +198,10 @@ class _Propagation:
         known, chosen = links[held:], links[:held]
         chosen = chosen[_is_apart(chosen, known)]
         if len(chosen) < _TO_WEIGH:  # so few say no more than chance
-            return [_USUAL] * len(sketches)
+            return [_USUAL_MODALITY_WEIGHT] * len(sketches)
         labels = StoredEmbedding(self._labels(pair, graph, known))
         return weights_by_links(
-            labels, [(rows, _USUAL) for rows in sketches], pair, chosen, links, self.config
+            labels, [(rows, _USUAL_MODALITY_WEIGHT) for rows in sketches], pair, chosen, links, self.config
         )
 
     def _labels(self, pair: AlignmentPair, graph: AlignmentGraph, links: Tensor) -> Tensor:
