@@ -1,8 +1,10 @@
-"""The blocks of a launch, checked before it: beyond what a card takes it would fail, and the next call be blamed."""
+"""What is checked before a launch: beyond what a card takes it would fail, and the next call be blamed."""
 
 from __future__ import annotations
 
-__all__ = ["grid"]
+import triton
+
+__all__ = ["grid", "without_tuples"]
 
 MOST = 2**31 - 1, 65535, 65535  # in x, y and z
 
@@ -19,3 +21,10 @@ def grid(*blocks: int) -> tuple[int, ...]:
             "use fewer rows, columns or ranks a call"
         )
     return blocks
+
+
+def without_tuples() -> str | None:
+    """Why this Triton passes no tuples of tensors to kernels, or None."""
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 3):
+        return f"needs Triton 3.3, which passes tuples of tensors to kernels; this is {triton.__version__}"
+    return None

@@ -1,4 +1,4 @@
-"""Hyperbolic functions to float32 rounding, which the interpreter has none of."""
+"""Tanh and its inverse to float32 rounding, of operations that Triton's interpreter has as well."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 from loginmea_fast.kernels import _product
-from loginmea_fast.kernels._grid import grid
+from loginmea_fast.kernels._grid import grid, without_tuples
 from loginmea_fast.kernels._operands import BLOCK_ROWS, PAD, Operands, round_up
 from torch import Tensor
 
@@ -47,9 +47,9 @@ TILES: dict[tuple[str, str], Tile] = {
 
 @triton.jit
 def _pack_rows(
-    inputs, strides, scale, t, first, rows,
-    WIDTHS: tl.constexpr, STARTS: tl.constexpr, TOTAL: tl.constexpr, M: tl.constexpr, SCALED: tl.constexpr,
-    ROUND: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
+    inputs, scale, t, first, rows,
+    STRIDES: tl.constexpr, WIDTHS: tl.constexpr, STARTS: tl.constexpr, TOTAL: tl.constexpr, M: tl.constexpr,
+    SCALED: tl.constexpr, ROUND: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Rows t = r x of one block, zero where there is no row and no column; ROUND: in the digits of TF32."""
     r = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)
@@ -61,7 +61,7 @@ def _pack_rows(
         for start in range(0, STARTS[m + 1] - STARTS[m], BD):
             j = start + tl.arange(0, BD)
             mask = (row < rows)[:, None] & (j < WIDTHS[m])[None, :]
-            x = tl.load(inputs[m] + row[:, None] * strides[m] + j[None, :], mask=mask, other=0.0)  # [BR, BD]
+            x = tl.load(inputs[m] + row[:, None] * STRIDES[m] + j[None, :], mask=mask, other=0.0)  # [BR, BD]
             x = x.to(tl.float32) * factor[:, None]
             if ROUND:
                 bits = x.to(tl.int32, bitcast=True)
@@ -151,9 +151,9 @@ def _projection_gradient(
 
 @triton.jit
 def _input_gradient(
-    dt, inputs, strides, scale, outputs, scale_gradient, first, rows,
-    WIDTHS: tl.constexpr, STARTS: tl.constexpr, TOTAL: tl.constexpr, M: tl.constexpr, SCALED: tl.constexpr,
-    BR: tl.constexpr, BD: tl.constexpr,
+    dt, inputs, scale, outputs, scale_gradient, first, rows,
+    STRIDES: tl.constexpr, WIDTHS: tl.constexpr, STARTS: tl.constexpr, TOTAL: tl.constexpr, M: tl.constexpr,
+    SCALED: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Rows dx = r dt and sums dr = dt . x of one block."""
     r = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)
@@ -169,7 +169,7 @@ def _input_gradient(
             d = tl.load(dt + r[:, None] * TOTAL + STARTS[m] + j[None, :], mask=mask, other=0.0)  # [BR, BD]
             tl.store(outputs[m] + row[:, None] * WIDTHS[m] + j[None, :], d * factor[:, None], mask=mask)
             if SCALED:
-                x = tl.load(inputs[m] + row[:, None] * strides[m] + j[None, :], mask=mask, other=0.0)
+                x = tl.load(inputs[m] + row[:, None] * STRIDES[m] + j[None, :], mask=mask, other=0.0)
                 inner += d * x.to(tl.float32)
         if SCALED:
             tl.store(scale_gradient + row * M + m, tl.sum(inner, axis=1), mask=row < rows)
@@ -179,15 +179,13 @@ def unsupported(dtype: torch.dtype) -> str | None:
     """Why these kernels cannot take a dtype, or None."""
     if dtype == torch.float64:
         return "its products are float32 or bfloat16, not float64"
-    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 3):
-        return f"needs Triton 3.3, which passes tuples of tensors to kernels; this is {triton.__version__}"
-    return None
+    return without_tuples()
 
 
 def pack_rows(f: Operands, first: int, count: int) -> None:
     """Fill t with rows [first, first + count) of the inputs, and zeros."""
     _pack_rows[grid(triton.cdiv(f.block, 16))](
-        tuple(f.inputs), tuple(x.stride(0) for x in f.inputs), f.scale, f.t, first, first + count,
+        tuple(f.inputs), f.scale, f.t, first, first + count,
         TOTAL=f.total, **_modalities(f), ROUND=f.precision == "tf32", BR=16, BD=PAD,
     )  # fmt: skip
 
@@ -216,7 +214,7 @@ def input_gradients(
 ) -> None:
     """Fill rows [first, first + count) of dx_m = r dt and dr = dt . x."""
     _input_gradient[grid(triton.cdiv(count, 16))](
-        dt, tuple(f.inputs), tuple(x.stride(0) for x in f.inputs), f.scale, tuple(dx), dr, first, f.rows,
+        dt, tuple(f.inputs), f.scale, tuple(dx), dr, first, f.rows,
         TOTAL=f.total, **_modalities(f), BR=16, BD=PAD,
     )  # fmt: skip
 
@@ -232,8 +230,17 @@ def _dot(f: Operands) -> str:
 
 
 def _modalities(f: Operands) -> dict[str, object]:
-    widths = tuple(x.shape[1] for x in f.inputs)
-    return {"WIDTHS": widths, "STARTS": tuple(f.starts), "M": f.count, "SCALED": f.scale is not None}
+    """Strides are known when a kernel is compiled: it then loads four of 300 columns at once, and else one."""
+    strides, widths = (
+        tuple(numbers) for numbers in zip(*((x.stride(0), x.shape[1]) for x in f.inputs), strict=True)
+    )
+    return {
+        "STRIDES": strides,
+        "WIDTHS": widths,
+        "STARTS": tuple(f.starts),
+        "M": f.count,
+        "SCALED": f.scale is not None,
+    }
 
 
 def _sizes(f: Operands, tile: Tile) -> dict[str, object]:

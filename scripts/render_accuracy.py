@@ -43,24 +43,29 @@ def render_study(results: Path, study: Study) -> Iterator[str]:
     """A table a machine and task, a line a row of the study, each beside the first one."""
     for record in read_records(results, "accuracy"):
         measured: dict[str, Mapping[str, Any]] = {row["key"]: row for row in record["rows"]}
-        groups: dict[str, dict[Row, list[Mapping[str, Any]]]] = {}
+        groups: dict[str, dict[Row, dict[int, Mapping[str, Any]]]] = {}
         for row, case in study.cases():
-            group = groups.setdefault(case.task, {}).setdefault(row, [])
-            group += [measured[case.key]] if case.key in measured else []
-        seeds = "seed 0" if study.seeds == 1 else f"seeds 0 to {study.seeds - 1}"
+            if case.key in measured:
+                groups.setdefault(case.task, {}).setdefault(row, {})[case.seed] = measured[case.key]
         for task, rows in groups.items():
-            base = next(iter(rows.values()))
+            base = rows.get(study.rows[task][0], {})
             yield table(
-                f"{task}, preset `{study.preset}`, {seeds}; {_machine(record)}:",
-                "| changed | Hits@1, CSLS | Hits@10 | MRR | Hits@1, Sinkhorn | CSLS beside the first | CPU seconds",
-                [_line(row, found, base) for row, found in rows.items() if found],
+                f"{task}, preset `{study.preset}`; {_machine(record)}:",
+                "| changed | seeds | Hits@1, CSLS | Hits@10 | MRR | Hits@1, Sinkhorn | CSLS beside the first "
+                "| CPU seconds",
+                [_line(row, found, base) for row, found in rows.items()],
             )
 
 
-def _line(row: Row, found: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> list[str]:
-    gain = f"{_hits(found) - _hits(base):+.3f}" if base else "-"
+def _line(
+    row: Row, found: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]
+) -> list[str]:
+    """A row over its seeds; the gain is over those that the first row has as well."""
+    gains = [_hits(of_seed) - _hits(base[seed]) for seed, of_seed in found.items() if seed in base]
+    gain = f"{statistics.fmean(gains):+.3f}" if gains else "-"
     changes = ", ".join(f"`{change}`" for change in row.changes)
-    return [row.label, changes, *_scores(found), gain, _seconds(found)[1]]
+    scores = _scores(list(found.values()))
+    return [row.label, changes, str(len(found)), *scores, gain, _seconds(found.values())[1]]
 
 
 def _machine(record: Mapping[str, Any]) -> str:
@@ -70,8 +75,9 @@ def _machine(record: Mapping[str, Any]) -> str:
     return f"{machine['device']}, {machine['cores']} cores, {machine['capability']}, {days}"
 
 
-def _hits(rows: Sequence[Mapping[str, Any]]) -> float:
-    return statistics.fmean(row["csls"]["left_to_right"]["hits@1"] for row in rows)
+def _hits(row: Mapping[str, Any]) -> float:
+    found: float = row["csls"]["left_to_right"]["hits@1"]
+    return found
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -76,7 +76,9 @@ struct Scale {
       total += weight[m];
     }
     if (!query || total == 0) return;
-    for (std::size_t m = 0; m < inputs.size(); ++m) weight[m] /= total;
+    for (std::size_t m = 0; m < inputs.size(); ++m) {
+      if (is_present(row, m)) weight[m] /= total;  // which a NaN elsewhere in the row does not touch
+    }
   }
 
   bool is_present(int64_t row, std::size_t m) const { return !present || present[row * inputs.size() + m]; }
@@ -156,7 +158,9 @@ void modality_scale_backward(const void* g, const std::vector<uintptr_t>& inputs
           scale.compute(row);
           const A* dr = static_cast<const A*>(g) + row * count;
           A mean = 0;
-          for (int64_t m = 0; m < count; ++m) mean += scale.weight[m] * dr[m] / scale.length[m];
+          for (int64_t m = 0; m < count; ++m) {
+            if (scale.is_present(row, m)) mean += scale.weight[m] * dr[m] / scale.length[m];
+          }
           for (int64_t m = 0; m < count; ++m) {
             if (!scale.is_present(row, m)) {
               if (!add) std::fill_n(dx[m] + row * widths[m], widths[m], S(0));

@@ -114,7 +114,7 @@ def adaptive_low_rank_fusion(
         factors: as in `low_rank_fusion`, like all that follow.
         rank_weights: as there.
         bias: as there.
-        backend: as there; under "triton" and "cuda" the scale is plain PyTorch on the device.
+        backend: as there; under "cuda" the scale is plain PyTorch on the device.
         present: as in `modality_scale`: an absent modality takes part with its constant alone.
         precision: as there.
         keep_products: as there.

@@ -131,7 +131,7 @@ def masked_softmax(scores: Tensor, present: Tensor | None) -> Tensor:
     if present is None:
         return torch.softmax(scores, dim=-1)
     lowest = torch.finfo(scores.dtype).min
-    return torch.softmax(scores.masked_fill(~present, lowest), dim=-1) * present
+    return torch.where(present, torch.softmax(scores.masked_fill(~present, lowest), dim=-1), 0.0)
 
 
 def row_lengths(x: Tensor) -> Tensor:
@@ -266,7 +266,11 @@ def modality_scale_backward(
     q = None if query is None else query.to(x[0].dtype)
     a = modality_weights(x, q, present)
     r, da = a / length, dr / length
+    if present is not None:  # NaN does not cross over from or to what is absent
+        da = torch.where(present, da, 0.0)
     ds = a * (da - (a * da).sum(dim=1, keepdim=True))
+    if present is not None:
+        ds, dr = torch.where(present, ds, 0.0), torch.where(present, dr, 0.0)
     # The cube of an extreme length has no place in float32: there x is divided by it first.
     extreme = (length <= SHORTEST_ROW) | (length >= LONGEST_ROW)
     along = -dr * r / length / torch.where(extreme, 1.0, length)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from loginmea_fast.errors import BackendError, InputError
+from loginmea_fast.ops._dispatch import watch_choices
 from loginmea_fast.ops.low_rank_fusion import adaptive_low_rank_fusion, low_rank_fusion
 from loginmea_fast.ops.modality_scale import modality_scale
 from loginmea_fast.reference import low_rank_fusion as reference
@@ -363,7 +364,9 @@ SCALES = ("reference", "cpu", "triton")  # what serves the scale
 
 @pytest.mark.parametrize("backend", SCALES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("rows", "widths"), [(0, (3, 3)), (1, (1,)), (7, (63, 63, 63)), (300, (301, 301))])
+@pytest.mark.parametrize(
+    ("rows", "widths"), [(0, (3, 3)), (1, (1,)), (7, (63, 63, 63)), (37, (130, 130)), (300, (301, 301))]
+)
 def test_modality_scale_is_the_formula(backend, rows, widths, dtype) -> None:
     _skip_unless_served(backend, dtype)
     device = _device(backend)
@@ -507,6 +510,25 @@ def test_an_absent_modality_has_no_weight_and_no_gradient(backend, with_query, d
         assert_close(a, e, "gradient", dtype=dtype)
 
 
+@pytest.mark.parametrize("backend", SCALES)
+def test_an_absent_modality_is_zero_beside_a_nan(backend) -> None:
+    """A row with a NaN, and upstream NaN where a modality is absent: neither crosses over."""
+    _skip_unless_served(backend, torch.float32)
+    x = [torch.randn(2, 5, device=_device(backend)) for _ in range(3)]
+    x[0][0, 1] = math.nan
+    present = torch.tensor([[True, False, True], [True, True, False]], device=_device(backend))
+    query = torch.randn(1, 5, device=_device(backend))
+    x = [t.requires_grad_() for t in x]
+    r = modality_scale(x, query, backend, present=present)
+    assert r[0, 1] == r[1, 2] == 0
+    assert r[0, 0].isnan()
+    upstream = torch.where(present, 1.0, math.nan)
+    gradients = torch.autograd.grad(r, x, upstream)
+    assert gradients[0][1].isfinite().all()
+    assert gradients[1][0].eq(0).all()
+    assert gradients[2][1].eq(0).all()
+
+
 def test_nobody_absent_is_no_mask() -> None:
     x, query = [torch.randn(9, 5) for _ in range(2)], torch.randn(1, 5)
     for q in (query, None):
@@ -564,8 +586,8 @@ def test_presence_gradcheck_and_opcheck() -> None:
 def test_adaptive_fusion_is_scale_and_fusion(backend, with_query, dtype) -> None:
     """One node of autograd gives what its two parts give, and what the formulas give in float64."""
     _skip_unless_served(backend, dtype)
-    case = _case(230, 2, (31, 31, 31), 17, dtype)
-    query = torch.randn(1, 31, dtype=case["bias"][0].dtype)
+    case = _case(230, 2, (31, 31, 31), 17, dtype, _device(backend))
+    query = torch.randn(1, 31).to(case["bias"][0])
     parts = [case[name][0] for name in ("rank_weights", "bias")]
 
     def run(function, cast):
@@ -582,7 +604,7 @@ def test_adaptive_fusion_is_scale_and_fusion(backend, with_query, dtype) -> None
         return low_rank_fusion(x, w, *small, modality_scale(x, q, backend), backend)
 
     actual = run(lambda *a: adaptive_low_rank_fusion(*a, backend), lambda t: t)
-    expected = run(formula, lambda t: t.double())
+    expected = run(formula, lambda t: t.to("cpu", torch.float64))
     labels = ["output", *["input"] * 3, *["factor"] * 3, "rank weights", "bias", "query"][: len(actual)]
     bounds = (
         (6e-2, 6e-2) if dtype == torch.bfloat16 else None
@@ -603,6 +625,20 @@ def test_the_scale_is_plain_pytorch_under_cuda(monkeypatch) -> None:
     monkeypatch.setenv("LOGINMEA_BACKEND", "cuda")
     for scale in (named, modality_scale(x)):
         assert torch.equal(scale, expected)
+        wanted = torch.autograd.grad(expected.sum(), x, retain_graph=True)
+        assert all(map(torch.equal, torch.autograd.grad(scale.sum(), x), wanted))
+
+
+def test_triton_serves_the_scale_where_the_environment_says_so(monkeypatch) -> None:
+    _skip_unless_served("triton", torch.float32)
+    monkeypatch.setenv("LOGINMEA_BACKEND", "triton")
+    x = torch.randn(70, 9, device=_device("triton")).T  # elements of a row lie apart
+    with watch_choices() as choices:
+        found = modality_scale([x, x])
+    assert [choice.backend for choice in choices] == ["triton"]
+    assert_close(found, reference.modality_scale([x.double(), x.double()]).cpu(), "scale")
+    with pytest.raises(BackendError, match="its tanh is exact to float32, not to float64"):
+        modality_scale([x.double()], backend="triton")
 
 
 @pytest.mark.skipif(library.SEED in os.environ, reason="the emulator serves")
