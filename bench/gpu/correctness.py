@@ -21,13 +21,20 @@ from bench._graphs import generated
 from bench.gpu.graphs import problem
 from bench.gpu.run import Run
 from loginmea_fast import AlignmentGraph, ops
+from loginmea_fast.ops.modality_scale import modality_scale as scale_operator
 from loginmea_fast.reference import contrastive_loss as loss_reference
 from loginmea_fast.reference import low_rank_fusion as fusion_reference
 from loginmea_fast.reference import relation_reflection_attention as attention_reference
 from tests.helpers.compare import TOLERANCE, assert_close
 from tests.helpers.graphs import ALWAYS_THERE, triples_of
 
-__all__ = ["alignment_search", "contrastive_loss", "low_rank_fusion", "relation_reflection_attention"]
+__all__ = [
+    "alignment_search",
+    "contrastive_loss",
+    "low_rank_fusion",
+    "modality_scale",
+    "relation_reflection_attention",
+]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 # Elementwise and relative L2. Two layers: each rounds what the other made of its roundings.
@@ -247,6 +254,56 @@ def _fusion(
         lambda: _with_gradients(fused, leaves, upstream),
         lambda _: _with_gradients(formula, double, upstream.to(dtype)),
         bounds,
+    )
+
+
+def modality_scale(run: Run, backend: str) -> None:
+    """One row, odd and usual widths; with a query and without, of all modalities and of some."""
+    shapes = ((1, (1,)), (7, (63, 63)), (300, (301, 301, 301)))
+    if not run.rehearsal:
+        shapes += ((38_960, (300, 300, 300)),)
+    for dtype in run.pick(DTYPES[:2], DTYPES[:2], DTYPES[:1]):
+        for rows, widths in shapes:
+            for query in (True, False):
+                for some in (True, False):
+                    case = f"{rows} rows, {widths}, {'query' if query else 'lengths'}, {'some' if some else 'all'}"
+                    what = {"op": "modality_scale", "backend": backend, "dtype": _name(dtype), "case": case}
+                    with run.attempt(**what) as row:
+                        _scale(run, row, rows, widths, query, some, dtype, backend)
+
+
+def _scale(
+    run: Run,
+    row: dict,
+    rows: int,
+    widths: tuple[int, ...],
+    query: bool,
+    some: bool,
+    dtype: torch.dtype,
+    backend: str,
+) -> None:
+    leaves = {
+        f"x{m}": torch.randn(rows, width, device=run.device).to(dtype) for m, width in enumerate(widths)
+    }
+    if query:
+        leaves["query"] = torch.randn(1, widths[0], device=run.device)
+    present = torch.rand(rows, len(widths), device=run.device) > 0.3 if some else None
+    upstream = torch.randn(rows, len(widths), device=run.device)
+
+    def scaled(**leaves: Tensor) -> Tensor:
+        inputs = [leaves[f"x{m}"] for m in range(len(widths))]
+        return scale_operator(inputs, leaves.get("query"), backend, present=present)
+
+    def formula(**leaves: Tensor) -> Tensor:
+        inputs = [leaves[f"x{m}"] for m in range(len(widths))]
+        return fusion_reference.modality_scale(inputs, leaves.get("query"), present)
+
+    double = {name: t.double() for name, t in leaves.items()}
+    _judge(
+        row,
+        lambda: _with_gradients(scaled, leaves, upstream),
+        lambda _: _with_gradients(formula, double, upstream),
+        TOLERANCE[dtype],
     )
 
 

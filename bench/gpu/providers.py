@@ -179,6 +179,10 @@ def low_rank_fusion(run: Run) -> None:
             for backend in OURS:
                 alone = {**what, "provider": backend, "alone": True}
                 _time(run, alone, functools.partial(_fuse, backend), [*leaves[:8], scale], costs)
+            costs = work.scale(rows, [width] * 3, dtype.itemsize)
+            for provider, backend in (("clean", "reference"), ("triton", "triton")):
+                alone = {**what, "op": "modality_scale", "provider": provider, "alone": True}
+                _time(run, alone, functools.partial(_scale, backend), [*leaves[:3], leaves[8]], costs)
 
 
 def _clean_fusion(*t: Tensor) -> Tensor:
@@ -188,6 +192,11 @@ def _clean_fusion(*t: Tensor) -> Tensor:
 
 def _our_fusion(backend: str) -> Function:
     return lambda *t: _fuse(backend, *t[:8], modality_scale(t[:3], t[8]))
+
+
+def _scale(backend: str, *t: Tensor) -> Tensor:
+    """Three inputs and the query."""
+    return modality_scale(t[:3], t[3], backend)
 
 
 def _fuse(backend: str, *t: Tensor) -> Tensor:

@@ -86,6 +86,7 @@ def _tasks() -> Iterator[Task]:
                 120,
                 needs_cuda=backend == "cuda",
             )
+    yield Task("correctness/modality_scale/triton", "correctness:modality_scale", ("triton",), 120)
     for precision in ("tf32", "bfloat16"):
         yield Task(f"step/ours in {precision}", "step:ours", (precision,), 90)
     yield Task("step/authors", "step:authors", limit=60)

@@ -91,6 +91,12 @@ def fusion_backward(rows: int, widths: Sequence[int], rank: int, out: int, items
     return Work(2 * forward.flop, total, total)
 
 
+def scale(rows: int, widths: Sequence[int], itemsize: int) -> list[Work]:
+    """Forward and backward of the row scale: inputs are read, and backward as much is written; products are few."""
+    read = rows * sum(widths) * itemsize
+    return [Work(4 * rows * sum(widths), total, total) for total in (read, 2 * read)]
+
+
 def loss(batch: int, extra: int, width: int, itemsize: int) -> Work:
     """Loss and gradient: the similarities, and the products of their weights with either side."""
     total = 2 * (2 * batch + extra) * width * itemsize
