@@ -108,7 +108,6 @@ bench-sizes: $(VENV)/.bench ## memory and seconds of a step, 10,000 to 300,000 e
 
 accuracy: $(VENV)/.bench ## accuracy on the field's data sets, tables and plots; hours, and it goes on where it was stopped
 	OMP_WAIT_POLICY=passive $(BIN)/python -m bench.accuracy
-	OMP_WAIT_POLICY=passive $(BIN)/python -m bench.accuracy --presets best --seeds 0
 	OMP_WAIT_POLICY=passive $(BIN)/python -m bench.accuracy --studies
 	$(BIN)/python -m bench.accuracy --record
 	$(BIN)/python scripts/render_accuracy.py

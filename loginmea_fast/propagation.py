@@ -45,6 +45,7 @@ __all__ = [
     "one_sided",
     "propagate_labels",
     "propagate_rounds",
+    "silent_seeds",
 ]
 
 VIEWS = ("entities", "relations", "triples")
@@ -87,9 +88,7 @@ class Propagated:
             )
         ]
         text = f"labels of the known links reach {shares[0]} entities of the left graph and {shares[1]} of the right"
-        if self.one_sided:
-            text += f"; {self.one_sided:,} of {self.seeds:,} known links have an entity without a neighbour"
-        return text
+        return f"{text}; {silent_seeds(self.one_sided, self.seeds)}" if self.one_sided else text
 
 
 class _Incidence(NamedTuple):
@@ -184,6 +183,11 @@ def one_sided(graph: AlignmentGraph, seeds: Tensor) -> int:
             "graphs; give links between entities that stand in triples"
         )
     return count
+
+
+def silent_seeds(count: int, of: int) -> str:
+    """In words, how many known links' labels reach nobody; see `one_sided`."""
+    return f"{count:,} of {of:,} known links have an entity without a neighbour, so that their labels join nothing"
 
 
 def propagate_rounds(

@@ -128,7 +128,7 @@ def test_who_is_not_reached_is_counted() -> None:
     assert torch.equal(feature.present, found.reached)
     some = propagate_labels(twins(alone=10), links(45, 53), width=64)
     assert some.summary(torch.arange(60), torch.arange(60, 120)).endswith(
-        "; 3 of 8 known links have an entity without a neighbour"
+        "; 3 of 8 known links have an entity without a neighbour, so that their labels join nothing"
     )
     with pytest.raises(InputError, match="each of the 4 known links has an entity without a neighbour"):
         propagate_labels(twins(alone=10), torch.tensor([[0, 110], [50, 60], [51, 61], [52, 62]]))

@@ -1,18 +1,21 @@
 """Train on the field's data sets and keep what the test links say, once, at the end.
 
-python -m bench.accuracy                              # every task, presets fast and default, seeds 0 to 4
-python -m bench.accuracy "zh_en" "fr_en" --presets best --seeds 0 1 2
+python -m bench.accuracy                              # the table of the README
+python -m bench.accuracy zh_en fr_en --presets best --seeds 0 1 2
 python -m bench.accuracy --studies ingredients seeds  # tables and curves of docs/accuracy.md; without a name, all
 python -m bench.accuracy --smoke                      # two runs that must reach their line
 python -m bench.accuracy --record                     # what has been measured, into bench/results
 
 A run that has been measured is not measured again, so that a stopped command goes on; --again does all anew. No setting
 is chosen here: a preset is what it is for every task, and what a run chooses it chooses by its validation links.
+Data sets lie below LOGINMEA_DATA, or ../shared/data beside the checkout. After --record, scripts/render_accuracy.py
+writes the tables.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +23,8 @@ from pathlib import Path
 from bench._record import ROOT, record
 from bench.accuracy.case import Case, describe, measure
 from bench.accuracy.studies import STUDIES
-from bench.accuracy.tasks import SMOKE, TASKS
+from bench.accuracy.tasks import DATA, PLAN, SMOKE, TASKS
+from loginmea_fast.training.presets import PRESETS
 
 _NOTE = (
     "test links left to right, no images; a seed draws the split and the training; Sinkhorn assumes that every "
@@ -30,16 +34,30 @@ _NOTE = (
 
 def main() -> int:
     """Measure, print, record; 1 where a smoke run misses its line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], default=[])
-    parser.add_argument("--presets", nargs="+", default=["fast", "default"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.accuracy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(TASKS)}".replace("%", "%%"))
+    presets = [preset for preset in PRESETS if preset != "authors"]  # which choose their epoch by test links
+    parser.add_argument("--presets", nargs="+", choices=presets, help="of the tasks")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, help="of the tasks, as many as the table has by default"
+    )
     parser.add_argument("--studies", nargs="*", choices=list(STUDIES), help="in place of the tasks")
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench-accuracy")
-    parser.add_argument("--again", action="store_true")
-    parser.add_argument("--smoke", action="store_true")
+    work = ROOT / "build" / "bench-accuracy"
+    parser.add_argument(
+        "--work", type=Path, default=work, help=f"where runs are kept; {work.relative_to(ROOT)}"
+    )
+    parser.add_argument("--again", action="store_true", help="measure what has been measured")
+    parser.add_argument("--smoke", action="store_true", help="two runs that must reach their line")
     parser.add_argument("--record", action="store_true", help="write down what is there; measure nothing")
     args = parser.parse_args()
+    if unknown := [task for task in args.tasks if task not in TASKS]:
+        parser.error(f"there is no task {unknown[0]!r}, but {', '.join(map(repr, TASKS))}")
+    if not args.record and not DATA.is_dir():
+        parser.error(f"there are no data sets at {DATA}; set LOGINMEA_DATA to where they are")
     if args.smoke:
         return _smoke(args.work)
     if args.record:
@@ -56,10 +74,15 @@ def _asked(args: argparse.Namespace) -> Iterator[Case]:
         for name in args.studies or STUDIES:
             yield from (case for _, case in STUDIES[name].cases())
         return
-    for seed in args.seeds:
-        for preset in args.presets:
-            for name in args.tasks or TASKS:
-                yield Case(name, preset, seed)
+    for task, preset, count in PLAN:
+        if (not args.tasks or task in args.tasks) and (args.presets is None or preset in args.presets):
+            for seed in range(count) if args.seeds is None else args.seeds:
+                yield Case(task, preset, seed)
+    planned = {(task, preset) for task, preset, _ in PLAN}
+    for task, preset in itertools.product(args.tasks, args.presets or ()):
+        if (task, preset) not in planned:
+            for seed in args.seeds or (0,):
+                yield Case(task, preset, seed)
 
 
 def _smoke(work: Path) -> int:

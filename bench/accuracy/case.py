@@ -75,7 +75,8 @@ def measure(case: Case, work: Path, again: bool = False) -> dict[str, Any]:
         what = [str(directory), *settings, "--out", str(run)]
     command = [sys.executable, "-m", "loginmea_fast", "train", *what, "--quiet", "--json"]
     started, before = time.perf_counter(), _children()
-    answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    # What the training says goes to where this command's own words go.
+    answer = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     seconds, busy = time.perf_counter() - started, _children() - before
     metrics, here = answer["metrics"], machine()
     row = {

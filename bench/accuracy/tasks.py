@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DATA", "SMOKE", "TASKS", "Task"]
+__all__ = ["DATA", "PLAN", "SMOKE", "TASKS", "Task"]
 
 DATA = Path(os.environ.get("LOGINMEA_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 
@@ -46,6 +46,18 @@ TASKS = {
     "contea FR_EN": Task("contea/FR_EN", _STRUCTURE, None, "all"),
 }
 """By the name in the tables."""
+
+PLAN = (
+    *(
+        (task, "fast", 5)
+        for task in ("zh_en structure", "fr_en structure", "zh_en", "fr_en", "FB15K_DB15K 20 %")
+    ),
+    *((task, "default", 5) for task in ("zh_en", "fr_en", "FB15K_DB15K 20 %")),
+    *((task, "default", 3) for task in TASKS if task.endswith(("structure", "names", "50 %", "80 %"))),
+    ("zh_en", "best", 1),
+    ("contea FR_EN", "fast", 1),
+)
+"""(task, preset, seeds): the table of the README, what it takes longest to measure with the fewest seeds."""
 
 SMOKE = {("zh_en", "default"): 0.81, ("FB15K_DB15K 20 %", "fast"): 0.63}
 """(task, preset) -> Hits@1 by CSLS, left to right, of test links, that seed 0 must reach."""

@@ -85,12 +85,16 @@ class Config(ConfigKeys):
         return self.epochs * (1 + self.rounds)
 
     def beside_preset(self) -> list[str]:
-        """`key=value` of each key that was given another value than the preset has for it."""
+        """`key=value` of each key of model and training that was given another value than the preset means."""
         preset = PRESETS[self.preset]
+        if not preset:  # whose values are the keys' own defaults
+            return []
         return [
             f"{name}={getattr(self, name)}"
-            for name in KEYS
-            if name in self.model_fields_set and name in preset and getattr(self, name) != preset[name]
+            for name, key in KEYS.items()
+            if key.section in ("model", "training")
+            and name in self.model_fields_set - {"preset"}
+            and getattr(self, name) != preset.get(name, key.default)
         ]
 
     @property

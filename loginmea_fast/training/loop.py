@@ -413,13 +413,15 @@ class Trainer:
         assert best is not None, "the last epoch is always validated"
         self.model.load_state_dict(best.part("model"))
         alone = model_embedding(self.joint, self.problem, self.config)
-        metrics = measure_test_links(alone, self.problem, self.config)
-        record: dict[str, Any] = {}
         started = time.perf_counter()
         joined = best.part("links").get("joined", self.problem.split.train[:0])
         self.embedding = late = beside_model(alone, self.problem, self.config, joined)
+        seconds = round(time.perf_counter() - started, 4)
+        # Everything is chosen: from here on test links are read.
+        metrics = measure_test_links(alone, self.problem, self.config)
+        record: dict[str, Any] = {}
         if isinstance(late, LateEmbedding):
-            record = {"alone": metrics, "beside_seconds": round(time.perf_counter() - started, 4)}
+            record = {"alone": metrics, "beside_seconds": seconds}
             if self.run is not None:
                 state = {**best.state, "late_weights": late.weights}
                 replace(best, state=state).save(self.run.best_file, self.shards)

@@ -298,9 +298,10 @@ def test_a_preset_chosen_later_fills_what_was_not_given():
 
 
 def test_a_key_beside_its_preset_wins_and_is_named():
-    config = Config(preset="best", epochs=20, lr=0.1, rounds=3)
+    config = Config(preset="best", epochs=20, lr=0.1, rounds=3, csls_k=5)
     assert (config.epochs, config.rounds) == (20, 3)
-    assert config.beside_preset() == ["epochs=20"]
+    assert config.beside_preset() == ["epochs=20", "lr=0.1"]
+    assert Config(preset="best", rounds=0).beside_preset() == ["rounds=0"]
     assert Config(epochs=20).beside_preset() == [], "defaults are no preset"
 
 

@@ -209,3 +209,14 @@ def test_labels_that_cannot_travel_are_told_before_training(tmp_path, monkeypatc
         quiet_fit(SMALL, tmp_path / "run", bare)
     assert not (tmp_path / "run").exists()
     assert assemble(bare, Config.build(SMALL, propagation="none")) is not None
+
+
+def test_known_links_whose_labels_join_nothing_are_told():
+    pair = synthetic_pair()
+    split = pair.split(SMALL["seed_ratio"], SMALL["valid_ratio"])
+    triples = pair.triples[(pair.triples[:, ::2] != split.train[0, 0]).all(1)]
+    lonely = replace(pair, triples=triples, num_left_triples=int((triples[:, 0] < 40).sum()))
+    notes = quiet_fit(SMALL, pair=lonely).history[0]["notes"]
+    assert any(note.startswith(f"1 of {len(split.train)} known links have an entity") for note in notes), (
+        notes
+    )
