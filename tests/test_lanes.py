@@ -22,6 +22,7 @@ def _run(*command: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(toolchain.missing("cuda") is not None, reason=f"{toolchain.missing('cuda')}")
 def test_every_cuda_source_compiles_and_the_page_says_what_it_takes() -> None:
     report = _run("scripts/compile_cuda.py")
@@ -44,6 +45,7 @@ def test_every_cuda_source_compiles_and_the_page_says_what_it_takes() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.parametrize("capability", [80, 90])
 def test_every_triton_kernel_compiles(capability: int) -> None:
