@@ -253,7 +253,8 @@ def test_bootstrapping_begins_anew_with_a_round(monkeypatch):
         return torch.zeros(1, 2, dtype=torch.int64)
 
     monkeypatch.setattr(Trainer, "_mutual_nearest", found)
-    monkeypatch.setattr(loop, "propose", lambda *_: synthetic_pair().links[-5:])  # or there is no second round
+    links = synthetic_pair().links[-5:]
+    monkeypatch.setattr(loop, "propose", lambda *_: links)  # or there is no second round
     quiet_fit(rounds=1, bootstrap=True, bootstrap_start=3, bootstrap_every=1, bootstrap_window=2)
     assert asked == [(4, 0), (5, 1), (6, 0), (10, 0), (11, 1), (12, 0)]
 
