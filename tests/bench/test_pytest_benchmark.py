@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -23,7 +24,9 @@ def commands() -> list[list[str]]:
 
 def run(words: list[str], storage: Path, *more: str) -> str:
     command = [sys.executable, "-m", *words, *ONCE, f"--benchmark-storage=file://{storage}", *more]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    # Where the suite is divided among processes, the command must not take itself for one of them.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
