@@ -129,17 +129,17 @@ def _backward(
     there, weights, lengths, shrinks = _weigh(
         inputs, query, present, row, rows, STRIDES, WIDTHS, M, QUERY, MASKED, BR, BD
     )
+    upstreams, alongs, slopes = (), (), ()
     mean = tl.zeros([BR], tl.float32)
     for m in tl.static_range(M):
         upstream = tl.load(gradient + row * M + m, mask=there[m], other=0.0)
+        upstreams = upstreams + (upstream,)  # noqa: RUF005
         mean += weights[m] * upstream / lengths[m]
-    alongs, slopes = (), ()
     for m in tl.static_range(M):
-        upstream = tl.load(gradient + row * M + m, mask=there[m], other=0.0)
-        along = -upstream * weights[m] / lengths[m] / lengths[m]
+        along = -upstreams[m] * weights[m] / lengths[m] / lengths[m]
         along = tl.where(shrinks[m] == 0, 0.0, tl.where(shrinks[m] == 1, along / lengths[m], along))
         alongs = alongs + (along,)  # noqa: RUF005
-        slopes = slopes + (weights[m] * (upstream / lengths[m] - mean),)  # noqa: RUF005
+        slopes = slopes + (weights[m] * (upstreams[m] / lengths[m] - mean),)  # noqa: RUF005
     for start in range(0, WIDEST, BD):
         j = start + tl.arange(0, BD)
         line = tl.zeros([BD], tl.float32)

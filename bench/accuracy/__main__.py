@@ -74,14 +74,10 @@ def _asked(args: argparse.Namespace) -> Iterator[Case]:
         for name in args.studies or STUDIES:
             yield from (case for _, case in STUDIES[name].cases())
         return
-    for task, preset, count in PLAN:
-        if (not args.tasks or task in args.tasks) and (args.presets is None or preset in args.presets):
-            for seed in range(count) if args.seeds is None else args.seeds:
-                yield Case(task, preset, seed)
-    planned = {(task, preset) for task, preset, _ in PLAN}
-    for task, preset in itertools.product(args.tasks, args.presets or ()):
-        if (task, preset) not in planned:
-            for seed in args.seeds or (0,):
+    chosen = PLAN if args.presets is None else itertools.product(args.tasks or TASKS, args.presets)
+    for task, preset in chosen:
+        if not args.tasks or task in args.tasks:
+            for seed in args.seeds or range(PLAN.get((task, preset), 1)):
                 yield Case(task, preset, seed)
 
 

@@ -261,16 +261,17 @@ def modality_scale_backward(
     x = [_wide(v) for v in inputs]
     if present is not None:
         x = [torch.where(present[:, m, None], v, 0.0) for m, v in enumerate(x)]
-    dr = grad.to(x[0].dtype)
+
+    def of_present(values: Tensor) -> Tensor:
+        """NaN crosses over neither from nor to what is absent."""
+        return values if present is None else torch.where(present, values, 0.0)
+
+    dr = of_present(grad.to(x[0].dtype))
     length = torch.stack([row_lengths(v) for v in x], dim=1)
     q = None if query is None else query.to(x[0].dtype)
     a = modality_weights(x, q, present)
     r, da = a / length, dr / length
-    if present is not None:  # NaN does not cross over from or to what is absent
-        da = torch.where(present, da, 0.0)
-    ds = a * (da - (a * da).sum(dim=1, keepdim=True))
-    if present is not None:
-        ds, dr = torch.where(present, ds, 0.0), torch.where(present, dr, 0.0)
+    ds = of_present(a * (da - (a * da).sum(dim=1, keepdim=True)))
     # The cube of an extreme length has no place in float32: there x is divided by it first.
     extreme = (length <= SHORTEST_ROW) | (length >= LONGEST_ROW)
     along = -dr * r / length / torch.where(extreme, 1.0, length)

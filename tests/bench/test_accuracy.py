@@ -10,7 +10,7 @@ from bench.accuracy import __main__ as command
 from bench.accuracy import case as measuring
 from bench.accuracy.case import Case, describe, measure
 from bench.accuracy.studies import STUDIES
-from bench.accuracy.tasks import SMOKE, TASKS, Task
+from bench.accuracy.tasks import PLAN, SMOKE, TASKS, Task
 from bench.accuracy.thinning import without_attributes
 from loginmea_fast import data
 from loginmea_fast.training.config import Config
@@ -59,6 +59,40 @@ def test_a_smoke_run_must_reach_its_line(tmp_path: Path, monkeypatch: pytest.Mon
 
         monkeypatch.setattr(command, "measure", measured)
         assert command._smoke(tmp_path) == status
+
+
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        ([], [f"{task} {preset} {seed}" for (task, preset), count in PLAN.items() for seed in range(count)]),
+        (["zh_en", "--seeds", "7"], ["zh_en fast 7", "zh_en default 7", "zh_en best 7"]),
+        (["zh_en", "fr_en", "--presets", "best"], ["zh_en best 0", "fr_en best 0"]),
+    ],
+)
+def test_what_is_asked_for_is_measured(
+    words: list[str], keys: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+    monkeypatch.setattr(command, "measure", lambda case, *_: measured.append(case.key))
+    monkeypatch.setattr(command, "describe", str)
+    monkeypatch.setattr(command, "DATA", tmp_path)
+    monkeypatch.setattr("sys.argv", ["bench.accuracy", *words])
+    assert command.main() == 0
+    assert measured == keys
+
+
+def test_bad_arguments_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, told in (
+        (["nope"], "there is no task 'nope', but"),
+        ([], "set LOGINMEA_DATA to where they are"),
+    ):
+        monkeypatch.setattr(command, "DATA", tmp_path / "none")
+        monkeypatch.setattr("sys.argv", ["bench.accuracy", *words])
+        with pytest.raises(SystemExit, match="2"):
+            command.main()
+        assert told in capsys.readouterr().err
 
 
 def test_every_case_of_a_study_is_a_configuration_of_its_own() -> None:
