@@ -33,7 +33,7 @@ from loginmea_fast.data.split import is_among
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.mapped import normalize, room_for
-from loginmea_fast.ops import alignment_ranks, mutual_nearest, propagate
+from loginmea_fast.ops import mutual_nearest, propagate
 from loginmea_fast.ops.graph_mean import sparse_product
 from loginmea_fast.whitening import whiten_rows
 
@@ -55,6 +55,7 @@ _DISCOUNT = 0.25  # power of a neighbour's degree by which it counts less
 _LAST_HOP = 0.5  # of the labels from furthest away in the triples
 _BESIDE = 0.5  # of the entities' view beside the triples'
 _BLOCK = 4096  # rows that are made ready at a time
+_RANKED = 1024  # rows whose cosines with all others are held at a time
 _NARROW = 4  # the entities' view needs a fourth of the columns: nothing in it is a product of two sketches
 
 
@@ -281,7 +282,6 @@ def late_weight(
     right_entities: Tensor,
     weights: Sequence[float] = (0.0, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0),
     csls_k: int = 10,
-    backend: str = "auto",
     usual: float | None = None,
 ) -> float:
     """The weight of `join` by which validation links find each other best: mean reciprocal rank, both ways.
@@ -296,8 +296,7 @@ def late_weight(
         left_entities: ids of the left graph among which partners are ranked: those without a training link.
         right_entities: the same of the right graph.
         weights: to choose from; of equally good ones the first.
-        csls_k: neighbours of CSLS.
-        backend: of the search.
+        csls_k: neighbours of CSLS; 0 leaves it out.
         usual: the weight to keep unless links speak clearly for another, or the nearest to it in `weights`; None takes
             the best one.
 
@@ -315,19 +314,14 @@ def late_weight(
         torch.cat([own, entities[~torch.isin(entities, own)]])
         for own, entities in zip(links.unbind(1), (left_entities, right_entities), strict=True)
     ]
-    k = min(csls_k, *(len(ids) for ids in sides))
-
-    def scores(weight: float) -> Tensor:
-        """Reciprocal ranks [V], the mean of both ways."""
-        joined = join(embedding, propagated, weight)
-        rows = [joined[ids.to(joined.device)] for ids in sides]
-        count = len(links)
-        ranks = alignment_ranks(
-            rows[0][:count], rows[1][:count], k, rows[0][count:], rows[1][count:], backend=backend
+    left, right = (
+        (
+            F.normalize(embedding[ids.to(embedding.device)].float(), dim=1),
+            propagated[ids.to(propagated.device)],
         )
-        return (ranks[0].double().reciprocal() + ranks[1].double().reciprocal()) / 2
-
-    found = torch.stack([scores(weight) for weight in weights])  # [weights, V]
+        for ids in sides
+    )
+    found = _reciprocal_ranks(left, right, len(links), weights, csls_k)
     best = int(found.mean(1).argmax())
     if usual is None:
         return weights[best]
@@ -335,6 +329,60 @@ def late_weight(
     gain = found[best] - found[kept]
     error = gain.std(correction=0) / (len(links) - 1) ** 0.5  # no number where there is one link
     return weights[best if bool(gain.mean() > 2 * error) else kept]
+
+
+def _reciprocal_ranks(
+    left: tuple[Tensor, Tensor],
+    right: tuple[Tensor, Tensor],
+    links: int,
+    weights: Sequence[float],
+    csls_k: int,
+) -> Tensor:
+    """Reciprocal CSLS ranks [weights, links], the mean of both ways, of the first rows of two sides for each other.
+
+    A cosine of joined rows is (e . e' + w^2 f . f') / lengths: both products are formed once, for all weights, block by
+    block.
+
+    Args:
+        left: E [n, D], unit rows, and F [n, D'], unit or zero rows.
+        right: the same, of m rows.
+        links: row i of the left and row i of the right belong together, for so many.
+        weights: w of F.
+        csls_k: neighbours; 0 ranks by cosine.
+    """
+    k = min(csls_k, len(left[0]), len(right[0]))
+
+    def cosines(some: slice, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
+        """Of some rows of one side with all of the other, for each weight."""
+        own, told = (a[some].float() @ b.float().T for a, b in zip(one, other, strict=True))
+        lengths = [f.float().square().sum(1) for f in (one[1][some], other[1])]
+        for weight in weights:
+            scales = [(1 + weight**2 * squares).rsqrt() for squares in lengths]
+            yield torch.add(own, told, alpha=weight**2).mul_(scales[0][:, None]).mul_(scales[1])
+
+    nearest: list[list[Tensor]] = [[] for _ in weights]  # left rows' means of the k nearest, by block
+    best = [
+        left[0].new_empty(len(right[0]), 0, dtype=torch.float32) for _ in weights
+    ]  # k nearest of right rows
+    step = max(_RANKED, k)
+    for start in range(0, len(left[0]) if k else 0, step):
+        for number, found in enumerate(cosines(slice(start, start + step), left, right)):
+            nearest[number].append(found.topk(k, 1).values.mean(1))
+            theirs = torch.cat([best[number], found.T], 1)
+            best[number] = theirs.topk(k, 1).values
+    zero = [torch.zeros(len(side[0]), device=side[0].device) for side in (left, right)]
+    near_left = [torch.cat(blocks) if k else zero[0] for blocks in nearest]
+    near_right = [rows.mean(1) if k else zero[1] for rows in best]
+    reciprocal = torch.zeros(len(weights), links, dtype=torch.float64)
+    for one, other, near in ((left, right, near_right), (right, left, near_left)):
+        for start in range(0, links, step):
+            some = slice(start, min(start + step, links))
+            for number, found in enumerate(cosines(some, one, other)):
+                scores = found.mul_(2).sub_(near[number])
+                own = scores.diagonal(start)[: len(scores), None]
+                ranks = 1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
+                reciprocal[number, some] += ranks.double().reciprocal().cpu() / 2
+    return reciprocal
 
 
 def _embed(

@@ -12,6 +12,7 @@ import loginmea_fast as lf
 from loginmea_fast import propagation
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import AlignmentGraph
+from loginmea_fast.ops import alignment_ranks
 from loginmea_fast.propagation import VIEWS, join, late_weight, propagate_labels, propagate_rounds
 
 
@@ -176,21 +177,39 @@ def test_the_usual_weight_is_kept_unless_links_speak_clearly() -> None:
 def test_a_few_links_do_not_overturn_the_usual_weight(
     count: int, better: int, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
 
-    def ranks(*_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
+    def ranks(*_: object) -> torch.Tensor:
         """Without the rows beside the model, `better` links are found that otherwise come second."""
-        found = torch.ones(count)
-        found[:better] += min(len(asked), 1)
-        asked.append(found)
-        return found, found
+        found = torch.full((7, count), 0.5, dtype=torch.float64)
+        found[1:, better:] = found[0] = 1
+        return found
 
-    monkeypatch.setattr(propagation, "alignment_ranks", ranks)
+    monkeypatch.setattr(propagation, "_reciprocal_ranks", ranks)
     rows = torch.eye(2 * count)
     chosen = late_weight(
         rows, rows, links(0, count, count), torch.arange(count), torch.arange(count) + count, usual=0.7
     )
     assert chosen == (0.7 if kept else 0.0)
+
+
+@pytest.mark.parametrize("csls_k", [0, 4, 50])
+def test_weights_are_judged_by_the_ranks_of_joined_rows(csls_k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows without labels among them, and a partner that ties with a rival."""
+    monkeypatch.setattr(propagation, "_RANKED", 16)
+    sides = []
+    for rows in (40, 70):
+        model = F.normalize(torch.randn(rows, 8), dim=1)
+        labels = F.normalize(torch.randn(rows, 12), dim=1)
+        labels[rows // 3 : rows // 2] = 0
+        model[rows - 1], labels[rows - 1] = model[0], labels[0]
+        sides.append((model, labels))
+    weights = (0.0, 0.5, 2.0)
+    found = propagation._reciprocal_ranks(*sides, 25, weights, csls_k)
+    for weight, reciprocal in zip(weights, found, strict=True):
+        left, right = (join(model, labels, weight) for model, labels in sides)
+        ranks = alignment_ranks(left[:25], right[:25], min(csls_k, 40), left[25:], right[25:])
+        mean = (ranks[0].double().reciprocal() + ranks[1].double().reciprocal()) / 2
+        torch.testing.assert_close(reciprocal, mean)
 
 
 def test_bad_input_says_what_was_expected() -> None:

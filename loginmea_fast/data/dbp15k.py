@@ -9,6 +9,7 @@ Optional: ``training_attrs_1/2``: uri TAB attribute type...; ``attr_triples_1/2`
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def read_dbp15k(directory: Path, options: ReadOptions) -> AlignmentPair:
     attributes = _attributes(files, lists, listed, options)
     words = None
     if path := files.find(NAMES_FILE):
-        words = read_translated_names(path, lambda entity: _anyone(entity, lists), listed, notes)
+        words = read_translated_names(path, _by_file_id(lists), listed, notes)
     if attributes.names:
         words = (words or {}) | {entity: name.split() for entity, name in attributes.names.items()}
         for entity, name in attributes.names.items():
@@ -233,16 +234,24 @@ def _own_ids(path: Path, column: np.ndarray, lists: list[_EntityList], graph: in
     raise DataError(f"{path}, line {position + 1}: entity {entity} {why}; {remedy}")
 
 
-def _anyone(entity: int, lists: list[_EntityList]) -> int:
-    """Our id of an id of the files, of whichever graph."""
-    found = [int(own.find(np.array([entity]))[0]) if entity >= 0 else -1 for own in lists]
-    if min(found) >= 0:
-        raise ValueError("is an id of both graphs; name the entity by its identifier")
-    if max(found) < 0:
-        count = sum(len(own.file_ids) for own in lists)
-        last = max(int(own.file_ids.max()) for own in lists)
-        raise ValueError(f"is no id of the {count:,} entities, which are below {last + 1:,}")
-    return max(found)
+def _by_file_id(lists: list[_EntityList]) -> Callable[[int], int]:
+    """What gives our id of an id of the files, of whichever graph."""
+    own: dict[int, int]
+    others: dict[int, int]
+    own, others = (dict(zip(part.file_ids.tolist(), part.ids.tolist(), strict=True)) for part in lists)
+
+    def entity_of(file_id: int) -> int:
+        if file_id in own and file_id in others:
+            raise ValueError("is an id of both graphs; name the entity by its identifier")
+        found = own.get(file_id, others.get(file_id, -1))
+        if found < 0:
+            last = max(int(part.file_ids.max()) for part in lists)
+            raise ValueError(
+                f"is no id of the {len(own) + len(others):,} entities, which are below {last + 1:,}"
+            )
+        return found
+
+    return entity_of
 
 
 def _triples(files: DataDirectory, lists: list[_EntityList]) -> list[np.ndarray]:

@@ -250,7 +250,6 @@ def weights_by_links(
                 places[: len(rows.left)],
                 places[len(rows.left) :],
                 csls_k=config.csls_k,
-                backend=config.backend,
                 usual=usual,
             )
         )

@@ -418,14 +418,14 @@ class Trainer:
         self.embedding = late = beside_model(alone, self.problem, self.config, joined)
         seconds = round(time.perf_counter() - started, 4)
         # Everything is chosen: from here on test links are read.
-        metrics = measure_test_links(alone, self.problem, self.config)
         record: dict[str, Any] = {}
         if isinstance(late, LateEmbedding):
-            record = {"alone": metrics, "beside_seconds": seconds}
+            own = measure_test_links(alone, self.problem, self.config, breakdown=False)
+            record = {"alone": own, "beside_seconds": seconds}
             if self.run is not None:
                 state = {**best.state, "late_weights": late.weights}
                 replace(best, state=state).save(self.run.best_file, self.shards)
-            metrics = measure_test_links(late, self.problem, self.config)
+        metrics = measure_test_links(late, self.problem, self.config)
         self._record(
             "final", best_epoch=self.standing.chosen_epoch, metrics=metrics, weights=self._weights(), **record
         )
