@@ -22,12 +22,8 @@ NOTHING = "Nothing is recorded yet: `make accuracy` measures it."
 def render_tasks(results: Path) -> Iterator[str]:
     """A table a machine, a line a task and preset, the mean over seeds and their deviation."""
     for record in read_records(results, "accuracy"):
-        groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-        for row in record["rows"]:
-            if not row["changes"] and not row["removed"]:
-                groups.setdefault((row["task"], row["preset"]), []).append(row)
         lines = []
-        for (task, preset), rows in sorted(groups.items(), key=lambda group: group[0]):
+        for (task, preset), rows in _by_task(record):
             what = f"{task}: {', '.join(rows[0]['modalities'])}"
             lines.append([what, f"`{preset}`", len(rows), *_scores(rows), *_seconds(rows)])
         yield table(
@@ -49,12 +45,64 @@ def render_study(results: Path, study: Study) -> Iterator[str]:
                 groups.setdefault(case.task, {}).setdefault(row, {})[case.seed] = measured[case.key]
         for task, rows in groups.items():
             base = rows.get(study.rows[task][0], {})
+            if study.held_out is not None:
+                yield table(
+                    f"{task}, preset `{study.preset}`, {study.held_out:.0%} of the known links held out; "
+                    f"{_machine(record)}:",
+                    "| changed | Hits@1 of those | MRR | beside the first | CPU seconds",
+                    [_held_out_line(row, found, base) for row, found in rows.items()],
+                )
+                continue
             yield table(
                 f"{task}, preset `{study.preset}`; {_machine(record)}:",
                 "| changed | seeds | Hits@1, CSLS | Hits@10 | MRR | Hits@1, Sinkhorn | CSLS beside the first "
                 "| CPU seconds",
                 [_line(row, found, base) for row, found in rows.items()],
             )
+
+
+@joined(NOTHING)
+def render_directions(results: Path) -> Iterator[str]:
+    """Hits@1 of each decoder both ways, a line a task and preset."""
+    for record in read_records(results, "accuracy"):
+        lines = []
+        for (task, preset), rows in _by_task(record):
+            hits = []
+            for decoder in ("cosine", "csls", "sinkhorn"):
+                for way in ("left_to_right", "right_to_left"):
+                    hits.append(_mean([row[decoder][way]["hits@1"] for row in rows]))
+            if not _one_to_one(rows):
+                hits[-2:] = "--"
+            lines.append([task, f"`{preset}`", *hits])
+        yield table(
+            f"{_machine(record)}:",
+            "data | preset | cosine, left to right | right to left | CSLS, left to right | right to left "
+            "| Sinkhorn, left to right | right to left",
+            lines,
+        )
+
+
+def _by_task(record: Mapping[str, Any]) -> list[tuple[tuple[str, str], list[Mapping[str, Any]]]]:
+    """The rows of each task and preset that nothing was changed in, by name."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in record["rows"]:
+        if not row["changes"] and not row["removed"]:
+            groups.setdefault((row["task"], row["preset"]), []).append(row)
+    return sorted(groups.items(), key=lambda group: group[0])
+
+
+def _held_out_line(
+    row: Row, found: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]
+) -> list[str]:
+    """A row's validation links, beside those of the first row."""
+
+    def mean(rows: Mapping[int, Mapping[str, Any]], metric: str) -> float:
+        return statistics.fmean(of_seed["validation"][metric] for of_seed in rows.values())
+
+    gain = f"{mean(found, 'mrr') - mean(base, 'mrr'):+.3f}" if found.keys() == base.keys() else "-"
+    changes = ", ".join(f"`{change}`" for change in row.changes)
+    scores = [f"{mean(found, metric):.3f}" for metric in ("hits@1", "mrr")]
+    return [row.label, changes, *scores, gain, _seconds(found.values())[1]]
 
 
 def _line(
@@ -81,9 +129,15 @@ def _hits(row: Mapping[str, Any]) -> float:
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Hits@1, Hits@10 and MRR by CSLS, Hits@1 by Sinkhorn."""
-    for decoder, metric in (("csls", "hits@1"), ("csls", "hits@10"), ("csls", "mrr"), ("sinkhorn", "hits@1")):
-        yield _mean([row[decoder]["left_to_right"][metric] for row in rows])
+    """Hits@1, Hits@10 and MRR by CSLS, Hits@1 by Sinkhorn where each candidate has one partner."""
+    for metric in ("hits@1", "hits@10", "mrr"):
+        yield _mean([row["csls"]["left_to_right"][metric] for row in rows])
+    yield _mean([row["sinkhorn"]["left_to_right"]["hits@1"] for row in rows]) if _one_to_one(rows) else "-"
+
+
+def _one_to_one(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether every candidate has a partner, as Sinkhorn assumes: of all entities of a graph many have none."""
+    return all(row["candidates"] == "test" for row in rows)
 
 
 def _seconds(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -101,6 +155,7 @@ def _mean(values: Sequence[float]) -> str:
 if __name__ == "__main__":
     results = ROOT / "bench" / "results"
     changed = [render_into(ROOT / "README.md", "accuracy", render_tasks(results))]
+    changed.append(render_into(ROOT / "docs" / "accuracy.md", "directions", render_directions(results)))
     for name, study in STUDIES.items():
         changed.append(render_into(ROOT / "docs" / "accuracy.md", name, render_study(results, study)))
     print("README.md and docs/accuracy.md", "written" if any(changed) else "are up to date")

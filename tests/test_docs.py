@@ -70,7 +70,7 @@ def test_every_environment_variable_stands_in_the_table() -> None:
 
 
 def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
-    from render_accuracy import render_study, render_tasks
+    from render_accuracy import render_directions, render_study, render_tasks
     from render_results import (
         render,
         render_align,
@@ -95,6 +95,7 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
     for document, rendered in (
         ("README.md", render(results)),
         ("README.md", render_tasks(results)),
+        ("docs/accuracy.md", render_directions(results)),
         ("docs/align.md", render_align(results)),
         ("docs/report.md", render_decisions(results)),
         ("docs/training.md", render_profile(results)),
@@ -115,21 +116,52 @@ def test_figures_of_documents_are_the_recorded_ones(scripts: None) -> None:
         assert rendered.strip() in text, "run scripts/render_results.py and scripts/render_accuracy.py"
 
 
+def accuracy_row(task: str, seed: int, hits: float, **more: object) -> dict:
+    ways = {
+        "left_to_right": {"hits@1": hits, "hits@10": hits, "mrr": hits},
+        "right_to_left": {"hits@1": hits},
+    }
+    told = {"task": task, "preset": "fast", "seed": seed, "modalities": ["relation"], "date": "2026-01-02"}
+    cost = {"seconds": seed, "cpu_seconds": 2 * seed, "changes": [], "removed": 0.0, "candidates": "test"}
+    return {**told, **cost, **dict.fromkeys(("cosine", "csls", "sinkhorn"), ways), **more}
+
+
+def accuracy_record(folder: Path, rows: list[dict]) -> None:
+    (folder / "m").mkdir()
+    record = {"rows": rows, "machine": MACHINE, "note": "so"}
+    (folder / "m" / "accuracy.json").write_text(json.dumps(record))
+
+
 def test_accuracy_is_the_mean_over_seeds(scripts: None, tmp_path: Path) -> None:
-    from render_accuracy import render_tasks
+    from render_accuracy import render_directions, render_tasks
 
-    def row(seed: int, hits: float) -> dict:
-        scores = {"left_to_right": {"hits@1": hits, "hits@10": hits, "mrr": hits}}
-        told = {"task": "a", "preset": "fast", "seed": seed, "modalities": ["relation"], "date": "2026-01-02"}
-        cost = {"seconds": seed, "cpu_seconds": 2 * seed, "changes": [], "removed": 0.0}
-        return {**told, **cost, "csls": scores, "sinkhorn": scores}
-
-    (tmp_path / "m").mkdir()
-    record = {"rows": [row(1, 0.5), row(2, 0.6), row(6, 0.7)], "machine": MACHINE, "note": "so"}
-    (tmp_path / "m" / "accuracy.json").write_text(json.dumps(record))
-    assert render_tasks(tmp_path).splitlines()[-1] == (
-        "| a: relation | `fast` | 3 | 0.600 ± 0.100 | 0.600 ± 0.100 | 0.600 ± 0.100 | 0.600 ± 0.100 | 2 | 4 |"
+    rows = [accuracy_row("a", seed, hits) for seed, hits in ((1, 0.5), (2, 0.6), (6, 0.7))]
+    accuracy_record(tmp_path, [*rows, accuracy_row("b", 3, 0.3, candidates="all")])
+    mean = "0.600 ± 0.100"
+    assert render_tasks(tmp_path).splitlines()[-2:] == [
+        f"| a: relation | `fast` | 3 | {mean} | {mean} | {mean} | {mean} | 2 | 4 |",
+        "| b: relation | `fast` | 1 | 0.300 | 0.300 | 0.300 | - | 3 | 6 |",
+    ]
+    assert render_directions(tmp_path).splitlines()[-1] == (
+        "| b | `fast` | 0.300 | 0.300 | 0.300 | 0.300 | - | - |"
     )
+
+
+def test_choices_are_shown_by_links_held_out_alone(scripts: None, tmp_path: Path) -> None:
+    from render_accuracy import render_study
+
+    from bench.accuracy.studies import STUDIES
+
+    study = STUDIES["choices"]
+    first, *_, last = [case for _, case in study.cases() if case.task == "zh_en"]
+    rows = [
+        accuracy_row(case.task, 1, 0.9, key=case.key, validation={"hits@1": hits, "mrr": hits + 0.1})
+        for case, hits in ((first, 0.5), (last, 0.55))
+    ]
+    accuracy_record(tmp_path, rows)
+    lines = render_study(tmp_path, study).splitlines()
+    assert lines[-2] == "| as it is |  | 0.500 | 0.600 | +0.000 | 2 |"
+    assert lines[-1].endswith("`aggregation=both`, `missing=mask` | 0.550 | 0.650 | +0.050 | 2 |")
 
 
 def test_pictures_of_accuracy_are_drawn_from_records_the_same_again(scripts: None, tmp_path: Path) -> None:

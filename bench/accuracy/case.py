@@ -95,6 +95,9 @@ def measure(case: Case, work: Path, again: bool = False) -> dict[str, Any]:
         "cpu_seconds": None if resumed else round(busy, 1),
         "peak_memory": answer["peak_memory"],
         "rounds": _rounds(run / "metrics.jsonl"),
+        "validation": {
+            name: round(value, 5) for name, value in answer["validation"].items() if name in ("hits@1", "mrr")
+        },
         "cosine": _scores(metrics["cosine"]),
         "csls": _scores(metrics["csls"]),
         "sinkhorn": _scores(metrics["decoders"]["sinkhorn"]),

@@ -1,6 +1,7 @@
 """Series of trainings that differ in one thing: what each ingredient is worth, and where the recipe bends.
 
-All are of one preset; they explain the recipe, they did not choose it.
+Those with `held_out` are what the recipe is chosen by: their tables show links held out of the seeds, and no test link.
+The others explain it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Study:
         axis: what `Row.at` counts, where the study is a curve.
         preset: of every row.
         seeds: how many trainings a row is the mean of, from seed 0.
+        held_out: share of the known links that rows are judged by; None judges by test links.
     """
 
     title: str
@@ -47,13 +49,15 @@ class Study:
     axis: str = ""
     preset: str = "fast"
     seeds: int = 1
+    held_out: float | None = None
 
     def cases(self) -> Iterator[tuple[Row, Case]]:
         """Every training; those of a row follow each other."""
+        held_out = () if self.held_out is None else (f"valid_ratio={self.held_out}",)
         for task, rows in self.rows.items():
             for row in rows:
                 for seed in range(self.seeds):
-                    yield row, Case(task, self.preset, seed, row.changes, row.removed)
+                    yield row, Case(task, self.preset, seed, row.changes + held_out, row.removed)
 
 
 _MAIN = ("zh_en", "FB15K_DB15K 20 %")
@@ -75,6 +79,14 @@ _INGREDIENTS = (
     Row("one round of bootstrapping", ("rounds=1",)),
     Row("two rounds of bootstrapping", ("rounds=2",)),
     Row("rows that are not whitened", ("whitening=0",)),
+)
+_CHOICES = (
+    *_INGREDIENTS,
+    Row("rows whitened as far as can be", ("whitening=1",)),
+    Row(
+        "low-rank fusion beside the channels, without what an entity lacks",
+        ("aggregation=both", "missing=mask"),
+    ),
 )
 
 _MEMBERS = (
@@ -129,5 +141,6 @@ STUDIES = {
         dict.fromkeys(_MAIN, _MISSING),
         "entities without attributes and values, %",
     ),
+    "choices": Study("What the recipe is chosen by", dict.fromkeys(_MAIN, _CHOICES), held_out=0.3),
 }
 """By the name that the command takes."""

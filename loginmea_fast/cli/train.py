@@ -151,6 +151,7 @@ def run(
         "seconds": round(seconds, 2),
         "peak_memory": max((record["peak_memory"] for record in epochs), default=0),
         "step_memory": max((record["step_memory"] for record in epochs), default=0),
+        "validation": result.history[-1].get("validation", {}),
         "metrics": result.metrics,
     }
     if there.leads:
@@ -161,8 +162,12 @@ def run(
 def _describe(answer: dict) -> str:
     mebibytes = 2**20
     chosen = described_epoch(answer["epoch"], answer["best_epoch"], answer["epochs"])
+    validation = ""
+    if scores := answer["validation"]:
+        found = f"Hits@1 {scores['hits@1']:.3f}, MRR {scores['mrr']:.3f}"
+        validation = f"validation links, both ways, among at most 4,000 others a side: {found}\n"
     return (
-        f"{describe_metrics(answer['metrics'])}\n\n"
+        f"{describe_metrics(answer['metrics'])}\n\n{validation}"
         f"{chosen}; {answer['seconds']:.0f} s; peak memory "
         f"{answer['peak_memory'] / mebibytes:,.0f} MiB, of which a training step took "
         f"{answer['step_memory'] / mebibytes:,.0f} MiB\n"

@@ -67,6 +67,8 @@ def _summary(
         ["seconds of training", f"{sum(record['seconds'] for record in epochs):,.0f}"],
         ["peak memory", f"{max(record['peak_memory'] for record in epochs) / 2**20:,.0f} MiB"],
     ]
+    if scores := (final or {}).get("validation"):
+        told.append(["Hits@1 of validation links", f"{scores['hits@1']:.3f}, MRR {scores['mrr']:.3f}"])
     if final is None:
         told.append(["test links", "not measured yet: the run has not ended"])
     elif final["metrics"]:

@@ -12,6 +12,8 @@ from torch import Tensor
 from loginmea_fast.data import AlignmentPair
 from loginmea_fast.data.sketch import sketch
 from loginmea_fast.evaluation.embedding import Embedding, JointEmbedding, SpreadEmbedding
+from loginmea_fast.evaluation.links import rank_links
+from loginmea_fast.evaluation.metrics import rank_metrics
 from loginmea_fast.evaluation.rows import link_rows
 from loginmea_fast.evaluation.whitening import whitened
 from loginmea_fast.log import log
@@ -30,6 +32,7 @@ __all__ = [
     "embedding_of",
     "late_names",
     "model_embedding",
+    "validation_metrics",
     "weights_by_links",
 ]
 
@@ -231,12 +234,7 @@ def weights_by_links(
         known: int64 [L, 2], links whose entities are no rivals.
         config: of the seed and the search.
     """
-    generator = torch.Generator().manual_seed(config.seed)
-    rivals = []
-    for side, entities in enumerate((pair.left_entities, pair.right_entities)):
-        unlinked = without(entities, known[:, side])
-        rivals.append(unlinked[torch.randperm(len(unlinked), generator=generator)[:_RIVALS]])
-    rows = link_rows(links, *rivals)
+    rows = link_rows(links, *_rivals(pair, known, config.seed))
     both = torch.cat([rows.left, rows.right])
     places = torch.arange(len(both))
     joined, weights = model.embed(both), []
@@ -255,3 +253,27 @@ def weights_by_links(
         )
         joined = join(joined, some, weights[-1])
     return weights
+
+
+def validation_metrics(embedding: Embedding, problem: Problem, config: Config) -> dict[str, float]:
+    """What the validation links say of `embedding_of`, as `rank_metrics`; empty where there are none.
+
+    Both ways together, by CSLS, among each other and up to 4,000 entities of each graph without a link.
+    """
+    split = problem.split
+    if not len(split.valid):
+        return {}
+    rivals = _rivals(problem.pair, torch.cat([split.train, split.valid]), config.seed)
+    sides = zip(split.valid.unbind(1), rivals, strict=True)
+    csls_k = min(config.csls_k, *(len(column.unique()) + len(others) for column, others in sides))
+    return rank_metrics(torch.cat(rank_links(embedding, split.valid, *rivals, csls_k, config.backend)))
+
+
+def _rivals(pair: AlignmentPair, known: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Entities of each graph without a known link, so many as a choice is made among."""
+    generator = torch.Generator().manual_seed(seed)
+    left, right = (
+        unlinked[torch.randperm(len(unlinked), generator=generator)[:_RIVALS]]
+        for unlinked in map(without, (pair.left_entities, pair.right_entities), known.unbind(1))
+    )
+    return left, right

@@ -34,7 +34,13 @@ from loginmea_fast.training.circumstances import circumstances, differences
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.effect import without_effect
 from loginmea_fast.training.interrupt import StopOnSignal, TrainingInterrupted
-from loginmea_fast.training.late import LateEmbedding, beside_model, embedding_of, model_embedding
+from loginmea_fast.training.late import (
+    LateEmbedding,
+    beside_model,
+    embedding_of,
+    model_embedding,
+    validation_metrics,
+)
 from loginmea_fast.training.measuring import measure_test_links
 from loginmea_fast.training.memory import measure_peak_memory
 from loginmea_fast.training.progress import Progress
@@ -417,11 +423,13 @@ class Trainer:
         joined = best.part("links").get("joined", self.problem.split.train[:0])
         self.embedding = late = beside_model(alone, self.problem, self.config, joined)
         seconds = round(time.perf_counter() - started, 4)
-        # Everything is chosen: from here on test links are read.
         record: dict[str, Any] = {}
+        if validation := validation_metrics(late, self.problem, self.config):
+            record["validation"] = validation
+        # Everything is chosen: from here on test links are read.
         if isinstance(late, LateEmbedding):
             own = measure_test_links(alone, self.problem, self.config, breakdown=False)
-            record = {"alone": own, "beside_seconds": seconds}
+            record |= {"alone": own, "beside_seconds": seconds}
             if self.run is not None:
                 state = {**best.state, "late_weights": late.weights}
                 replace(best, state=state).save(self.run.best_file, self.shards)

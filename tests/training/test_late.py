@@ -110,6 +110,7 @@ def test_the_metrics_are_of_both_and_the_model_is_what_it_is_without(run):
     assert {"csls", "cosine"} < final["alone"].keys() < without.metrics.keys()
     assert final["alone"].items() <= without.metrics.items()
     assert final["metrics"] == run.metrics != without.metrics
+    assert final["validation"] == late.validation_metrics(run.embedding, run.problem, run.config)
     pair, test = run.problem.pair, run.problem.split.test
     joined = evaluate_links(run.embedding, pair, test)
     assert {**joined, "beside": run.embedding.summary()} == run.metrics
@@ -190,6 +191,7 @@ def test_without_validation_links_the_weight_is_told(caplog):
     result = quiet_fit(SMALL, valid_ratio=0.0)
     assert result.embedding.weights == {"labels": 0.7}
     assert "takes the weight labels 0.7: there are no validation links" in caplog.text
+    assert "validation" not in result.history[-1]
 
 
 def test_bad_values():
