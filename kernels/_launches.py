@@ -32,7 +32,10 @@ class Forward(NamedTuple):
 
 
 class Source(NamedTuple):
-    """dx and, of every edge in source order, its weight and the gradient of its logit are written."""
+    """dx and terms are written: of every edge in source order, what it gives the next launch.
+
+    These are the factors of x_j and of h_i in du_s, the gradient dl of the logit, and the factor of w in du_s.
+    """
 
     segments: Segments
     edge_destination: Tensor
@@ -48,25 +51,20 @@ class Source(NamedTuple):
     direct_rows: int
     dx: Tensor
     part_sum: Tensor
-    edge_weight: Tensor
-    edge_slope: Tensor
+    terms: Tensor  # [E, 4]
 
 
 class Set(NamedTuple):
-    """du [U, d] is added to; dc [U] and, in triple mode, a line of dw a segment are written."""
+    """du [U, d] is added to, but for what is along w; dc [U] is written."""
 
     segments: Segments
     set_edge: Tensor
     set_source: Tensor
     set_destination: Tensor
     x: Tensor
-    reflectors: Tensor
-    vector: Tensor | None
     h: Tensor
-    edge_weight: Tensor
-    edge_slope: Tensor
+    terms: Tensor
     du: Tensor
     dc: Tensor
-    dw_parts: Tensor | None
     part_sum: Tensor
     part_scalars: Tensor  # [1, parts], of dc

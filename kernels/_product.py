@@ -8,7 +8,7 @@ import triton.language as tl
 from loginmea_fast.kernels._grid import grid
 from torch import Tensor
 
-__all__ = ["multiply"]
+__all__ = ["multiply", "of_float32"]
 
 
 @triton.jit
@@ -48,6 +48,17 @@ def _product(
     tl.store(where, total, mask=mask)
 
 
+def of_float32(precision: str) -> str:
+    """What `tl.dot` makes of float32 operands; for "ieee" three TF32 products, whose sum has float32's digits.
+
+    Tensor cores are for NVIDIA's cards an order of magnitude faster than one multiplication at a time; Triton has these
+    three products for no other vendor's.
+    """
+    if precision == "ieee":
+        return "tf32x3" if torch.version.hip is None else "ieee"
+    return "tf32"
+
+
 def multiply(
     a: Tensor,
     b: Tensor,
@@ -63,10 +74,12 @@ def multiply(
     (m, k), n = a.shape, b.shape[1]
     rounded = precision == "bfloat16" or b.dtype == torch.bfloat16
     row_scale, column_scale, inverse, bias = (c, c, c, None) if logits is None else logits
-    _product[grid(triton.cdiv(m, 128) * triton.cdiv(n, 128))](
+    exact = precision == "ieee" and not rounded
+    columns = 64 if exact else 128  # the parts of operands that are rounded want registers
+    _product[grid(triton.cdiv(m, 128) * triton.cdiv(n, columns))](
         a, b, c, row_scale, column_scale, inverse, c if bias is None else bias, m, n, k,
         a.stride(0), a.stride(1), b.stride(0), b.stride(1), c.stride(0),
         SCALE=logits is not None, BIAS=bias is not None, ADD=add, ROUND=rounded,
-        PRECISION="tf32" if precision == "tf32" else "ieee",
-        BM=128, BN=128, BK=64 if a.dtype == b.dtype == torch.bfloat16 else 32, GROUP=8, num_warps=8, num_stages=3,
+        PRECISION=of_float32(precision),
+        BM=128, BN=columns, BK=64 if a.dtype == b.dtype == torch.bfloat16 else 32, GROUP=8, num_warps=8, num_stages=3,
     )  # fmt: skip

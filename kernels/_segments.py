@@ -55,6 +55,7 @@ class Schedule(NamedTuple):
         set_edge: int32 [E], positions in source order, by set.
         set_source: int32 [E], their sources.
         set_destination: int32 [E], their destinations.
+        set_ptr: int64 [U + 1], the edges of each set in set order.
     """
 
     by_destination: Segments
@@ -63,6 +64,7 @@ class Schedule(NamedTuple):
     set_edge: Tensor
     set_source: Tensor
     set_destination: Tensor
+    set_ptr: Tensor
 
 
 _schedules: Derived[Schedule] = Derived()
@@ -84,15 +86,17 @@ def _schedule(index: Sequence[Tensor], num_sets: int) -> Schedule:
     dst_ptr, _, _, src_ptr, src_destination, src_set = index[:6]
     by_set = torch.argsort(src_set, stable=True)
     counts = torch.bincount(src_set, minlength=num_sets)
+    set_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     sources = torch.arange(len(src_ptr) - 1, device=src_ptr.device)
     source = torch.repeat_interleave(sources, src_ptr.diff())
     return Schedule(
         _segments(dst_ptr),
         _segments(src_ptr),
-        _segments(torch.cat([counts.new_zeros(1), counts.cumsum(0)])),
+        _segments(set_ptr),
         by_set.int(),
         source[by_set].int(),
         src_destination[by_set],
+        set_ptr,
     )
 
 

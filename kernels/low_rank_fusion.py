@@ -224,11 +224,6 @@ def multiply(f: Operands, a: Tensor, b: Tensor, out: Tensor, add: bool) -> None:
     _product.multiply(a, b, out, f.precision, add=add)
 
 
-def _dot(f: Operands) -> str:
-    """What `tl.dot` may do with float32 operands."""
-    return "ieee" if f.precision == "ieee" else "tf32"
-
-
 def _modalities(f: Operands) -> dict[str, object]:
     """Strides are known when a kernel is compiled: it then loads four of 300 columns at once, and else one."""
     strides, widths = (
@@ -246,6 +241,6 @@ def _modalities(f: Operands) -> dict[str, object]:
 def _sizes(f: Operands, tile: Tile) -> dict[str, object]:
     return {
         "WIDTH": f.width, "PADDED": f.padded, "STARTS": tuple(f.starts), "TOTAL": f.total, "KN": f.columns,
-        "M": f.count, "PRECISION": _dot(f), "BM": tile.BM, "BN": tile.BN, "BK": tile.BK,
+        "M": f.count, "PRECISION": _product.of_float32(f.precision), "BM": tile.BM, "BN": tile.BN, "BK": tile.BK,
         "num_warps": tile.warps, "num_stages": tile.stages,
     }  # fmt: skip

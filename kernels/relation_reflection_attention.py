@@ -139,11 +139,11 @@ def _through_activation(
 
 @triton.jit(do_not_specialize=["num_parts", "direct_rows"])
 def _backward_source(
-    x, reflectors, logits, vector, h, along, lse, direct, dx, part_sum, edge_weight, edge_slope,
+    x, reflectors, logits, vector, h, along, lse, direct, dx, part_sum, terms,
     seg_row, seg_start, seg_stop, num_parts, edge_destination, edge_set, x_stride, direct_stride, direct_rows, width,
     TRIPLE: tl.constexpr, DIRECT: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """dx_j = sum over edges out of j of H - 2 (H . u) u, H = a h_i (+ dl w); keeps a and dl of each edge."""
+    """dx_j = sum over edges out of j of H - 2 (H . u) u, H = a h_i (+ dl w); keeps the terms of each edge."""
     segment, row, start, stop = _segment(seg_row, seg_start, seg_stop)
     d = tl.arange(0, BD)
     inside = d < width
@@ -171,8 +171,12 @@ def _backward_source(
             big += dl[:, None] * w[None, :]
             along_u += dl * wu
         acc += tl.sum(tl.where(there[:, None], big - 2 * along_u[:, None] * u, 0.0), 0)
-        tl.store(edge_weight + e, a, mask=there)
-        tl.store(edge_slope + e, dl, mask=there)
+        at = terms + e.to(tl.int64) * 4
+        tl.store(at, -2 * along_u, mask=there)
+        tl.store(at + 1, -2 * a * p, mask=there)
+        tl.store(at + 2, dl, mask=there)
+        if TRIPLE:
+            tl.store(at + 3, -2 * dl * p, mask=there)
     if segment < num_parts:
         tl.store(part_sum + segment * width + d, acc, mask=inside)
     else:
@@ -184,45 +188,32 @@ def _backward_source(
 
 @triton.jit(do_not_specialize=["num_parts"])
 def _backward_set(
-    x, reflectors, vector, h, du, dc, dw, part_sum, part_slope, edge_weight, edge_slope,
+    x, h, du, dc, part_sum, part_slope, terms,
     seg_row, seg_start, seg_stop, num_parts, set_edge, set_source, set_destination, x_stride, width,
-    TRIPLE: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr,
+    BE: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """du_s += -2 sum [(H . u) x_j + (x_j . u) H]; dc_s = sum of dl; in triple mode sum of dl m, a line a segment."""
+    """du_s += sum of x_j and h_i by their terms; dc_s = sum of dl."""
     segment, row, start, stop = _segment(seg_row, seg_start, seg_stop)
     d = tl.arange(0, BD)
     inside = d < width
-    u = tl.load(reflectors + row * width + d, mask=inside, other=0.0).to(tl.float32)  # [BD]
-    if TRIPLE:
-        w = tl.load(vector + d, mask=inside, other=0.0)
-        slope_x = tl.zeros([BD], tl.float32)
-        slope_p = 0.0
     acc = tl.zeros([BD], tl.float32)
     slope = 0.0
     for first in range(start, stop, BE):
         e = first + tl.arange(0, BE)
         there = e < stop
         mask = there[:, None] & inside[None, :]
-        at = _numbers(set_edge, e, there)
         i, j = _numbers(set_destination, e, there), _numbers(set_source, e, there)
-        a = tl.load(edge_weight + at, mask=there, other=0.0)
-        dl = tl.load(edge_slope + at, mask=there, other=0.0)
-        big, xj = a[:, None] * _gather(h, i, width, d, mask), _gather(x, j, x_stride, d, mask)
-        p = tl.sum(xj * u[None, :], 1)
-        if TRIPLE:
-            big += dl[:, None] * w[None, :]
-            slope_x += tl.sum(dl[:, None] * xj, 0)
-            slope_p += tl.sum(dl * p, 0)
-        acc += tl.sum(tl.sum(big * u[None, :], 1)[:, None] * xj + p[:, None] * big, 0)
-        slope += tl.sum(dl, 0)
-    if TRIPLE:
-        tl.store(dw + segment * width + d, slope_x - 2 * slope_p * u, mask=inside)
+        at = terms + _numbers(set_edge, e, there) * 4
+        of_x, of_h = tl.load(at, mask=there, other=0.0), tl.load(at + 1, mask=there, other=0.0)
+        hi, xj = _gather(h, i, width, d, mask), _gather(x, j, x_stride, d, mask)
+        acc += tl.sum(of_x[:, None] * xj + of_h[:, None] * hi, 0)
+        slope += tl.sum(tl.load(at + 2, mask=there, other=0.0), 0)
     if segment < num_parts:
-        tl.store(part_sum + segment * width + d, -2 * acc, mask=inside)
+        tl.store(part_sum + segment * width + d, acc, mask=inside)
         tl.store(part_slope + segment, slope)
     else:
         tl.store(dc + row, slope)
-        acc = tl.load(du + row * width + d, mask=inside, other=0.0) - 2 * acc
+        acc += tl.load(du + row * width + d, mask=inside, other=0.0)
         tl.store(du + row * width + d, acc, mask=inside)
 
 
@@ -290,7 +281,7 @@ def backward_source(of: Source) -> None:
     if len(segments.row):
         _backward_source[grid(len(segments.row))](
             of.x, of.reflectors, of.logits, _or(of.vector, of.logits), of.h, of.along, of.lse, _or(of.direct, of.x),
-            of.dx, of.part_sum, of.edge_weight, of.edge_slope,
+            of.dx, of.part_sum, of.terms,
             *segments[:3], segments.parts, of.edge_destination, of.edge_set, of.x.stride(0), *given, width,
             TRIPLE=of.vector is not None, DIRECT=of.direct is not None, **_blocks(width),
         )  # fmt: skip
@@ -302,14 +293,13 @@ def backward_source(of: Source) -> None:
 
 
 def backward_set(of: Set) -> None:
-    """Write du, dc and, in triple mode, dw of one layer."""
+    """Write du and dc of one layer."""
     segments, width = of.segments, of.x.shape[1]
     if len(segments.row):
         _backward_set[grid(len(segments.row))](
-            of.x, of.reflectors, _or(of.vector, of.du), of.h, of.du, of.dc, _or(of.dw_parts, of.du),
-            of.part_sum, of.part_scalars, of.edge_weight, of.edge_slope,
+            of.x, of.h, of.du, of.dc, of.part_sum, of.part_scalars, of.terms,
             *segments[:3], segments.parts, of.set_edge, of.set_source, of.set_destination, of.x.stride(0), width,
-            TRIPLE=of.vector is not None, **_blocks(width),
+            **_blocks(width),
         )  # fmt: skip
     if len(segments.shared):
         blocks, shared = grid(len(segments.shared)), (segments.shared, segments.shared_ptr)

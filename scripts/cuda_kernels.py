@@ -76,7 +76,7 @@ KERNELS = (
            "it counts: join it to the source pass of the layer above"),
     Kernel(f"walk{_SOURCE}", 128, 0, 10 * _E * _D / 1e9, (2 * _E + 3 * _N) * _ROW, "bytes", "0.55",
            "below 0.5 at this occupancy: fewer registers, or rows by bulk copies"),
-    Kernel(f"walk{_SET}", 128, 0, 8 * _E * _D / 1e9, (2 * _E + 3 * _U) * _ROW, "bytes", "0.5",
+    Kernel(f"walk{_SET}", 128, 0, 4 * _E * _D / 1e9, (2 * _E + 2 * _U) * _ROW, "bytes", "0.6",
            "two thirds of BackwardSource or more: one source pass with private reflector sums, as on the CPU"),
     Kernel(f"join{_SET}", 256, 0, 0, 0, "latency", "under 2 % of a layer",
            "more than that: sets are to be cut into longer segments"),

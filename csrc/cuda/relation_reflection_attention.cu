@@ -1,4 +1,4 @@
-// Backward runs over the edges by source (dx, and a and dl of every edge) and by set (du, dc).
+// Backward runs over the edges by source (dx, and the terms of every edge) and by set (du, dc).
 #include "cuda/relation_reflection_attention.cuh"
 #include "cuda/relation_reflection_attention.h"
 
@@ -40,8 +40,7 @@ void attention_backward_source(const Segments& segments, const std::int32_t* edg
                                const std::int32_t* edge_set, const Matrix& x, const Matrix& reflectors,
                                const Matrix& logits, const Matrix& vector, const Matrix& h, const Matrix& along,
                                const Matrix& lse, const Matrix& direct, std::int64_t direct_rows, const Matrix& dx,
-                               const Matrix& part_sum, const Matrix& edge_weight, const Matrix& edge_slope,
-                               void* stream) {
+                               const Matrix& part_sum, const Matrix& terms, void* stream) {
   constexpr const char* kName = "attention_backward_source";
   with_layout(kName, x.dtype, x.columns, {x, reflectors, direct, h, dx, part_sum, vector}, [&](auto layout) {
     using Op = BackwardSource<decltype(layout)>;
@@ -61,19 +60,17 @@ void attention_backward_source(const Segments& segments, const std::int32_t* edg
            direct,
            direct_rows,
            dx,
-           edge_weight.elements<A>(),
-           edge_slope.elements<A>()},
+           reinterpret_cast<Terms<A>*>(terms.elements<A>())},
         segments, part_sum, Matrix{}, stream);
   });
 }
 
 void attention_backward_set(const Segments& segments, const std::int32_t* set_edge, const std::int32_t* set_source,
-                            const std::int32_t* set_destination, const Matrix& x, const Matrix& reflectors,
-                            const Matrix& vector, const Matrix& h, const Matrix& edge_weight, const Matrix& edge_slope,
-                            const Matrix& du, const Matrix& dc, const Matrix& dw_parts, const Matrix& part_sum,
-                            const Matrix& part_scalars, void* stream) {
+                            const std::int32_t* set_destination, const Matrix& x, const Matrix& h, const Matrix& terms,
+                            const Matrix& du, const Matrix& dc, const Matrix& part_sum, const Matrix& part_scalars,
+                            void* stream) {
   constexpr const char* kName = "attention_backward_set";
-  with_layout(kName, x.dtype, x.columns, {x, reflectors, h, du, dw_parts, part_sum, vector}, [&](auto layout) {
+  with_layout(kName, x.dtype, x.columns, {x, h, du, part_sum}, [&](auto layout) {
     using Op = BackwardSet<decltype(layout)>;
     using A = typename Op::A;
     run(kName,
@@ -83,14 +80,10 @@ void attention_backward_set(const Segments& segments, const std::int32_t* set_ed
            set_source,
            set_destination,
            x,
-           reflectors,
-           vector.elements<A>(),
            h,
-           edge_weight.elements<A>(),
-           edge_slope.elements<A>(),
+           reinterpret_cast<const Terms<A>*>(terms.elements<A>()),
            du,
-           dc.elements<A>(),
-           dw_parts},
+           dc.elements<A>()},
         segments, part_sum, part_scalars, stream);
   });
 }

@@ -38,7 +38,6 @@ struct Forward {
     if (vector != nullptr) logit += m.dot(R::load(vector, width));
     take(sum, logit, A(1), m);
   }
-  __device__ void close(OfRow, std::int64_t, Sum<R>&) const {}
   __device__ void join(Sum<R>& sum, const Sum<R>& other) const {
     take(sum, other.scalar[0], other.scalar[1], other.row);
   }
@@ -82,7 +81,13 @@ struct PlainSums {
   }
 };
 
-// dx_j = direct_j + sum over edges out of j of H - 2 (H . u) u, H = a h_i (+ dl w); keeps a and dl of each edge.
+// What an edge gives du_s and dc_s: factors of x_j and of h_i, dl, and the factor of w.
+template <class A>
+struct alignas(4 * sizeof(A)) Terms {
+  A of_x, of_h, slope, of_w;
+};
+
+// dx_j = direct_j + sum over edges out of j of H - 2 (H . u) u, H = a h_i (+ dl w); keeps the terms of each edge.
 template <class L>
 struct BackwardSource : PlainSums<typename L::R, 0> {
   using S = typename L::S;
@@ -97,7 +102,7 @@ struct BackwardSource : PlainSums<typename L::R, 0> {
   Table<const S> direct;
   std::int64_t direct_rows;
   Table<A> dx;
-  A *edge_weight, *edge_slope;
+  Terms<A>* terms;
 
   struct OfRow {
     R x;
@@ -119,18 +124,17 @@ struct BackwardSource : PlainSums<typename L::R, 0> {
     const A a = exp(logit - lse[i]), dl = a * (r - 2 * p * q - along[i]);
     sum.row.add(a, hi);
     if (vector != nullptr) sum.row.add(dl, R::load(vector, width));
-    sum.row.add(-2 * (a * q + dl * wu), u);
-    if (first_lane()) edge_weight[e] = a, edge_slope[e] = dl;
+    const A of_u = -2 * (a * q + dl * wu);  // and of x in du
+    sum.row.add(of_u, u);
+    if (first_lane()) terms[e] = {of_u, -2 * a * p, dl, -2 * dl * p};
   }
-  __device__ void close(const OfRow&, std::int64_t, Sum<R>&) const {}
   __device__ void end(std::int64_t j, Sum<R>& sum, bool) const {
     if (direct && j < direct_rows) sum.row.add(1, R::load(direct[j], width));
     sum.row.store(dx[j], width);
   }
 };
 
-// du_s += -2 sum [(H . u) x_j + (x_j . u) H] and, beside it, dc_s = sum of dl; in triple mode the sum of dl m, a line a
-// segment.
+// du_s += sum of x_j and h_i by their terms, dc_s = sum of dl; what du has along w, the caller adds.
 template <class L>
 struct BackwardSet : PlainSums<typename L::R, 1> {
   using S = typename L::S;
@@ -138,42 +142,19 @@ struct BackwardSet : PlainSums<typename L::R, 1> {
   using A = typename R::A;
   int width;
   const std::int32_t *set_edge, *set_source, *set_destination;
-  Table<const S> x, reflectors;
-  const A* vector;
+  Table<const S> x;
   Table<const A> h;
-  const A *edge_weight, *edge_slope;
+  const Terms<A>* terms;
   Table<A> du;
   A* dc;
-  Table<A> dw;
 
-  struct OfRow {
-    R u, slope_x;
-    A wu, slope_p;
-  };
-  __device__ OfRow begin(std::int64_t s) const {
-    const R u = R::load(reflectors[s], width);
-    return {u, R::zero(), vector != nullptr ? u.dot(R::load(vector, width)) : A(0), 0};
-  }
-  __device__ void edge(OfRow& of, int k, Sum<R>& sum) const {
-    const std::int64_t e = set_edge[k];
-    const A a = edge_weight[e], dl = edge_slope[e];
-    const R hi = R::load(h[set_destination[k]], width), xj = R::load(x[set_source[k]], width);
-    const A p = xj.dot(of.u);
-    sum.row.add(a * hi.dot(of.u) + dl * of.wu, xj);
-    sum.row.add(p * a, hi);
-    sum.scalar[0] += dl;
-    if (vector != nullptr) {
-      of.slope_x.add(dl, xj);
-      of.slope_p += dl * p;
-    }
-  }
-  __device__ void close(OfRow& of, std::int64_t segment, Sum<R>& sum) const {
-    if (vector != nullptr) {
-      sum.row.add(of.slope_p, R::load(vector, width));
-      of.slope_x.add(-2 * of.slope_p, of.u);
-      of.slope_x.store(dw[segment], width);
-    }
-    sum.row.scale(-2);
+  struct OfRow {};
+  __device__ OfRow begin(std::int64_t) const { return {}; }
+  __device__ void edge(OfRow, int k, Sum<R>& sum) const {
+    const Terms<A> of = terms[set_edge[k]];
+    sum.row.add(of.of_x, R::load(x[set_source[k]], width));
+    sum.row.add(of.of_h, R::load(h[set_destination[k]], width));
+    sum.scalar[0] += of.slope;
   }
   __device__ void end(std::int64_t s, Sum<R>& sum, bool) const {
     sum.row.add(1, R::load(du[s], width));

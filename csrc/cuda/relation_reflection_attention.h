@@ -20,21 +20,19 @@ void attention_forward(const Segments& segments, const std::int32_t* edge_source
 void attention_through_activation(const Matrix& upstream, const Matrix& z, bool tanh, const Matrix& h,
                                   const Matrix& along, void* stream);
 
-// dx [N, d] = direct (for the first `direct_rows`, or none) + the gradient along edges; weight and slope [E] in source
-// order for the next call.
+// dx [N, d] = direct (for the first `direct_rows`, or none) + the gradient along edges; terms [E, 4] in source order
+// for the next call.
 void attention_backward_source(const Segments& segments, const std::int32_t* edge_destination,
                                const std::int32_t* edge_set, const Matrix& x, const Matrix& reflectors,
                                const Matrix& logits, const Matrix& vector, const Matrix& h, const Matrix& along,
                                const Matrix& lse, const Matrix& direct, std::int64_t direct_rows, const Matrix& dx,
-                               const Matrix& part_sum, const Matrix& edge_weight, const Matrix& edge_slope,
-                               void* stream);
+                               const Matrix& part_sum, const Matrix& terms, void* stream);
 
-// du [U, d] += the layer's share and dc [U]; dw_parts [segments, d] where there is a vector. set_edge: places in source
-// order, by set, with their sources and destinations. part_scalars [1, parts].
+// du [U, d] += the layer's share, but for what is along the vector, and dc [U]. set_edge: places in source order, by
+// set, with their sources and destinations. part_scalars [1, parts].
 void attention_backward_set(const Segments& segments, const std::int32_t* set_edge, const std::int32_t* set_source,
-                            const std::int32_t* set_destination, const Matrix& x, const Matrix& reflectors,
-                            const Matrix& vector, const Matrix& h, const Matrix& edge_weight, const Matrix& edge_slope,
-                            const Matrix& du, const Matrix& dc, const Matrix& dw_parts, const Matrix& part_sum,
-                            const Matrix& part_scalars, void* stream);
+                            const std::int32_t* set_destination, const Matrix& x, const Matrix& h, const Matrix& terms,
+                            const Matrix& du, const Matrix& dc, const Matrix& part_sum, const Matrix& part_scalars,
+                            void* stream);
 
 }  // namespace loginmea

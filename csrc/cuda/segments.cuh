@@ -8,7 +8,6 @@
 //   R, kScalars                       the row of a sum, and how many numbers are summed beside it
 //   begin(row)                        what all edges of a row need
 //   edge(of_row, e, sum)              takes edge e into the sum
-//   close(of_row, segment, sum)       once a segment
 //   join(sum, other)                  adds another sum of the same row
 //   end(row, sum, empty)              the whole sum of a row
 #pragma once
@@ -65,7 +64,6 @@ __global__ void __launch_bounds__(kSegmentThreads) walk(Segments segments, Parts
   auto of_row = op.begin(row);
   auto sum = Op::nothing();
   for (int e = start; e < stop; ++e) op.edge(of_row, e, sum);
-  op.close(of_row, segment, sum);
   if (segment < segments.parts) {
     parts.template store<Op>(segment, sum);
   } else {

@@ -58,7 +58,7 @@ def relation_reflection_backward(
         logits.new_empty(z[0].shape),
         logits.new_empty(len(z[1])),
     )
-    all_weight, all_slope = logits.new_empty(2, graphs[0][4].numel())
+    all_terms = logits.new_empty(graphs[0][4].numel(), 4)
     upstream = kernels.rows(upstream)
     for layer in reversed(range(layers)):
         index, given, vector = graphs[layer], grads[layer], _row(vectors, layer)
@@ -67,22 +67,30 @@ def relation_reflection_backward(
         by_source, by_set = schedule.by_source, schedule.by_set
         rows, edges = len(z[layer + 1]), index[4].numel()
         h, along, dx = all_h[:rows], all_along[:rows], all_dx[: len(x)]
-        weight, slope = all_weight[:edges], all_slope[:edges]
+        terms = all_terms[:edges]
         source_sums, set_sums = (logits.new_empty(s.parts, width) for s in (by_source, by_set))
-        set_vectors = None if vector is None else logits.new_empty(len(by_set.row), width)
         kernels.through_activation(upstream, z[layer + 1], tanh, h, along)
         kernels.backward_source(Source(
             by_source, index[4], index[5], x, reflectors, logits[layer], vector,
-            h, along, chain.lse[layer], direct, direct_rows, dx, source_sums, weight, slope,
+            h, along, chain.lse[layer], direct, direct_rows, dx, source_sums, terms,
         ))  # fmt: skip
         kernels.backward_set(Set(
-            by_set, schedule.set_edge, schedule.set_source, schedule.set_destination, x, reflectors, vector,
-            h, weight, slope, du, dc[layer], set_vectors, set_sums, logits.new_empty(1, by_set.parts),
+            by_set, schedule.set_edge, schedule.set_source, schedule.set_destination, x,
+            h, terms, du, dc[layer], set_sums, logits.new_empty(1, by_set.parts),
         ))  # fmt: skip
-        if dw is not None and set_vectors is not None:
-            torch.sum(set_vectors, 0, out=dw[layer])
+        if dw is not None and vector is not None:
+            slopes = _sums(terms[:, 2].contiguous(), index[3])
+            tilts = _sums(terms[:, 3][schedule.set_edge], schedule.set_ptr)
+            du.addr_(tilts, vector)
+            # sum of dl (x_j - 2 (x_j . u) u), by source and by set
+            dw[layer] = x.to(slopes.dtype).T @ slopes + reflectors.to(tilts.dtype).T @ tilts
         upstream = dx
     return upstream.to(z[0].dtype), du, dc, dw
+
+
+def _sums(values: Tensor, ptr: Tensor) -> Tensor:
+    """Sums of the numbers [E] of each row of a CSR."""
+    return torch.segment_reduce(values, "sum", offsets=ptr, unsafe=True)  # checks would wait for the device
 
 
 def _row(vectors: Tensor | None, layer: int) -> Tensor | None:

@@ -112,6 +112,14 @@ FAULTS = (
         HUB,
     ),
     Fault(
+        "two terms of an edge exchanged",
+        "BackwardSource::edge",
+        _A,
+        "{of_u, -2 * a * p, dl,",
+        "{-2 * a * p, of_u, dl,",
+        HUB,
+    ),
+    Fault(
         "cp.async waited for too late",
         "Pipeline::stage",
         _T,

@@ -73,7 +73,7 @@ def test_nothing_between_arguments_and_results_is_rounded(dtype: torch.dtype) ->
     kernels = SimpleNamespace(
         rows=lambda x: x,
         through_activation=through_activation,
-        backward_source=lambda of: written.extend((of.dx, of.part_sum, of.edge_weight, of.edge_slope)),
+        backward_source=lambda of: written.extend((of.dx, of.part_sum, of.terms)),
         backward_set=lambda of: written.extend((of.du, of.dc, of.part_sum, of.part_scalars)),
     )
     grads = [None, None, torch.randn(rows, width).to(dtype)]
