@@ -18,6 +18,7 @@ examples:
   loginmea-fast evaluate runs/zh_en
   loginmea-fast evaluate runs/zh_en --candidates all       rank among all entities, not among the test targets alone
   loginmea-fast evaluate runs/zh_en --decoder sinkhorn     beside cosine and CSLS; all: every decoder
+  loginmea-fast evaluate runs/zh_en --propagation none --no-late-names     the model, with nothing beside it
   loginmea-fast evaluate runs/zh_en --checkpoint last      the parameters of the last epoch, not the best
   loginmea-fast evaluate runs/zh_en --json | jq .csls.left_to_right.mrr
   loginmea-fast evaluate runs/zh_en --plot curves.svg      loss, validation, links, Hits by degree as a picture
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     Flags = dict[str, Any]
 else:
     _DECODING = (key.name for key in KEYS.values() if key.section == "evaluation")
-    Flags = key_flags(("vectors", *_DECODING, "device", "backend"))
+    Flags = key_flags(("vectors", "propagation", "late_names", *_DECODING, "device", "backend"))
 
 
 def run(

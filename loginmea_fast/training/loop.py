@@ -36,7 +36,6 @@ from loginmea_fast.training.effect import without_effect
 from loginmea_fast.training.interrupt import StopOnSignal, TrainingInterrupted
 from loginmea_fast.training.late import (
     LateEmbedding,
-    beside_model,
     embedding_of,
     model_embedding,
     validation_metrics,
@@ -418,18 +417,16 @@ class Trainer:
         best = self.run.load(None, self.shards)[0] if self.run is not None else self.best
         assert best is not None, "the last epoch is always validated"
         self.model.load_state_dict(best.part("model"))
-        alone = model_embedding(self.joint, self.problem, self.config)
         started = time.perf_counter()
         joined = best.part("links").get("joined", self.problem.split.train[:0])
-        self.embedding = late = beside_model(alone, self.problem, self.config, joined)
+        self.embedding = late = embedding_of(self.joint, self.problem, self.config, joined)
         seconds = round(time.perf_counter() - started, 4)
         record: dict[str, Any] = {}
         if validation := validation_metrics(late, self.problem, self.config):
             record["validation"] = validation
         # Everything is chosen: from here on test links are read.
         if isinstance(late, LateEmbedding):
-            own = measure_test_links(alone, self.problem, self.config, breakdown=False)
-            record |= {"alone": own, "beside_seconds": seconds}
+            record["beside_seconds"] = seconds
             if self.run is not None:
                 state = {**best.state, "late_weights": late.weights}
                 replace(best, state=state).save(self.run.best_file, self.shards)
