@@ -34,7 +34,8 @@ class Forward(NamedTuple):
 class Source(NamedTuple):
     """dx and terms are written: of every edge in source order, what it gives the next launch.
 
-    These are the factors of x_j and of h_i in du_s, the gradient dl of the logit, and the factor of w in du_s.
+    These are the factors of x_j and of h_i in du_s, the gradient dl of the logit, and in triple mode the factor of w in
+    du_s.
     """
 
     segments: Segments

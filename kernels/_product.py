@@ -49,14 +49,14 @@ def _product(
 
 
 def of_float32(precision: str) -> str:
-    """What `tl.dot` makes of float32 operands; for "ieee" three TF32 products, whose sum has float32's digits.
+    """What `tl.dot` makes of float32 operands; for "ieee" three TF32 products, whose sum keeps 21 bits.
 
-    Tensor cores are for NVIDIA's cards an order of magnitude faster than one multiplication at a time; Triton has these
-    three products for no other vendor's.
+    On NVIDIA's tensor cores they take a fraction of the time of multiplying one by one. Not every other vendor's card
+    has TF32: there all products are exact.
     """
-    if precision == "ieee":
-        return "tf32x3" if torch.version.hip is None else "ieee"
-    return "tf32"
+    if torch.version.hip is not None:
+        return "ieee"
+    return "tf32x3" if precision == "ieee" else "tf32"
 
 
 def multiply(

@@ -56,6 +56,8 @@ _LAST_HOP = 0.5  # of the labels from furthest away in the triples
 _BESIDE = 0.5  # of the entities' view beside the triples'
 _BLOCK = 4096  # rows that are made ready at a time
 _RANKED = 1024  # rows whose cosines with all others are held at a time
+_NO_LENGTH = 1e-24  # square of a row without a direction
+_TIE = 1e-6  # between scores of equal rows, whose float32 sums may end otherwise
 _NARROW = 4  # the entities' view needs a fourth of the columns: nothing in it is a product of two sketches
 
 
@@ -264,14 +266,18 @@ def join(embedding: Tensor, propagated: Tensor, weight: float) -> Tensor:
     Raises:
         InputError: other numbers of rows, or a weight that is negative or no number.
     """
+    _check_join(embedding, propagated, weight)
+    rows = F.normalize(embedding, dim=1)
+    return F.normalize(torch.cat([rows, (weight * propagated).to(rows.dtype)], 1), dim=1)
+
+
+def _check_join(embedding: Tensor, propagated: Tensor, weight: float) -> None:
     if embedding.shape[0] != propagated.shape[0]:
         raise InputError(
             f"both embeddings must have a row an entity; got {embedding.shape[0]} and {propagated.shape[0]} rows"
         )
     if not 0 <= weight < float("inf"):
         raise InputError(f"the weight of the propagated labels must be finite and not negative; got {weight}")
-    rows = F.normalize(embedding, dim=1)
-    return F.normalize(torch.cat([rows, (weight * propagated).to(rows.dtype)], 1), dim=1)
 
 
 def late_weight(
@@ -304,23 +310,24 @@ def late_weight(
         One of `weights`.
 
     Raises:
-        InputError: no links to choose by, or no weights.
+        InputError: no links to choose by, or no weights; what `join` refuses, or a value that is not finite.
     """
     if len(links) == 0 or len(weights) == 0:
         raise InputError(
             f"a weight is chosen from some by validation links; got {len(weights)} weights and {len(links)} links"
         )
-    sides = [
-        torch.cat([own, entities[~torch.isin(entities, own)]])
-        for own, entities in zip(links.unbind(1), (left_entities, right_entities), strict=True)
-    ]
-    left, right = (
-        (
-            F.normalize(embedding[ids.to(embedding.device)].float(), dim=1),
-            propagated[ids.to(propagated.device)],
-        )
-        for ids in sides
-    )
+    for weight in weights:
+        _check_join(embedding, propagated, weight)
+    # A card may round float32 products to TF32, by a setting of the process that has no say in a choice.
+    dtype = torch.float64 if embedding.is_cuda else torch.float32
+    sides = []
+    for own, entities in zip(links.unbind(1), (left_entities, right_entities), strict=True):
+        ids = torch.cat([own, entities[~torch.isin(entities, own)]]).to(embedding.device)
+        rows = embedding[ids].to(dtype), propagated[ids.to(propagated.device)].to(embedding.device, dtype)
+        if not all(bool(part.isfinite().all()) for part in rows):
+            raise InputError("a weight is chosen by rows of finite numbers; these hold others")
+        sides.append((F.normalize(rows[0], dim=1), rows[1]))
+    left, right = sides
     found = _reciprocal_ranks(left, right, len(links), weights, csls_k)
     best = int(found.mean(1).argmax())
     if usual is None:
@@ -344,43 +351,49 @@ def _reciprocal_ranks(
     block.
 
     Args:
-        left: E [n, D], unit rows, and F [n, D'], unit or zero rows.
+        left: E [n, D] and F [n, D'], unit or zero rows.
         right: the same, of m rows.
         links: row i of the left and row i of the right belong together, for so many.
         weights: w of F.
         csls_k: neighbours; 0 ranks by cosine.
     """
     k = min(csls_k, len(left[0]), len(right[0]))
+    # 1 / lengths of the joined rows of a side, for each weight; a row of zeros stays one.
+    scales = [
+        [
+            (e.square().sum(1) + weight**2 * f.square().sum(1)).clamp_min(_NO_LENGTH).rsqrt()
+            for weight in weights
+        ]
+        for e, f in (left, right)
+    ]
 
-    def cosines(some: slice, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
-        """Of some rows of one side with all of the other, for each weight."""
-        own, told = (a[some].float() @ b.float().T for a, b in zip(one, other, strict=True))
-        lengths = [f.float().square().sum(1) for f in (one[1][some], other[1])]
-        for weight in weights:
-            scales = [(1 + weight**2 * squares).rsqrt() for squares in lengths]
-            yield torch.add(own, told, alpha=weight**2).mul_(scales[0][:, None]).mul_(scales[1])
+    def cosines(some: slice, side: int) -> Iterator[Tensor]:
+        """Of some rows of a side with all of the other, for each weight."""
+        (e, f), (others_e, others_f) = (left, right) if side == 0 else (right, left)
+        of_e, of_f = e[some] @ others_e.T, f[some] @ others_f.T
+        for weight, own, others in zip(weights, scales[side], scales[1 - side], strict=True):
+            yield torch.add(of_e, of_f, alpha=weight**2).mul_(own[some, None]).mul_(others)
 
-    nearest: list[list[Tensor]] = [[] for _ in weights]  # left rows' means of the k nearest, by block
-    best = [
-        left[0].new_empty(len(right[0]), 0, dtype=torch.float32) for _ in weights
-    ]  # k nearest of right rows
+    nearest: list[list[Tensor]] = [[] for _ in weights]  # means of the k nearest of left rows, by block
+    best = [left[0].new_empty(len(right[0]), 0) for _ in weights]  # the k nearest of right rows
     step = max(_RANKED, k)
     for start in range(0, len(left[0]) if k else 0, step):
-        for number, found in enumerate(cosines(slice(start, start + step), left, right)):
+        for number, found in enumerate(cosines(slice(start, start + step), 0)):
             nearest[number].append(found.topk(k, 1).values.mean(1))
-            theirs = torch.cat([best[number], found.T], 1)
-            best[number] = theirs.topk(k, 1).values
-    zero = [torch.zeros(len(side[0]), device=side[0].device) for side in (left, right)]
-    near_left = [torch.cat(blocks) if k else zero[0] for blocks in nearest]
-    near_right = [rows.mean(1) if k else zero[1] for rows in best]
+            candidates = torch.cat([best[number], found.T], 1)
+            best[number] = candidates.topk(k, 1).values
+    zeros = [e.new_zeros(len(e)) for e, _ in (left, right)]
+    near_left = [torch.cat(blocks) if k else zeros[0] for blocks in nearest]
+    near_right = [rows.mean(1) if k else zeros[1] for rows in best]
     reciprocal = torch.zeros(len(weights), links, dtype=torch.float64)
-    for one, other, near in ((left, right, near_right), (right, left, near_left)):
+    for side, near in enumerate((near_right, near_left)):
         for start in range(0, links, step):
             some = slice(start, min(start + step, links))
-            for number, found in enumerate(cosines(some, one, other)):
+            for number, found in enumerate(cosines(some, side)):
                 scores = found.mul_(2).sub_(near[number])
-                own = scores.diagonal(start)[: len(scores), None]
-                ranks = 1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
+                partner = scores.diagonal(start)[: len(scores), None]
+                above, level = scores > partner + _TIE, (scores - partner).abs_() <= _TIE
+                ranks = 1 + above.sum(1) + (level.sum(1) - 1) / 2
                 reciprocal[number, some] += ranks.double().reciprocal().cpu() / 2
     return reciprocal
 

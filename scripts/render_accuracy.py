@@ -72,7 +72,7 @@ def render_directions(results: Path) -> Iterator[str]:
                 for way in ("left_to_right", "right_to_left"):
                     hits.append(_mean([row[decoder][way]["hits@1"] for row in rows]))
             if not _one_to_one(rows):
-                hits[-2:] = "--"
+                hits[-2:] = ["-", "-"]
             lines.append([task, f"`{preset}`", *hits])
         yield table(
             f"{_machine(record)}:",

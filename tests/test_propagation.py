@@ -154,6 +154,12 @@ def test_the_late_weight_is_what_validation_prefers() -> None:
     assert late_weight(noise, good, pairs, left, right, weights=(0.0, 0.5, 8.0)) == 8.0
     with pytest.raises(InputError, match="got 7 weights and 0 links"):
         late_weight(good, good, pairs[:0], left, right)
+    with pytest.raises(InputError, match="must be finite and not negative; got -1"):
+        late_weight(good, good, pairs, left, right, weights=(0.5, -1))
+    with pytest.raises(InputError, match="got 80 and 79 rows"):
+        late_weight(good, good[:79], pairs, left, right)
+    with pytest.raises(InputError, match="rows of finite numbers"):
+        late_weight(good.index_fill(0, torch.tensor([3]), float("nan")), good, pairs, left, right)
 
 
 def test_the_usual_weight_is_kept_unless_links_speak_clearly() -> None:
@@ -194,13 +200,15 @@ def test_a_few_links_do_not_overturn_the_usual_weight(
 
 @pytest.mark.parametrize("csls_k", [0, 4, 50])
 def test_weights_are_judged_by_the_ranks_of_joined_rows(csls_k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows without labels among them, and a partner that ties with a rival."""
+    """Rows without labels among them, without a model's, and without either; and a partner that ties with a rival."""
     monkeypatch.setattr(propagation, "_RANKED", 16)
+    monkeypatch.setattr(propagation, "_TIE", 1e-12)  # in float64, where chance brings none near
     sides = []
     for rows in (40, 70):
-        model = F.normalize(torch.randn(rows, 8), dim=1)
-        labels = F.normalize(torch.randn(rows, 12), dim=1)
+        model = F.normalize(torch.randn(rows, 8, dtype=torch.float64), dim=1)
+        labels = F.normalize(torch.randn(rows, 12, dtype=torch.float64), dim=1)
         labels[rows // 3 : rows // 2] = 0
+        model[rows // 3 + 4 : rows // 2 + 4] = 0
         model[rows - 1], labels[rows - 1] = model[0], labels[0]
         sides.append((model, labels))
     weights = (0.0, 0.5, 2.0)

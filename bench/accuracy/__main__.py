@@ -6,8 +6,9 @@ python -m bench.accuracy --studies ingredients seeds  # tables and curves of doc
 python -m bench.accuracy --smoke                      # two runs that must reach their line
 python -m bench.accuracy --record                     # what has been measured, into bench/results
 
-A run that has been measured is not measured again, so that a stopped command goes on; --again does all anew. No setting
-is chosen here: a preset is what it is for every task, and what a run chooses it chooses by its validation links.
+A run that has been measured is not measured again, so that a stopped command goes on; --again does all anew. A preset
+is what it is for every task, and what a run chooses it chooses by its validation links; the study `choices`, which is
+what presets are made by, shows those alone.
 Data sets lie below LOGINMEA_DATA, or ../shared/data beside the checkout. After --record, scripts/render_accuracy.py
 writes the tables.
 """

@@ -129,10 +129,13 @@ def _children() -> float:
 
 
 def describe(row: Mapping[str, Any]) -> str:
-    """One row, as a person reads it."""
-    scores = ", ".join(
-        f"{name} {row[name]['left_to_right']['hits@1']:.3f}" for name in ("cosine", "csls", "sinkhorn")
-    )
+    """One row, as a person reads it; of a run that holds out more than usual, and so is to choose by, no test link."""
+    if any(change.startswith("valid_ratio=") for change in row["changes"]) and row["validation"]:
+        scores = f"of validation links {row['validation']['hits@1']:.3f}"
+    else:
+        scores = ", ".join(
+            f"{name} {row[name]['left_to_right']['hits@1']:.3f}" for name in ("cosine", "csls", "sinkhorn")
+        )
     resumed = row["seconds"] is None
     spent = "resumed" if resumed else f"{row['seconds']:.0f} s, {row['cpu_seconds']:.0f} CPU s"
     return f"{row['key']}: Hits@1 {scores}; {spent}"

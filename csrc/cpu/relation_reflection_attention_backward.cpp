@@ -260,9 +260,8 @@ class Backward {
       }
       e += count;
     }
-    if (triple_) {
-      add_row(t_of_row, x, &dw_[part * pitch_], width_);
-    }
+    // Without an edge there is nothing to add, and zero times a NaN is one.
+    if (triple_ && begin < end) add_row(t_of_row, x, &dw_[part * pitch_], width_);
   }
 
   __attribute__((always_inline)) void prefetch_ahead(const Layer& l, int64_t part, int64_t place) const {

@@ -165,7 +165,7 @@ def _describe(answer: dict) -> str:
     validation = ""
     if scores := answer["validation"]:
         found = f"Hits@1 {scores['hits@1']:.3f}, MRR {scores['mrr']:.3f}"
-        validation = f"validation links, both ways, among at most 4,000 others a side: {found}\n"
+        validation = f"validation links, both ways, among {scores['candidates']:,} candidates: {found}\n"
     return (
         f"{describe_metrics(answer['metrics'])}\n\n{validation}"
         f"{chosen}; {answer['seconds']:.0f} s; peak memory "

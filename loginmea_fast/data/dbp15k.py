@@ -236,18 +236,18 @@ def _own_ids(path: Path, column: np.ndarray, lists: list[_EntityList], graph: in
 
 def _by_file_id(lists: list[_EntityList]) -> Callable[[int], int]:
     """What gives our id of an id of the files, of whichever graph."""
-    own: dict[int, int]
-    others: dict[int, int]
-    own, others = (dict(zip(part.file_ids.tolist(), part.ids.tolist(), strict=True)) for part in lists)
+    left: dict[int, int]
+    right: dict[int, int]
+    left, right = (dict(zip(part.file_ids.tolist(), part.ids.tolist(), strict=True)) for part in lists)
 
     def entity_of(file_id: int) -> int:
-        if file_id in own and file_id in others:
+        if file_id in left and file_id in right:
             raise ValueError("is an id of both graphs; name the entity by its identifier")
-        found = own.get(file_id, others.get(file_id, -1))
+        found = left.get(file_id, right.get(file_id, -1))
         if found < 0:
             last = max(int(part.file_ids.max()) for part in lists)
             raise ValueError(
-                f"is no id of the {len(own) + len(others):,} entities, which are below {last + 1:,}"
+                f"is no id of the {len(left) + len(right):,} entities, which are below {last + 1:,}"
             )
         return found
 

@@ -42,5 +42,5 @@ def backward_source(of: Source) -> None:
 
 
 def backward_set(of: Set) -> None:
-    """Write du, dc and, in triple mode, dw of one layer."""
+    """Write du and dc of one layer."""
     launch("attention_backward_set", of.x, *of)

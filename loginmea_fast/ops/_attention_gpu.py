@@ -80,10 +80,10 @@ def relation_reflection_backward(
         ))  # fmt: skip
         if dw is not None and vector is not None:
             slopes = _sums(terms[:, 2].contiguous(), index[3])
-            tilts = _sums(terms[:, 3][schedule.set_edge], schedule.set_ptr)
+            tilts = _sums(terms[:, 3].index_select(0, schedule.set_edge), schedule.set_ptr)
             du.addr_(tilts, vector)
             # sum of dl (x_j - 2 (x_j . u) u), by source and by set
-            dw[layer] = x.to(slopes.dtype).T @ slopes + reflectors.to(tilts.dtype).T @ tilts
+            dw[layer] = _weighted(x, slopes, index[3]) + _weighted(reflectors, tilts, schedule.set_ptr)
         upstream = dx
     return upstream.to(z[0].dtype), du, dc, dw
 
@@ -91,6 +91,12 @@ def relation_reflection_backward(
 def _sums(values: Tensor, ptr: Tensor) -> Tensor:
     """Sums of the numbers [E] of each row of a CSR."""
     return torch.segment_reduce(values, "sum", offsets=ptr, unsafe=True)  # checks would wait for the device
+
+
+def _weighted(rows: Tensor, weights: Tensor, ptr: Tensor) -> Tensor:
+    """Sum of rows [N, d] by weights, of those alone that have an edge: zero times a NaN would reach all."""
+    some = torch.where((ptr.diff() > 0)[:, None], rows.to(weights.dtype), 0.0)
+    return some.T @ weights
 
 
 def _row(vectors: Tensor | None, layer: int) -> Tensor | None:

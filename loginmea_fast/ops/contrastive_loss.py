@@ -72,10 +72,10 @@ def contrastive_loss(
             negatives of each other, such as links that are known but not in the batch.
         row_weights: [B], not negative, not all zero: each row's weight in the sum or mean. A gradient reaches them.
         reduction: "mean" (of weights, where there are any), "sum" or "none".
-        precision: what products of float32 rows may be rounded to: "ieee" (not at all), "tf32" or
-            "bfloat16"; logits and sums are float32 always, and a device that has no such arithmetic takes
-            the next more exact one. None follows `torch.get_float32_matmul_precision()` on CUDA and is
-            "ieee" elsewhere.
+        precision: what products of float32 rows may be rounded to: "ieee" (not at all, but for the 2^-21 that three
+            TF32 products on tensor cores lose), "tf32" or "bfloat16"; logits and sums are float32 always, and a device
+            that has no such arithmetic takes the next more exact one. None follows
+            `torch.get_float32_matmul_precision()` on CUDA and is "ieee" elsewhere.
 
     Returns:
         A scalar, or with "none" [B]: float64 for float64 rows, else float32. It can be differentiated

@@ -64,11 +64,11 @@ def low_rank_fusion(
         bias: b [1, d], likewise.
         row_scale: [B, M], likewise: what each row of each modality is multiplied by (`modality_scale`); None for ones.
         backend: "auto", "reference", "cpu", "triton" or "cuda".
-        precision: what products of float32 tensors may be rounded to: "ieee" (not at all), "tf32" or "bfloat16", sums
-            being kept in float32 always; a device that has no such arithmetic takes the next more exact one. None
-            follows `torch.get_float32_matmul_precision()` on CUDA and is "ieee" elsewhere. "cuda" multiplies with
-            cuBLAS, whose rounding is that setting of the whole process, which no operator touches: it is as exact as
-            the setting, and refuses "ieee" under one that is not.
+        precision: what products of float32 tensors may be rounded to: "ieee" (not at all, but for the 2^-21 that three
+            TF32 products on tensor cores lose), "tf32" or "bfloat16", sums being kept in float32 always; a device that
+            has no such arithmetic takes the next more exact one. None follows `torch.get_float32_matmul_precision()` on
+            CUDA and is "ieee" elsewhere. "cuda" multiplies with cuBLAS, whose rounding is that setting of the whole
+            process, which no operator touches: it is as exact as the setting, and refuses "ieee" under one that is not.
         keep_products: store [K, M, B, d] in the dtype of `inputs` for backward, a third of whose work it saves.
 
     Returns:

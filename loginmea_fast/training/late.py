@@ -255,18 +255,22 @@ def weights_by_links(
     return weights
 
 
-def validation_metrics(embedding: Embedding, problem: Problem, config: Config) -> dict[str, float]:
-    """What the validation links say of `embedding_of`, as `rank_metrics`; empty where there are none.
+def validation_metrics(embedding: Embedding, problem: Problem, config: Config) -> dict[str, Any]:
+    """What the validation links say of `embedding_of`, by CSLS, among each other and entities without a link.
 
-    Both ways together, by CSLS, among each other and up to 4,000 entities of each graph without a link.
+    Returns:
+        As `rank_metrics`, both ways together, with `candidates`, the largest number that a partner was found among;
+        empty where there are no validation links.
     """
     split = problem.split
     if not len(split.valid):
         return {}
     rivals = _rivals(problem.pair, torch.cat([split.train, split.valid]), config.seed)
     sides = zip(split.valid.unbind(1), rivals, strict=True)
-    csls_k = min(config.csls_k, *(len(column.unique()) + len(others) for column, others in sides))
-    return rank_metrics(torch.cat(rank_links(embedding, split.valid, *rivals, csls_k, config.backend)))
+    candidates = [len(column.unique()) + len(others) for column, others in sides]
+    csls_k = min(config.csls_k, *candidates)
+    ranks = rank_links(embedding, split.valid, *rivals, csls_k, config.backend)
+    return {"candidates": max(candidates), **rank_metrics(torch.cat(ranks))}
 
 
 def _rivals(pair: AlignmentPair, known: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,7 @@ from loginmea_fast.training.effect import without_effect
 from loginmea_fast.training.interrupt import StopOnSignal, TrainingInterrupted
 from loginmea_fast.training.late import (
     LateEmbedding,
+    beside_model,
     embedding_of,
     model_embedding,
     validation_metrics,
@@ -417,9 +418,10 @@ class Trainer:
         best = self.run.load(None, self.shards)[0] if self.run is not None else self.best
         assert best is not None, "the last epoch is always validated"
         self.model.load_state_dict(best.part("model"))
-        started = time.perf_counter()
         joined = best.part("links").get("joined", self.problem.split.train[:0])
-        self.embedding = late = embedding_of(self.joint, self.problem, self.config, joined)
+        model = model_embedding(self.joint, self.problem, self.config)
+        started = time.perf_counter()
+        self.embedding = late = beside_model(model, self.problem, self.config, joined)
         seconds = round(time.perf_counter() - started, 4)
         record: dict[str, Any] = {}
         if validation := validation_metrics(late, self.problem, self.config):

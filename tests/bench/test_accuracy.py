@@ -49,12 +49,21 @@ def test_a_run_that_was_stopped_goes_on_and_says_no_seconds(
     assert describe({**row, "key": "small"}).endswith("; resumed")
 
 
+def test_a_run_to_choose_by_tells_no_test_link() -> None:
+    ways = {"left_to_right": {"hits@1": 0.9}}
+    row = {"key": "a", "seconds": 1.0, "cpu_seconds": 1.0, "validation": {"hits@1": 0.5, "mrr": 0.6}}
+    row |= dict.fromkeys(("cosine", "csls", "sinkhorn"), ways)
+    assert "0.9" in describe({**row, "changes": ["members=2"]})
+    told = describe({**row, "changes": ["members=2", "valid_ratio=0.3"]})
+    assert told == "a: Hits@1 of validation links 0.500; 1 s, 1 CPU s"
+
+
 def test_a_smoke_run_must_reach_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for beyond, status in ((0.01, 0), (-0.01, 1)):
 
         def measured(case: Case, *_: object, beyond: float = beyond, **__: object) -> dict:
             hits = {"left_to_right": {"hits@1": SMOKE[case.task, case.preset] + beyond}}
-            row = {"key": case.key, "seconds": 1.0, "cpu_seconds": 1.0}
+            row = {"key": case.key, "changes": case.changes, "seconds": 1.0, "cpu_seconds": 1.0}
             return row | dict.fromkeys(("cosine", "csls", "sinkhorn"), hits)
 
         monkeypatch.setattr(command, "measure", measured)

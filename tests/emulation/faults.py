@@ -119,6 +119,7 @@ FAULTS = (
         "{-2 * a * p, of_u, dl,",
         HUB,
     ),
+    Fault("a term along w that is half", "BackwardSource::edge", _A, "-2 * dl * p}", "-dl * p}", HUB),
     Fault(
         "cp.async waited for too late",
         "Pipeline::stage",

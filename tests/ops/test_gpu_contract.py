@@ -46,8 +46,9 @@ def test_launches_of_triton_and_of_cuda_take_the_same_arguments(op, of_cuda, lau
         assert of_both[0] == of_both[1], name
 
 
+@pytest.mark.parametrize("triple", [False, True], ids=["relation", "triple"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-def test_nothing_between_arguments_and_results_is_rounded(dtype: torch.dtype) -> None:
+def test_nothing_between_arguments_and_results_is_rounded(dtype: torch.dtype, triple: bool) -> None:
     """h, the gradient from layer to layer and partial sums have the dtype of sums under either backend."""
     graph = AlignmentGraph.from_triples(*triples_of("hub"))
     sums = torch.float64 if dtype == torch.float64 else torch.float32
@@ -59,7 +60,7 @@ def test_nothing_between_arguments_and_results_is_rounded(dtype: torch.dtype) ->
         torch.zeros(2, sets, dtype=sums),
         F.normalize(torch.randn(sets, width)).to(dtype),
         None,
-        None,
+        torch.randn(2, width, dtype=sums) if triple else None,
         graphs_in(_index_of(graph)),
         "tanh",
     )
@@ -77,8 +78,10 @@ def test_nothing_between_arguments_and_results_is_rounded(dtype: torch.dtype) ->
         backward_set=lambda of: written.extend((of.du, of.dc, of.part_sum, of.part_scalars)),
     )
     grads = [None, None, torch.randn(rows, width).to(dtype)]
-    dx, *_ = _attention_gpu.relation_reflection_backward(chain, grads, kernels)
+    dx, du, dc, dw = _attention_gpu.relation_reflection_backward(chain, grads, kernels)
     assert dx.dtype == dtype
+    assert {du.dtype, dc.dtype} == {sums}
+    assert (None if dw is None else dw.dtype) == (sums if triple else None)
     assert {t.dtype for t in written} == {sums}
     assert [t.dtype for t in upstreams] == [dtype, sums], "the gradient to an inner layer was rounded"
 

@@ -400,6 +400,15 @@ def test_nan_reaches_neighbours_and_no_others(backend: str, triple: bool) -> Non
     assert torch.equal(out.isnan().any(dim=1).cpu(), reached)
 
 
+def test_a_nan_without_edges_reaches_no_gradient(backend: str) -> None:
+    graph = AlignmentGraph.from_triples(torch.tensor([[0, 0, 1], [1, 1, 2], [2, 0, 0]]), 5, 2)
+    inputs = make_inputs(graph, 5, layers=2, triple=True, dtype=torch.float32)
+    inputs.x[3] = math.nan
+    upstream = torch.ones(graph.num_entities, 15)
+    _, grads = _results(graph, inputs, "tanh", backend, upstream)
+    assert all(grad.isfinite().all() for grad in grads)
+
+
 def test_a_logit_of_minus_infinity_leaves_a_relation_set_out(backend: str) -> None:
     graph = make_graph("hub")
     inputs = make_inputs(graph, 5, layers=1, dtype=torch.float32)
