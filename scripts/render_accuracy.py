@@ -100,9 +100,8 @@ def _held_out_line(
         return statistics.fmean(of_seed["validation"][metric] for of_seed in rows.values())
 
     gain = f"{mean(found, 'mrr') - mean(base, 'mrr'):+.3f}" if found.keys() == base.keys() else "-"
-    changes = ", ".join(f"`{change}`" for change in row.changes)
     scores = [f"{mean(found, metric):.3f}" for metric in ("hits@1", "mrr")]
-    return [row.label, changes, *scores, gain, _seconds(found.values())[1]]
+    return [row.label, _changes(row), *scores, gain, _seconds(found.values())[1]]
 
 
 def _line(
@@ -111,9 +110,12 @@ def _line(
     """A row over its seeds; the gain is over those that the first row has as well."""
     gains = [_hits(of_seed) - _hits(base[seed]) for seed, of_seed in found.items() if seed in base]
     gain = f"{statistics.fmean(gains):+.3f}" if gains else "-"
-    changes = ", ".join(f"`{change}`" for change in row.changes)
     scores = _scores(list(found.values()))
-    return [row.label, changes, str(len(found)), *scores, gain, _seconds(found.values())[1]]
+    return [row.label, _changes(row), str(len(found)), *scores, gain, _seconds(found.values())[1]]
+
+
+def _changes(row: Row) -> str:
+    return ", ".join(f"`{change}`" for change in row.changes)
 
 
 def _machine(record: Mapping[str, Any]) -> str:

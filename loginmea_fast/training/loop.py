@@ -426,12 +426,12 @@ class Trainer:
         record: dict[str, Any] = {}
         if validation := validation_metrics(late, self.problem, self.config):
             record["validation"] = validation
-        # Everything is chosen: from here on test links are read.
         if isinstance(late, LateEmbedding):
             record["beside_seconds"] = seconds
             if self.run is not None:
                 state = {**best.state, "late_weights": late.weights}
                 replace(best, state=state).save(self.run.best_file, self.shards)
+        # Everything is chosen: from here on test links are read.
         metrics = measure_test_links(late, self.problem, self.config)
         self._record(
             "final", best_epoch=self.standing.chosen_epoch, metrics=metrics, weights=self._weights(), **record
