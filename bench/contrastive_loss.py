@@ -3,6 +3,7 @@
 python bench/contrastive_loss.py                      # B = 3,500 and 10,000, 2,100 wide
 python bench/contrastive_loss.py --batch 1000 --width 300
 python bench/contrastive_loss.py --hard-sample 900 7300 576    # links, keys, width of the loss over squared distances
+python bench/contrastive_loss.py --hard-sample 900 7300 576 --sharpness 50   # the same of a model that is sure
 """
 
 from __future__ import annotations
@@ -222,8 +223,12 @@ def report(batch: int, width: int, repeats: int) -> tuple[list[dict[str, object]
     return rows, {f"{name} at {batch}": rate for name, rate in ceilings.items()}
 
 
-def hard_sample(batch: int, count: int, width: int) -> dict[str, Step]:
-    """Loss, and gradients to queries and keys, of both sides of `batch` links over `count` keys, theirs among them."""
+def hard_sample(batch: int, count: int, width: int, sharpness: float = 1.0) -> dict[str, Step]:
+    """Loss, and gradients to queries and keys, of both sides of `batch` links over `count` keys, theirs among them.
+
+    The larger `sharpness`, the smaller the weights of most keys: where they are less than a float resolves, processors
+    may slow down.
+    """
     from loginmea_fast.ops import contrastive_loss_to_keys
 
     left, right = rows_of(batch, width)
@@ -232,7 +237,7 @@ def hard_sample(batch: int, count: int, width: int) -> dict[str, Step]:
     queries = keys[: 2 * batch].detach().requires_grad_()
     own = torch.arange(2 * batch)
     positives, pairs = own.roll(batch), torch.stack([own, own], 1)
-    tau = torch.full((2 * batch,), float(width))
+    tau = torch.full((2 * batch,), width / sharpness)
 
     def clean() -> tuple[Tensor, Tensor, Tensor]:
         scores = (queries @ keys.T - keys.square().sum(1) / 2) / tau[:, None]
@@ -264,9 +269,9 @@ def hard_sample_error(steps: dict[str, Step]) -> float:
     return max(error.item() for error in [abs(loss - expected) / expected.abs(), *errors])
 
 
-def report_hard_sample(batch: int, count: int, width: int, repeats: int) -> None:
+def report_hard_sample(batch: int, count: int, width: int, sharpness: float, repeats: int) -> None:
     """Print seconds of both in turn, once they agree. CPU seconds are of all threads, whoever else wants the cores."""
-    steps = hard_sample(batch, count, width)
+    steps = hard_sample(batch, count, width, sharpness)
     operations = 3 * 2 * 2 * batch * count * width
     error = hard_sample_error(steps)
     if error > HARD_SAMPLE_BOUND:
@@ -298,9 +303,12 @@ def main() -> None:
     parser.add_argument(
         "--hard-sample", type=int, nargs=3, metavar=("LINKS", "KEYS", "WIDTH"), help="that loss alone"
     )
+    parser.add_argument(
+        "--sharpness", type=float, default=1.0, help="what that loss's logits are multiplied by"
+    )
     args = parser.parse_args()
     if args.hard_sample:
-        report_hard_sample(*args.hard_sample, args.repeats)
+        report_hard_sample(*args.hard_sample, args.sharpness, args.repeats)
         return
     if args.provider:
         print(

@@ -18,6 +18,7 @@
 #include "memory.h"
 #include "relation_reflection_attention.h"
 #include "rows.h"
+#include "subnormals.h"
 
 namespace loginmea::attention {
 
@@ -180,6 +181,7 @@ void walk(const Stream& s, const std::vector<Cut>& cuts, int64_t width, int num_
   const PerThread<A> sums(num_threads, 2 * pitch);
 #pragma omp parallel num_threads(num_threads)
   {
+    const FlushSubnormals flush;
     A* sum = sums.of(omp_get_thread_num());
 #pragma omp for schedule(dynamic, 1)
     for (int64_t part = 0; part < parts; ++part) {

@@ -26,6 +26,7 @@
 #include "cpu/elementwise.h"
 #include "cpu/gemm_product.h"
 #include "cpu/softmax_rows.h"
+#include "cpu/subnormals.h"
 
 namespace loginmea {
 namespace {
@@ -142,6 +143,7 @@ class Loss {
   double run() {
 #pragma omp parallel num_threads(p_.num_threads)
     {
+      const FlushSubnormals flush;
       measure_lengths();
       for (int64_t first = 0; first < p_.batch; first += panel_rows_) {
         if (p_.both_ways) {

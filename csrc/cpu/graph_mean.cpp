@@ -11,6 +11,7 @@
 #include "lanes.h"
 #include "memory.h"
 #include "rows.h"
+#include "subnormals.h"
 
 namespace loginmea {
 namespace {
@@ -38,6 +39,7 @@ void row_sums(int64_t rows, int64_t width, const int64_t* ptr, const Index* inde
   };
 #pragma omp parallel num_threads(num_threads)
   {
+    const FlushSubnormals flush;
     A* sum = sums.of(omp_get_thread_num());
 #pragma omp for schedule(dynamic, 64)
     for (int64_t r = 0; r < rows; ++r) {
@@ -83,6 +85,7 @@ void unit_reflectors(int64_t sets, int64_t width, const int64_t* ptr, const int3
   const PerThread<A> sums(num_threads, width);
 #pragma omp parallel num_threads(num_threads)
   {
+    const FlushSubnormals flush;
     A* sum = sums.of(omp_get_thread_num());
 #pragma omp for schedule(dynamic, 64)
     for (int64_t s = 0; s < sets; ++s) {
@@ -106,6 +109,7 @@ void unit_reflectors_backward(int64_t relations, int64_t sets, int64_t width, co
   const PerThread<A> sums(num_threads, width);
 #pragma omp parallel num_threads(num_threads)
   {
+    const FlushSubnormals flush;
     A* sum = sums.of(omp_get_thread_num());
 #pragma omp for schedule(static)
     for (int64_t s = 0; s < sets; ++s) {

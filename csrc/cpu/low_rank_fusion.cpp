@@ -24,6 +24,7 @@
 #include "cpu/gemm_tile.h"
 #include "cpu/low_rank_fusion_blocks.h"
 #include "cpu/memory.h"
+#include "cpu/subnormals.h"
 
 namespace loginmea {
 namespace {
@@ -83,6 +84,7 @@ class Fusion {
     const PerThread<A> thread_projections(num_threads, count() * kTile), totals(num_threads, block * kPanel);
 #pragma omp parallel num_threads(num_threads)
     {
+      const FlushSubnormals flush;
       const Rows& t = thread_rows[omp_get_thread_num()];
       t.clear();
       A* projections = thread_projections.of(omp_get_thread_num());
@@ -140,6 +142,7 @@ class Fusion {
     const PerThread<A> thread_projections(num_threads, count() * kTile);
 #pragma omp parallel num_threads(num_threads)
     {
+      const FlushSubnormals flush;
       A* projections = thread_projections.of(omp_get_thread_num());
       for (int64_t first = 0; first < rows; first += block) {
         const int64_t valid = std::min(block, rows - first), padded = round_up(valid, kRows);

@@ -10,6 +10,7 @@
 #include "cpu/low_rank_fusion.h"
 #include "cpu/low_rank_fusion_blocks.h"
 #include "cpu/memory.h"
+#include "cpu/subnormals.h"
 
 namespace loginmea {
 namespace {
@@ -122,6 +123,7 @@ void modality_scale_forward(const std::vector<uintptr_t>& inputs, const std::vec
     const PerThread<A> numbers(num_threads, Scale<S>::kNumbers * count);
 #pragma omp parallel num_threads(num_threads)
     {
+      const FlushSubnormals flush;
       const Scale<S> scale(x, input_strides, widths, static_cast<const A*>(query), present,
                            numbers.of(omp_get_thread_num()));
 #pragma omp for schedule(static)
@@ -150,6 +152,7 @@ void modality_scale_backward(const void* g, const std::vector<uintptr_t>& inputs
     const PerThread<A> numbers(num_threads, Scale<S>::kNumbers * count);
 #pragma omp parallel num_threads(num_threads)
     {
+      const FlushSubnormals flush;
       const Scale<S> scale(x, input_strides, widths, q, present, numbers.of(omp_get_thread_num()));
 #pragma omp for schedule(static)
       for (int64_t task = 0; task < kMostTasks; ++task) {

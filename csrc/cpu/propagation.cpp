@@ -11,6 +11,7 @@
 #include "lanes.h"
 #include "memory.h"
 #include "rows.h"
+#include "subnormals.h"
 
 namespace loginmea {
 namespace {
@@ -60,6 +61,7 @@ void propagate(int64_t rows, int64_t width, int64_t groups, const int64_t* ptr, 
   const PerThread<A> sums(num_threads, width);
 #pragma omp parallel num_threads(num_threads)
   {
+    const FlushSubnormals flush;
     A* sum = sums.of(omp_get_thread_num());
 #pragma omp for schedule(dynamic, 16)
     for (int64_t r = 0; r < rows; ++r) {

@@ -15,6 +15,7 @@
 #include "lanes.h"
 #include "memory.h"
 #include "rows.h"
+#include "subnormals.h"
 
 namespace loginmea {
 namespace {
@@ -81,6 +82,7 @@ void triple_logits(const Graph& g, Rows<const T> x, Rows<const T> u, const A* c,
   const auto set_along = scratch<A>(g.sets);
 #pragma omp parallel num_threads(num_threads)
   {
+    const FlushSubnormals flush;
 #pragma omp for schedule(static)
     for (int64_t s = 0; s < g.sets; ++s) set_along[s] = dot<A>(u[s], w, width);
 #pragma omp for schedule(dynamic, 64)
@@ -144,13 +146,17 @@ void forward(const std::vector<Graph>& graphs, const Addresses& kept, int64_t wi
     const Rows<T> y{reinterpret_cast<T*>(z[layer + 1]), z_stride[layer + 1]};
     const A* c = logits + layer * sets;
     if (triple) triple_logits(g, x, u, c, neighbor_vectors + layer * width, width, logit.get(), num_threads);
-#pragma omp parallel for num_threads(num_threads) schedule(dynamic, 256)
-    for (int64_t r = 0; r < stream.rows; ++r) {
-      const int64_t begin = stream.start[r], end = stream.start[r + 1];
-      for (int64_t e = begin; e < end; ++e) {
-        weight[e] = triple ? logit[stream.edge != nullptr ? stream.edge[e] : e] : c[stream.set[e]];
+#pragma omp parallel num_threads(num_threads)
+    {
+      const FlushSubnormals flush;
+#pragma omp for schedule(dynamic, 256)
+      for (int64_t r = 0; r < stream.rows; ++r) {
+        const int64_t begin = stream.start[r], end = stream.start[r + 1];
+        for (int64_t e = begin; e < end; ++e) {
+          weight[e] = triple ? logit[stream.edge != nullptr ? stream.edge[e] : e] : c[stream.set[e]];
+        }
+        row_lse[stream.entity(r)] = softmax(&weight[begin], end - begin);
       }
-      row_lse[stream.entity(r)] = softmax(&weight[begin], end - begin);
     }
     walk<A>(
         stream, cuts, width, num_threads,

@@ -21,6 +21,7 @@
 #include "memory.h"
 #include "relation_reflection_attention.h"
 #include "rows.h"
+#include "subnormals.h"
 
 namespace loginmea {
 namespace {
@@ -331,6 +332,7 @@ void for_sets(int64_t sets, int64_t width, int num_threads, Body&& body) {
   const PerThread<A> sums(num_threads, padded<A>(width));
 #pragma omp parallel num_threads(num_threads)
   {
+    const FlushSubnormals flush;
     A* sum = sums.of(omp_get_thread_num());
 #pragma omp for schedule(dynamic, 1)
     for (int64_t part = 0; part < kSetParts; ++part) {
@@ -406,9 +408,13 @@ void backward(const std::vector<Graph>& graphs, int64_t width, const Addresses& 
   if (layers % 2 == 0) std::swap(h, h_below);
 
   const Rows<const T> z_top = rows_of(z, z_stride, layers), grad_top = rows_of(grad, grad_stride, layers);
-#pragma omp parallel for num_threads(num_threads) schedule(static)
-  for (int64_t i = 0; i < highest.destinations; ++i) {
-    d[i] = through_activation(grad_top[i], z_top[i], tanh, h + i * width, width);
+#pragma omp parallel num_threads(num_threads)
+  {
+    const FlushSubnormals flush;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < highest.destinations; ++i) {
+      d[i] = through_activation(grad_top[i], z_top[i], tanh, h + i * width, width);
+    }
   }
   for (int64_t k = 0; k < layers; ++k) lse += graph_of_layer(graphs, k).destinations;
   for (int64_t k = layers - 1; k >= 0; --k) {
