@@ -71,7 +71,13 @@ def machine() -> dict[str, Any]:
 
 
 def record(
-    name: str, rows: Sequence[Mapping[str, Any]], *, note: str = "", merge: str | None = None, **more: Any
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    note: str = "",
+    merge: str | None = None,
+    once: bool = False,
+    **more: Any,
 ) -> Path:
     """Write what was measured, replacing an older record of the same name on this machine.
 
@@ -81,6 +87,7 @@ def record(
         note: what a reader of the figures must know.
         merge: key of the rows by which a long benchmark is measured piece by piece: older rows stay whose value is none
             of the new ones, and every row says on what commit and day it was measured, these unless it has its own.
+        once: of a row that several machines have measured the newest stays, for figures that are the same on each.
         more: JSON-ready facts shared by all rows, for example the measured ceilings.
 
     Returns:
@@ -90,13 +97,29 @@ def record(
     path.parent.mkdir(parents=True, exist_ok=True)
     host = machine()
     kept = [dict(row) for row in rows]
+    others = {}
     if merge is not None:
         kept = [{"commit": host["commit"], "date": host["date"], **row} for row in kept]
-        new = {row[merge] for row in kept}
         older = json.loads(path.read_text())["rows"] if path.is_file() else []
+        if once:
+            others = {
+                other: json.loads(other.read_text())
+                for other in RESULTS.glob(f"*/{name}.json")
+                if other != path
+            }
+            newer = {row[merge]: row["date"] for content in others.values() for row in content["rows"]}
+            kept = [row for row in kept if newer.get(row[merge], "") <= row["date"]]
+        new = {row[merge] for row in kept}
         kept = [row for row in older if row[merge] not in new] + kept
-    content = {"name": name, "machine": host, "note": note, **more, "rows": kept}
+    _write(path, {"name": name, "machine": host, "note": note, **more, "rows": kept})
+    for other, content in others.items():
+        left = [row for row in content["rows"] if row[merge] not in new]
+        if len(left) < len(content["rows"]):
+            _write(other, {**content, "rows": left})
+    return path
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     temporary.replace(path)
-    return path

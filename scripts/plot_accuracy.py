@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from markers import read_records
-from render_accuracy import ROOT
+from render_accuracy import ROOT, Rows, read_rows
 
 from bench.accuracy.published import PUBLISHED
 from bench.accuracy.studies import STUDIES, Study
@@ -30,7 +29,7 @@ def hits(row: Mapping[str, Any], decoder: str) -> float:
     return found
 
 
-def against_seconds(rows: Sequence[Mapping[str, Any]], task: str, axes: Any) -> None:
+def against_seconds(rows: Rows, task: str, axes: Any) -> None:
     """Hits@1 of each preset against its CPU seconds, and what others have published as lines."""
     for decoder, color in _COLORS.items():
         points = []
@@ -60,14 +59,16 @@ def against_seconds(rows: Sequence[Mapping[str, Any]], task: str, axes: Any) -> 
             fontsize=7,
             color="#555555",
         )
-    axes.set(title=task, xlabel="CPU seconds, of two cores together", ylabel="Hits@1", xscale="log")
+    machines = len({row["machine"] for row in rows if row["task"] == task})
+    where = "two cores together" if machines < 2 else f"two cores together, of {machines} machines"
+    axes.set(title=task, xlabel=f"CPU seconds, of {where}", ylabel="Hits@1", xscale="log")
     axes.margins(x=0.2, y=0.12)
     for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         ticks("{x:.0f}")
     axes.legend(loc="lower right", fontsize=7)
 
 
-def curve(rows: Sequence[Mapping[str, Any]], study: Study, axes: Any) -> None:
+def curve(rows: Rows, study: Study, axes: Any) -> None:
     """Hits@1 along the study's axis, a line a task and decoder."""
     measured = {row["key"]: row for row in rows}
     for task, style in zip(study.rows, ("-", "--"), strict=False):
@@ -83,7 +84,7 @@ def curve(rows: Sequence[Mapping[str, Any]], study: Study, axes: Any) -> None:
     axes.legend(loc="lower right", fontsize=7)
 
 
-def growth(rows: Sequence[Mapping[str, Any]], task: str, axes: Any) -> None:
+def growth(rows: Rows, task: str, axes: Any) -> None:
     """Links that each round of the default learns from, and validation at its end, a line a seed."""
     beside = axes.twinx()
     for row in rows:
@@ -97,8 +98,8 @@ def growth(rows: Sequence[Mapping[str, Any]], task: str, axes: Any) -> None:
     beside.set(ylabel="validation Hits@1")
 
 
-def draw(images: Path, record: Mapping[str, Any]) -> list[Path]:
-    """The pictures of one machine's record."""
+def draw(images: Path, rows: Rows) -> list[Path]:
+    """The pictures of what has been measured."""
     files = []
     curves = [study for study in STUDIES.values() if study.axis]
     for name, panels in (
@@ -108,7 +109,7 @@ def draw(images: Path, record: Mapping[str, Any]) -> list[Path]:
     ):
         figure, all_axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 4), layout="constrained")
         for (plot, what), axes in zip(panels, all_axes, strict=True):
-            plot(record["rows"], what, axes)
+            plot(rows, what, axes)
             axes.grid(alpha=0.25)
         files.append(images / f"accuracy-{name}.svg")
         figure.savefig(files[-1], metadata={"Date": None})
@@ -117,6 +118,5 @@ def draw(images: Path, record: Mapping[str, Any]) -> list[Path]:
 
 
 if __name__ == "__main__":
-    for record in read_records(ROOT / "bench" / "results", "accuracy"):
-        for file in draw(ROOT / "docs" / "images", record):
-            print(file.relative_to(ROOT), "written")
+    for file in draw(ROOT / "docs" / "images", read_rows(ROOT / "bench" / "results")[1]):
+        print(file.relative_to(ROOT), "written")

@@ -18,74 +18,119 @@ from bench.accuracy.studies import STUDIES, Row, Study  # noqa: E402
 NOTHING = "Nothing is recorded yet: `make accuracy` measures it."
 
 
+Rows = Sequence[Mapping[str, Any]]
+
+
 @joined(NOTHING)
 def render_tasks(results: Path) -> Iterator[str]:
-    """A table a machine, a line a task and preset, the mean over seeds and their deviation."""
-    for record in read_records(results, "accuracy"):
-        lines = []
-        for (task, preset), rows in _by_task(record):
-            what = f"{task}: {', '.join(rows[0]['modalities'])}"
-            lines.append([what, f"`{preset}`", len(rows), *_scores(rows), *_seconds(rows)])
-        yield table(
-            f"{record['note'][:1].upper()}{record['note'][1:]}. {_machine(record)}:",
-            "data and what is seen | preset | seeds | Hits@1, CSLS | Hits@10 | MRR | Hits@1, Sinkhorn | seconds "
-            "| CPU seconds",
-            lines,
-        )
+    """A line a task and preset, the mean over seeds and their deviation."""
+    note, measured = read_rows(results)
+    groups = _by_task(measured)
+    if not groups:
+        return
+    machines = Machines(row for _, rows in groups for row in rows)
+    lines = []
+    for (task, preset), rows in groups:
+        what = f"{task}: {', '.join(rows[0]['modalities'])}"
+        lines.append([what, f"`{preset}`", len(rows), *_scores(rows), *_seconds(rows), *machines.of(rows)])
+    yield table(
+        f"{note[:1].upper()}{note[1:]}. {machines}:",
+        "data and what is seen | preset | seeds | Hits@1, CSLS | Hits@10 | MRR | Hits@1, Sinkhorn | seconds "
+        f"| CPU seconds{machines.column}",
+        lines,
+    )
 
 
 @joined(NOTHING)
 def render_study(results: Path, study: Study) -> Iterator[str]:
-    """A table a machine and task, a line a row of the study, each beside the first one."""
-    for record in read_records(results, "accuracy"):
-        measured: dict[str, Mapping[str, Any]] = {row["key"]: row for row in record["rows"]}
-        groups: dict[str, dict[Row, dict[int, Mapping[str, Any]]]] = {}
-        for row, case in study.cases():
-            if case.key in measured:
-                groups.setdefault(case.task, {}).setdefault(row, {})[case.seed] = measured[case.key]
-        for task, rows in groups.items():
-            base = rows.get(study.rows[task][0], {})
-            if study.held_out is not None:
-                yield table(
-                    f"{task}, preset `{study.preset}`, {study.held_out:.0%} of the known links held out; "
-                    f"{_machine(record)}:",
-                    "| changed | Hits@1 of those | MRR | beside the first | CPU seconds",
-                    [_held_out_line(row, found, base) for row, found in rows.items()],
-                )
-                continue
-            yield table(
-                f"{task}, preset `{study.preset}`; {_machine(record)}:",
+    """A table a task, a line a row of the study, each beside the first one."""
+    measured: dict[str, Mapping[str, Any]] = {row["key"]: row for row in read_rows(results)[1]}
+    groups: dict[str, dict[Row, dict[int, Mapping[str, Any]]]] = {}
+    for row, case in study.cases():
+        if case.key in measured:
+            groups.setdefault(case.task, {}).setdefault(row, {})[case.seed] = measured[case.key]
+    for task, rows in groups.items():
+        base = rows.get(study.rows[task][0], {})
+        machines = Machines(of_seed for found in rows.values() for of_seed in found.values())
+        if study.held_out is None:
+            title = f"{task}, preset `{study.preset}`"
+            header = (
                 "| changed | seeds | Hits@1, CSLS | Hits@10 | MRR | Hits@1, Sinkhorn | CSLS beside the first "
-                "| CPU seconds",
-                [_line(row, found, base) for row, found in rows.items()],
+                "| CPU seconds"
             )
+            line = _line
+        else:
+            title = f"{task}, preset `{study.preset}`, {study.held_out:.0%} of the known links held out"
+            header = "| changed | Hits@1 of those | MRR | beside the first | CPU seconds"
+            line = _held_out_line
+        yield table(
+            f"{title}; {machines}:",
+            f"{header}{machines.column}",
+            [[*line(row, found, base), *machines.of(found.values())] for row, found in rows.items()],
+        )
 
 
 @joined(NOTHING)
 def render_directions(results: Path) -> Iterator[str]:
     """Hits@1 of each decoder both ways, a line a task and preset."""
-    for record in read_records(results, "accuracy"):
-        lines = []
-        for (task, preset), rows in _by_task(record):
-            hits = []
-            for decoder in ("cosine", "csls", "sinkhorn"):
-                for way in ("left_to_right", "right_to_left"):
-                    hits.append(_mean([row[decoder][way]["hits@1"] for row in rows]))
-            if not _one_to_one(rows):
-                hits[-2:] = ["-", "-"]
-            lines.append([task, f"`{preset}`", *hits])
+    lines = []
+    for (task, preset), rows in _by_task(read_rows(results)[1]):
+        hits = []
+        for decoder in ("cosine", "csls", "sinkhorn"):
+            for way in ("left_to_right", "right_to_left"):
+                hits.append(_mean([row[decoder][way]["hits@1"] for row in rows]))
+        if not _one_to_one(rows):
+            hits[-2:] = ["-", "-"]
+        lines.append([task, f"`{preset}`", *hits])
+    if lines:
         yield table(
-            f"{_machine(record)}:",
+            "Means over seeds:",
             "data | preset | cosine, left to right | right to left | CSLS, left to right | right to left "
             "| Sinkhorn, left to right | right to left",
             lines,
         )
 
 
-def _by_task(record: Mapping[str, Any]) -> list[tuple[tuple[str, str], list[Mapping[str, Any]]]]:
+def read_rows(results: Path) -> tuple[str, list[dict[str, Any]]]:
+    """The note of the records, and the rows of all machines, each with the `machine` that measured it."""
+    note, rows = "", []
+    for record in read_records(results, "accuracy"):
+        machine, note = record["machine"], record["note"]
+        name = f"{machine['device']}, {machine['cores']} cores, {machine['capability']}"
+        rows += [{**row, "machine": name} for row in record["rows"]]
+    return note, rows
+
+
+class Machines:
+    """What the rows of a table were measured on, and when; seconds of two machines are told apart by letters."""
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        found = list(rows)
+        dates = sorted({row["date"] for row in found})
+        names = sorted({row["machine"] for row in found})
+        self.letters = dict(zip(names, "ABCDEFGH", strict=False)) if len(names) > 1 else {}
+        self.days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+        self.names = names
+
+    def __str__(self) -> str:
+        told = [f"{name} ({self.letters[name]})" if self.letters else name for name in self.names]
+        return f"{'; '.join(told)}; {self.days}"
+
+    @property
+    def column(self) -> str:
+        """The end of the table's header."""
+        return " | on" if self.letters else ""
+
+    def of(self, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+        """The cell of that column, if there is one."""
+        letters = sorted({self.letters[row["machine"]] for row in rows}) if self.letters else []
+        return [", ".join(letters)] if letters else []
+
+
+def _by_task(measured: Rows) -> list[tuple[tuple[str, str], list[Mapping[str, Any]]]]:
     """The rows of each task and preset that nothing was changed in, by name."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in record["rows"]:
+    for row in measured:
         if not row["changes"] and not row["removed"]:
             groups.setdefault((row["task"], row["preset"]), []).append(row)
     return sorted(groups.items(), key=lambda group: group[0])
@@ -118,35 +163,34 @@ def _changes(row: Row) -> str:
     return ", ".join(f"`{change}`" for change in row.changes)
 
 
-def _machine(record: Mapping[str, Any]) -> str:
-    machine = record["machine"]
-    dates = sorted({row["date"] for row in record["rows"]})
-    days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
-    return f"{machine['device']}, {machine['cores']} cores, {machine['capability']}, {days}"
-
-
 def _hits(row: Mapping[str, Any]) -> float:
     found: float = row["csls"]["left_to_right"]["hits@1"]
     return found
 
 
-def _scores(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _scores(rows: Rows) -> Iterator[str]:
     """Hits@1, Hits@10 and MRR by CSLS, Hits@1 by Sinkhorn where each candidate has one partner."""
     for metric in ("hits@1", "hits@10", "mrr"):
         yield _mean([row["csls"]["left_to_right"][metric] for row in rows])
     yield _mean([row["sinkhorn"]["left_to_right"]["hits@1"] for row in rows]) if _one_to_one(rows) else "-"
 
 
-def _one_to_one(rows: Sequence[Mapping[str, Any]]) -> bool:
+def _one_to_one(rows: Rows) -> bool:
     """Whether every candidate has a partner, as Sinkhorn assumes: of all entities of a graph many have none."""
     return all(row["candidates"] == "test" for row in rows)
 
 
 def _seconds(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    known = [row for row in rows if row["seconds"] is not None]  # a run that was stopped and went on has none
-    if not known:
-        return ["-", "-"]
-    return [f"{statistics.median(row[key] for row in known):.0f}" for key in ("seconds", "cpu_seconds")]
+    """The medians of each machine, in the order of their letters; a run that was stopped and went on has none."""
+    known: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["seconds"] is not None:
+            known.setdefault(row["machine"], []).append(row)
+    return [
+        ", ".join(f"{statistics.median(row[key] for row in known[name]):.0f}" for name in sorted(known))
+        or "-"
+        for key in ("seconds", "cpu_seconds")
+    ]
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -126,10 +126,10 @@ def accuracy_row(task: str, seed: int, hits: float, **more: object) -> dict:
     return {**told, **cost, **dict.fromkeys(("cosine", "csls", "sinkhorn"), ways), **more}
 
 
-def accuracy_record(folder: Path, rows: list[dict]) -> None:
-    (folder / "m").mkdir()
-    record = {"rows": rows, "machine": MACHINE, "note": "so"}
-    (folder / "m" / "accuracy.json").write_text(json.dumps(record))
+def accuracy_record(folder: Path, rows: list[dict], device: str = "m") -> None:
+    (folder / device).mkdir()
+    record = {"rows": rows, "machine": {**MACHINE, "device": device}, "note": "so"}
+    (folder / device / "accuracy.json").write_text(json.dumps(record))
 
 
 def test_accuracy_is_the_mean_over_seeds(scripts: None, tmp_path: Path) -> None:
@@ -145,6 +145,17 @@ def test_accuracy_is_the_mean_over_seeds(scripts: None, tmp_path: Path) -> None:
     assert render_directions(tmp_path).splitlines()[-1] == (
         "| b | `fast` | 0.300 | 0.300 | 0.300 | 0.300 | - | - |"
     )
+
+
+def test_rows_of_two_machines_are_one_table_and_told_apart(scripts: None, tmp_path: Path) -> None:
+    from render_accuracy import render_tasks
+
+    accuracy_record(tmp_path, [accuracy_row("a", 1, 0.5)], "first")
+    accuracy_record(tmp_path, [accuracy_row("a", 2, 0.7), accuracy_row("b", 3, 0.3)], "second")
+    lines = render_tasks(tmp_path).splitlines()
+    assert "first, 2 cores" in lines[0]
+    assert "(A); second, " in lines[0]
+    assert [line.split(" | ")[-1] for line in lines[-2:]] == ["A, B |", "B |"]
 
 
 def test_choices_are_shown_by_links_held_out_alone(scripts: None, tmp_path: Path) -> None:
@@ -174,12 +185,19 @@ def test_pictures_of_accuracy_are_drawn_from_records_the_same_again(scripts: Non
     cases += [Case(task, preset) for task in ("zh_en", "FB15K_DB15K 20 %") for preset in ("default", "best")]
     scores = {"left_to_right": {"hits@1": 0.5}}
     rows = [
-        {**vars(case), "key": case.key, "cpu_seconds": 60.0, "csls": scores, "sinkhorn": scores}
+        {
+            **vars(case),
+            "key": case.key,
+            "machine": "a",
+            "cpu_seconds": 60.0,
+            "csls": scores,
+            "sinkhorn": scores,
+        }
         for case in cases
     ]
-    for file in draw(tmp_path, {"rows": rows[: len(rows) // 4]}):
+    for file in draw(tmp_path, rows[: len(rows) // 4]):
         assert file.read_text().startswith("<?xml"), "drawn while little is measured, too"
-    again = [{file.name: file.read_bytes() for file in draw(tmp_path, {"rows": rows})} for _ in range(2)]
+    again = [{file.name: file.read_bytes() for file in draw(tmp_path, rows)} for _ in range(2)]
     assert again[0] == again[1]
     assert b">default<" in again[0]["accuracy-seconds.svg"]
 

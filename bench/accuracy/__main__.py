@@ -63,7 +63,7 @@ def main() -> int:
         return _smoke(args.work)
     if args.record:
         rows = [json.loads(path.read_text()) for path in sorted(args.work.glob("*.json"))]
-        record("accuracy", rows, note=_NOTE, merge="key")
+        record("accuracy", rows, note=_NOTE, merge="key", once=True)
         return 0
     for case in _asked(args):
         print(describe(measure(case, args.work, args.again)), flush=True)

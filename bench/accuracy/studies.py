@@ -78,6 +78,7 @@ _INGREDIENTS = (
     Row("four models side by side", ("members=4",)),
     Row("one round of bootstrapping", ("rounds=1",)),
     Row("two rounds of bootstrapping", ("rounds=2",)),
+    Row("two rounds, without labels of the links that joined", ("rounds=2", "late_pairs=false")),
     Row("rows that are not whitened", ("whitening=0",)),
 )
 _CHOICES = (

@@ -482,27 +482,31 @@ class Fusion {
 
   // dW_0 = o_k dW'_0, do_k = <W_0, dW'_0>, the others as they are.
   void write_factor_gradient(const Sums& sums, const std::vector<S*>& factor_grads, A* rank_grad) const {
-#pragma omp parallel for schedule(dynamic) num_threads(num_threads)
-    for (int64_t i = 0; i < rank * count(); ++i) {
-      const int64_t k = i / count(), m = i % count();
-      double inner = 0;
-      const auto write = [&](const A* from, int64_t row, int64_t column, int64_t columns) {
-        if (m == 0) {
-          const S* w = factor(k, m) + row * width + column;
-          for (int64_t c = 0; c < columns; ++c) inner += static_cast<double>(from[c]) * static_cast<double>(w[c]);
+#pragma omp parallel num_threads(num_threads)
+    {
+      const FlushSubnormals flush;
+#pragma omp for schedule(dynamic)
+      for (int64_t i = 0; i < rank * count(); ++i) {
+        const int64_t k = i / count(), m = i % count();
+        double inner = 0;
+        const auto write = [&](const A* from, int64_t row, int64_t column, int64_t columns) {
+          if (m == 0) {
+            const S* w = factor(k, m) + row * width + column;
+            for (int64_t c = 0; c < columns; ++c) inner += static_cast<double>(from[c]) * static_cast<double>(w[c]);
+          }
+          S* to = factor_grads[m] + (k * (widths[m] + 1) + row) * width + column;
+          gemm::detail::convert(from, columns, folded(k, m), to);
+        };
+        write(sums.constants(k, m), 0, 0, width);
+        for (int64_t row = 0; row < widths[m]; ++row) {
+          for (int64_t column = 0; column < width; column += kPanel) {
+            const int64_t panel_width = int64_t{panel_vectors<T>(width, column)} * kLanes<T>;
+            const A* from = sums.tile(k, m, row / kRows * kRows, column) + row % kRows * panel_width;
+            write(from, row + 1, column, std::min<int64_t>(kPanel, width - column));
+          }
         }
-        S* to = factor_grads[m] + (k * (widths[m] + 1) + row) * width + column;
-        gemm::detail::convert(from, columns, folded(k, m), to);
-      };
-      write(sums.constants(k, m), 0, 0, width);
-      for (int64_t row = 0; row < widths[m]; ++row) {
-        for (int64_t column = 0; column < width; column += kPanel) {
-          const int64_t panel_width = int64_t{panel_vectors<T>(width, column)} * kLanes<T>;
-          const A* from = sums.tile(k, m, row / kRows * kRows, column) + row % kRows * panel_width;
-          write(from, row + 1, column, std::min<int64_t>(kPanel, width - column));
-        }
+        if (m == 0) rank_grad[k] = static_cast<A>(inner);
       }
-      if (m == 0) rank_grad[k] = static_cast<A>(inner);
     }
   }
 

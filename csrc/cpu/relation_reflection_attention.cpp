@@ -106,11 +106,15 @@ void triple_logits(const Graph& g, Rows<const T> x, Rows<const T> u, const A* c,
 template <class T, class A>
 void logits_of_sets(Rows<const T> u, int64_t sets, int64_t width, const A* set_logits, const A* v, int64_t layers,
                     A* logits, int num_threads) {
-#pragma omp parallel for num_threads(num_threads) schedule(static)
-  for (int64_t s = 0; s < sets; ++s) {
-    for (int64_t l = 0; l < layers; ++l) {
-      const A given = set_logits != nullptr ? set_logits[l * sets + s] : A(0);
-      logits[l * sets + s] = v != nullptr ? given + dot<A>(u[s], v + l * width, width) : given;
+#pragma omp parallel num_threads(num_threads)
+  {
+    const FlushSubnormals flush;
+#pragma omp for schedule(static)
+    for (int64_t s = 0; s < sets; ++s) {
+      for (int64_t l = 0; l < layers; ++l) {
+        const A given = set_logits != nullptr ? set_logits[l * sets + s] : A(0);
+        logits[l * sets + s] = v != nullptr ? given + dot<A>(u[s], v + l * width, width) : given;
+      }
     }
   }
 }

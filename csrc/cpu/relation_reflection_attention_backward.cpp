@@ -185,8 +185,12 @@ class Backward {
 
   void run(const Layer& l) {
     if (triple_) {
-#pragma omp parallel for num_threads(threads_) schedule(static)
-      for (int64_t s = 0; s < graph_.sets; ++s) u_along_w_[s] = dot<A>(u_[s], l.w, width_);
+#pragma omp parallel num_threads(threads_)
+      {
+        const FlushSubnormals flush;
+#pragma omp for schedule(static)
+        for (int64_t s = 0; s < graph_.sets; ++s) u_along_w_[s] = dot<A>(u_[s], l.w, width_);
+      }
       std::fill_n(dw_.get(), own_.parts() * pitch_, A(0));
       std::fill_n(tp_.get(), own_.count(), A(0));
     }
@@ -295,16 +299,20 @@ class Backward {
       std::fill_n(l.dw, width_, A(0));
       for (int64_t part = 0; part < own_.parts(); ++part) add_row(A(1), &dw_[part * pitch_], l.dw, width_);
     }
-#pragma omp parallel for num_threads(threads_) schedule(static)
-    for (int64_t s = 0; s < graph_.sets; ++s) {
-      A t = 0, tp = 0;
-      for (int64_t part = 0; part < own_.parts(); ++part) {
-        if (!own_.meets(part, s)) continue;
-        t += dc_[own_.row(part, s)];
-        if (triple_) tp += tp_[own_.row(part, s)];
+#pragma omp parallel num_threads(threads_)
+    {
+      const FlushSubnormals flush;
+#pragma omp for schedule(static)
+      for (int64_t s = 0; s < graph_.sets; ++s) {
+        A t = 0, tp = 0;
+        for (int64_t part = 0; part < own_.parts(); ++part) {
+          if (!own_.meets(part, s)) continue;
+          t += dc_[own_.row(part, s)];
+          if (triple_) tp += tp_[own_.row(part, s)];
+        }
+        l.dc[s] = t;
+        if (triple_) l.tp[s] = tp;
       }
-      l.dc[s] = t;
-      if (triple_) l.tp[s] = tp;
     }
   }
 

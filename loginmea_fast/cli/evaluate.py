@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Flags = dict[str, Any]
 else:
     _DECODING = (key.name for key in KEYS.values() if key.section == "evaluation")
-    Flags = key_flags(("vectors", "propagation", "late_names", *_DECODING, "device", "backend"))
+    Flags = key_flags(("vectors", "propagation", "late_names", "late_pairs", *_DECODING, "device", "backend"))
 
 
 def run(

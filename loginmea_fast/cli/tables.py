@@ -104,9 +104,13 @@ def describe_metrics(metrics: Mapping[str, Any]) -> str:
     if "beside" in metrics:
         beside = []
         for name, part in metrics["beside"].items():
-            what = f"labels of {part['links']:,} links, propagated," if "links" in part else name
+            told = {"labels": "labels of {:,} links, propagated,", "joined": "own labels of {:,} that joined"}
+            what = told[name].format(part["links"]) if "links" in part else name
             beside.append(f"{what} with weight {part['weight']:g}")
-        parts.append(f"beside the model stand {' and '.join(beside)}")
+        *before, last = beside
+        parts.append(
+            f"beside the model stand {' and '.join([', '.join(before), last] if before else [last])}"
+        )
     if "decoders" in metrics:
         columns = ("matched", "precision", "recall", "f1")
         matched = [

@@ -7,7 +7,7 @@ from torch import nn
 __all__ = ["module_key", "part_of_modality"]
 
 _TAKEN = frozenset(dir(nn.ModuleDict()))
-_PARTS = ("graph", "fusion", "labels")  # what else stands in an embedding
+_PARTS = ("graph", "fusion", "labels", "joined")  # what else stands in an embedding
 
 
 def module_key(modality: str) -> str:

@@ -29,6 +29,10 @@ __all__ = ["RunDirectory", "Which"]
 
 Which = Literal["best", "last"]
 
+# What runs did before there was a key, where it is not what they do by default since: a run writes every key, so one
+# that it does not name came later.
+_BEFORE = {"late_pairs": False}
+
 
 class RunDirectory:
     """Paths of one run and what is read from and written to them.
@@ -105,7 +109,9 @@ class RunDirectory:
                 f"{directory} is not a run directory: it has no config.toml; name one that train made"
             )
         kind = cls if leads else _FollowedRun
-        return kind(directory, Config.load(directory / "config.toml"))
+        config = Config.load(directory / "config.toml")
+        before = {name: value for name, value in _BEFORE.items() if name not in config.model_fields_set}
+        return kind(directory, config.override(**before))
 
     def moved(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """`changes` of the configuration, files of vectors beside those of the run that they do not name."""

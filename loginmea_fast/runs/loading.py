@@ -56,8 +56,8 @@ def load_run(
         pair: the data it was trained on; read from where its configuration says unless given.
         checkpoint: "best" or "last"; by default the best, or the last where no epoch was validated yet.
         overrides: configuration that does not change the model: device, backend, csls_k, candidates, decoder,
-            decoder_k, what stands beside it (propagation, propagation_width, late_names), and `path` and `vectors`
-            where the data has moved.
+            decoder_k, what stands beside it (propagation, propagation_width, late_names, late_pairs), and `path` and
+            `vectors` where the data has moved.
 
     Raises:
         ConfigError: no run directory, or an unknown key.
@@ -77,7 +77,7 @@ def load_run(
     model.load_state_dict(loaded.part("model"))
     joint = JointEmbedding(model, problem.features, problem.graph)
     # Only the best checkpoint of a run at its end has the weights; of another they are chosen as they would be then.
-    beside = ("propagation", "propagation_width", "late_names")
+    beside = ("propagation", "propagation_width", "late_names", "late_pairs")
     same = all(getattr(config, key) == getattr(run.config, key) for key in beside)
     weights = loaded.state.get("late_weights") if same else None
     joined = loaded.part("links").get("joined", problem.split.train[:0])

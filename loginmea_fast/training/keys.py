@@ -212,6 +212,12 @@ class ConfigKeys(BaseModel):
         True,
         "modalities made of names stand beside the trained model, too, as they are",
     )
+    late_pairs: bool = _key(
+        "training",
+        True,
+        "with propagation='late': links that joined by bootstrapping have a label each of their own beside the trained "
+        "model, too",
+    )
 
     whitening: float = _key(
         "training",

@@ -1,9 +1,9 @@
-"""What stands beside the model: propagated labels of a run's links, and names; by weights from validation."""
+"""What stands beside the model: labels of a run's links, and names; by weights from validation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -17,7 +17,7 @@ from loginmea_fast.evaluation.metrics import rank_metrics
 from loginmea_fast.evaluation.rows import link_rows
 from loginmea_fast.evaluation.whitening import whitened
 from loginmea_fast.log import log
-from loginmea_fast.mapped import release, room_for
+from loginmea_fast.mapped import normalize, release, room_for
 from loginmea_fast.parallel import shards_of, world_of
 from loginmea_fast.propagation import join, late_weight, propagate_labels
 from loginmea_fast.training.bootstrapping import without
@@ -26,10 +26,12 @@ from loginmea_fast.training.protocols import Problem
 from loginmea_fast.whitening import whiten_rows
 
 __all__ = [
+    "JOINED",
     "Beside",
     "LateEmbedding",
     "beside_model",
     "embedding_of",
+    "joined_width",
     "late_names",
     "model_embedding",
     "validation_metrics",
@@ -37,16 +39,18 @@ __all__ = [
 ]
 
 LABELS = "labels"  # the part of the propagated labels
+JOINED = "joined"  # and of those that the links that joined have of their own
 # Modalities in which nearly every entity differs from all others: what a projection to a few columns has to lose of
 # them is most of it.
 _NAMES = ("name_tfidf", "name", "word", "sentence")
 # What serves on the field's data sets; kept unless validation links speak clearly for another.
-_USUAL_WEIGHTS = {LABELS: 0.7}
+_USUAL_WEIGHTS = {LABELS: 0.7, JOINED: 0.5}
 _USUAL_NAME_WEIGHT = 0.5
 _RIVALS = (
     4000  # entities of each graph, beside the partners, that a weight is judged among: CSLS needs all pairs
 )
 _BLOCK = 4096  # rows that are joined at once
+_JOINED_WIDTH = 256  # columns in which random vectors stand for links
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Beside:
     """What stands beside a model.
 
     Attributes:
-        name: of the modality, or "labels".
+        name: of the modality, or "labels", "joined".
         rows: [N, D'], unit or zero rows, on the model's device.
         weight: of them.
     """
@@ -83,6 +87,10 @@ class LateEmbedding:
         """Those of the model, then those beside it."""
         return [*getattr(self.model, "parts", ()), *((b.name, b.rows.shape[1]) for b in self.beside)]
 
+    def without(self, name: str) -> LateEmbedding:
+        """The same without one part."""
+        return replace(self, beside=tuple(part for part in self.beside if part.name != name))
+
     @property
     def weights(self) -> dict[str, float]:
         """Of each that stands beside the model."""
@@ -109,12 +117,21 @@ class LateEmbedding:
         }
         if LABELS in found:
             found[LABELS]["links"] = self.links
+        for part in self.beside:
+            if part.name == JOINED:
+                found[JOINED]["links"] = int(part.rows.any(1).sum()) // 2
         return found
 
 
 def late_names(problem: Problem, config: Config) -> list[str]:
     """Modalities of `problem` that stand beside the model."""
     return [name for name in _NAMES if name in problem.features] if config.late_names else []
+
+
+def joined_width(config: Config) -> int:
+    """Columns of the labels of links that may join; 0 where none can or they have none."""
+    joins = config.rounds > 0 or config.bootstrap
+    return _JOINED_WIDTH if joins and config.propagation == "late" and config.late_pairs else 0
 
 
 def model_embedding(joint: JointEmbedding, problem: Problem, config: Config) -> Embedding:
@@ -161,8 +178,8 @@ def beside_model(
         problem: that it was trained on.
         config: how.
         joined: int64 [J, 2], links that joined the training links by bootstrapping.
-        weights: of each; None has the validation links choose them, one after the other, or takes the usual ones, 0.7
-            for labels and 0.5 for names, where there are none.
+        weights: of each; None has the validation links choose them, one after the other, or takes the usual ones where
+            there are none: 0.7 for labels, 0.5 for names and for the labels of links that joined.
 
     Returns:
         `LateEmbedding`; `model` where the configuration has nothing beside it.
@@ -186,12 +203,33 @@ def beside_model(
     for name in late_names(problem, config):
         rows = whiten_rows(sketch(problem.pair.features[name]), config.whitening)
         found.append((name, rows.to(problem.device)))
+    if joined_width(config) and len(joined):
+        own = _own_labels(joined, problem.graph.num_entities, config.seed)
+        found.append((JOINED, own.to(problem.device)))
     if not found:
         return model
     if weights is None or not weights.keys() >= {name for name, _ in found}:
         weights = _chosen(model, found, problem, config)
     beside = tuple(Beside(name, rows, weights[name]) for name, rows in found)
     return LateEmbedding(model, beside, len(links))
+
+
+def _own_labels(links: Tensor, entities: int, seed: int) -> Tensor:
+    """A random unit vector a link [J, 2], the same for both its entities: [entities, D], zero for all others.
+
+    Propagated labels tell an entity by what its neighbours were joined with. These tell it by what it was joined with
+    itself, which all entities at once gave evidence of; a nearest neighbour looks at one alone.
+    """
+    labels = torch.randn(len(links), _JOINED_WIDTH, generator=torch.Generator().manual_seed(seed))
+    normalize(labels)
+    rows = room_for(entities, _JOINED_WIDTH, labels.dtype, labels.device)
+    for block in rows.split(_BLOCK):
+        release(block.zero_())
+    for side in links.unbind(1):
+        for some in side.argsort().split(_BLOCK):
+            rows[side[some]] = labels[some]
+            release(rows)
+    return rows
 
 
 def _chosen(

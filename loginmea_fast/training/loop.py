@@ -284,7 +284,7 @@ class Trainer:
         """What follows an epoch: a checkpoint, then bootstrapping and validation, which a kill may now cut off."""
         standing, epoch = self.standing, self.standing.epoch
         of_round = (epoch - 1) % self.config.epochs
-        bootstraps = self.bootstrapping.due(of_round)
+        bootstraps = self.bootstrapping.due(of_round) and not standing.outgrown
         ends_round = epoch % self.config.epochs == 0 or epoch == self.config.total_epochs
         every = self.config.eval_every
         validates = ends_round or (every > 0 and epoch % every == 0)
@@ -297,6 +297,7 @@ class Trainer:
             joined = self.bootstrapping.round(of_round, partial(self._mutual_nearest, of_round, sampled))
             self._record("bootstrap", joined=joined, candidates=len(self.bootstrapping.candidates), **sampled)
             if joined:
+                standing.grown_epoch = epoch
                 bar.say(f"{joined} links joined by bootstrapping")
         if validates:
             self._validate(bar)
@@ -318,7 +319,9 @@ class Trainer:
         started = time.perf_counter()
         standing = self.standing
         before = self.bootstrapping.joined
-        self.embedding = embedding_of(self.joint, self.problem, self.config, before)
+        # Pairs of the round before are no evidence for themselves: what is proposed now is judged afresh.
+        config = self.config.override(late_pairs=False)
+        self.embedding = embedding_of(self.joint, self.problem, config, before)
         proposed = propose(
             self.embedding,
             *self._without_training_link(),
@@ -341,6 +344,7 @@ class Trainer:
         bar.say(f"a new round with {len(proposed):,} links besides the known ones")
         self.bootstrapping.begin(proposed)
         standing.stale, standing.round_score = 0, None
+        standing.grown_epoch, standing.outgrown = 0, False
         self.updates.renew(standing.epoch // self.config.epochs)
 
     def _without_training_link(self) -> tuple[Tensor, Tensor]:
@@ -366,8 +370,15 @@ class Trainer:
 
     def _validate(self, bar: Progress) -> None:
         metrics, score, ranks = self._score()
+        before = self.standing.outgrown
         if self.standing.judge(score, ranks, self.config):
             self._keep_best()
+        if self.standing.outgrown and not before:
+            self._record("bootstrap", joined=0, candidates=0, ended=True)
+            bar.say(
+                f"no more links join: validation has fallen since the last did; the best epoch was "
+                f"{self.standing.best_epoch}"
+            )
         if metrics:
             self._record("validation", best_epoch=self.standing.best_epoch, **metrics)
             among = f" of {metrics['sampled_links']:,} links" if "sampled_links" in metrics else ""
@@ -434,13 +445,17 @@ class Trainer:
         # Everything is chosen: from here on test links are read.
         metrics = measure_test_links(late, self.problem, self.config)
         self._record(
-            "final", best_epoch=self.standing.chosen_epoch, metrics=metrics, weights=self._weights(), **record
+            "final",
+            best_epoch=self.standing.chosen_epoch,
+            metrics=metrics,
+            weights=self._weights(joined),
+            **record,
         )
         return metrics
 
-    def _weights(self) -> dict[str, float]:
-        """Mean share that each part has in the square of a row's length, of entities with a training link."""
-        some = self.problem.split.train[:_WEIGHED].reshape(-1)
+    def _weights(self, joined: Tensor) -> dict[str, float]:
+        """Mean share that each part has in the square of a row's length, of entities with a link that taught."""
+        some = torch.cat([links[:_WEIGHED] for links in (self.problem.split.train, joined)]).reshape(-1)
         shares = shares_of(self.embedding, some, some)
         return {name: round(share.mean().item(), 4) for name, share in shares.items()}
 

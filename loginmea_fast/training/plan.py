@@ -15,7 +15,7 @@ from loginmea_fast.machine import is_memory
 from loginmea_fast.mapped import IN_MEMORY
 from loginmea_fast.nn import EntityModel, members_of
 from loginmea_fast.training.config import Config
-from loginmea_fast.training.late import late_names
+from loginmea_fast.training.late import joined_width, late_names
 from loginmea_fast.training.memory import available_memory, resident_memory
 from loginmea_fast.training.objectives import further_entities
 from loginmea_fast.training.protocols import Problem
@@ -117,13 +117,15 @@ def plan_memory(problem: Problem, model: EntityModel, config: Config) -> Plan:
     late = config.propagation == "late"
     columns = model.embedding_dim + (late * 5 * config.propagation_width) // 4
     names = [sketch_width(problem.pair.features[name]) for name in late_names(problem, config)]
-    columns += sum(names)
+    kept = [*names, joined_width(config)]
+    columns += sum(kept)
     ranked = _ranked(problem, config)
     layers = (one.depth + 1) * width * size
     # One encoder writes all its layers, of all entities or nearly; of fewer rows they are copied.
     search = count * (layers + 2 * width * size) + (0 if 2 * ranked > count else ranked * layers)
     search += sum(_kept(ranked * wide * size) for wide in {model.embedding_dim, columns})
-    search += late * _kept(propagated) + sum(_kept(count * wide * 4) for wide in names)
+    search += joined_width(config) * count // 2 * 4  # of the links, before each entity has its link's
+    search += late * _kept(propagated) + sum(_kept(count * wide * 4) for wide in kept)
     search += parameters  # of the best checkpoint, as it is read back
     search += _RANKING + bool(config.rounds) * ranked * _CANDIDATE
     search += bool(late or names) * 2 * min(_WEIGHED + 2 * len(problem.split.valid), count) * columns * size

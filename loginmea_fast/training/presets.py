@@ -28,6 +28,7 @@ _LOGINMEA: Mapping[str, Any] = {
     "rounds": 0,
     "propagation": "none",
     "late_names": False,
+    "late_pairs": False,
     "whitening": 0.0,
 }
 

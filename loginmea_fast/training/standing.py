@@ -26,6 +26,8 @@ class Standing:
         best_epoch: the epoch it followed, or without validation the last; 0 before the first.
         round_score: the best score of this round.
         stale: validations of this round since its best.
+        grown_epoch: after which links joined within this round, the last time; 0 where none have.
+        outgrown: whether validation has fallen since, so that no more join within this round.
         stopped_early: whether patience ran out in the last round, or a further one would gain nothing.
         settled: whether the bootstrapping and validation that follow `epoch` are done.
     """
@@ -40,6 +42,8 @@ class Standing:
     best_epoch: int = 0
     round_score: float | None = None
     stale: int = 0
+    grown_epoch: int = 0
+    outgrown: bool = False
     stopped_early: bool = False
     settled: bool = True
 
@@ -50,6 +54,8 @@ class Standing:
 
     def judge(self, score: float | None, ranks: list[float], config: Config) -> bool:
         """Count the validation that follows `epoch`; whether its parameters are the best so far.
+
+        Where it is worse than the best, which was before links last joined, by more than chance, `outgrown` is set.
 
         Args:
             score: what decides; None where there is nothing to choose by.
@@ -64,6 +70,9 @@ class Standing:
             # A tie goes to the later epoch: few validation links tie often, and longer training seldom hurts. It is no
             # progress though: patience goes on counting.
             better = score >= self.best_score - self._chance(ranks, config.epochs)
+        grown = 0 < self.grown_epoch < self.epoch and self.best_epoch <= self.grown_epoch
+        if grown and score is not None and self.best_score is not None and config.compat != "authors":
+            self.outgrown |= score < self.best_score - self._error(ranks)
         progress = score is None or self.round_score is None or score > self.round_score
         self.stale = 0 if progress else self.stale + 1
         if score is not None:
@@ -80,6 +89,10 @@ class Standing:
         (the rule of Breiman et al. for trees).
         """
         first = self.epoch - 1 - (self.epoch - 1) % epochs  # epochs before this round
-        if self.best_epoch > first or len(ranks) != len(self.best_ranks) or len(ranks) < 2:
+        return 0.0 if self.best_epoch > first else self._error(ranks)
+
+    def _error(self, ranks: list[float]) -> float:
+        """One standard error of the mean difference to the best validation, link by link."""
+        if len(ranks) != len(self.best_ranks) or len(ranks) < 2:
             return 0.0
         return statistics.stdev(map(operator.sub, ranks, self.best_ranks)) / len(ranks) ** 0.5

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from bench import _record
 from bench.accuracy import __main__ as command
 from bench.accuracy import case as measuring
 from bench.accuracy.case import Case, describe, measure
@@ -129,3 +131,20 @@ def test_attributes_are_taken_from_a_share_of_the_entities(tmp_path: Path) -> No
             assert len(lines) == round(10 * (1 - share))
             left[share, side] = set(lines)
     assert left[0.6, "1"] < left[0.2, "1"]
+
+
+def test_a_row_is_kept_once_whatever_machine_measured_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest of it: a machine that writes down again what it had measured long before takes nothing away."""
+    monkeypatch.setattr(_record, "RESULTS", tmp_path)
+    measured = {"a": "2026-01-01", "b": "2026-01-01"}
+    for machine, dates in (("one", measured), ("other", {"b": "2026-01-02"}), ("one", measured)):
+        monkeypatch.setattr(_record, "machine_slug", lambda machine=machine: machine)
+        rows = [{"key": key, "date": date} for key, date in dates.items()]
+        _record.record("x", rows, merge="key", once=True)
+    found = {
+        machine: {row["key"] for row in json.loads((tmp_path / machine / "x.json").read_text())["rows"]}
+        for machine in ("one", "other")
+    }
+    assert found == {"one": {"a"}, "other": {"b"}}

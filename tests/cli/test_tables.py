@@ -45,10 +45,11 @@ def test_what_stands_beside_the_model_is_told() -> None:
         "labels": {"weight": 0.35, "links": 4275, "columns": 1280},
         "name_tfidf": {"weight": 0.5, "columns": 1024},
     }
-    assert (
-        "beside the model stand labels of 4,275 links, propagated, with weight 0.35 and name_tfidf with weight 0.5"
-        in describe_metrics(metrics)
-    )
+    told = "beside the model stand labels of 4,275 links, propagated, with weight 0.35"
+    assert f"{told} and name_tfidf with weight 0.5" in describe_metrics(metrics)
+    metrics["beside"]["joined"] = {"weight": 0.7, "links": 3170, "columns": 256}
+    told += ", name_tfidf with weight 0.5 and own labels of 3,170 that joined with weight 0.7"
+    assert told in describe_metrics(metrics)
 
 
 def test_a_run_without_test_links_says_so() -> None:

@@ -27,6 +27,7 @@ NAMES = (
     "graph",
     "fusion",
     "labels",
+    "joined",
     "a b é/ü",
 )
 

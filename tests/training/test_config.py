@@ -66,6 +66,7 @@ OTHER = Config(
     partitions=3,
     propagation="none",
     late_names=False,
+    late_pairs=False,
     propagation_width=64,
     whitening=0.25,
     eval_every=2,

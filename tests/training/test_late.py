@@ -12,7 +12,7 @@ from loginmea_fast.data.sketch import sketch
 from loginmea_fast.errors import ConfigError, InputError
 from loginmea_fast.evaluation import JointEmbedding, decode, evaluate_links
 from loginmea_fast.propagation import join, propagate_labels
-from loginmea_fast.runs import assemble, evaluate, fit, load_run
+from loginmea_fast.runs import align, assemble, evaluate, fit, load_run
 from loginmea_fast.training import Config, late
 from loginmea_fast.training.updates import Updates
 from loginmea_fast.whitening import whiten_rows
@@ -145,6 +145,53 @@ def test_names_stand_beside_the_model_as_they_are(tmp_path):
     assert len(quiet_fit(SMALL, pair=names).embedding.beside) == 1
     alone = quiet_fit(SMALL, pair=names, late_names=True, propagation="none")
     assert [part.name for part in alone.embedding.beside] == ["name_tfidf"]
+
+
+def test_links_that_joined_have_labels_of_their_own(tmp_path):
+    """They change what a run aligns by, and neither its training nor what its rounds propose."""
+    rounds = {**SMALL, "rounds": 2, "certainty": 0.1, "late_pairs": True}
+    run = quiet_fit(rounds, tmp_path / "run")
+    joined = run.run.load("best")[0].part("links")["joined"]
+    labels, own = run.embedding.beside
+    assert (labels.name, own.name, own.weight) == ("labels", "joined", 0.5)
+    left, right = joined.unbind(1)
+    assert torch.equal(own.rows[left], own.rows[right])
+    torch.testing.assert_close(own.rows[left].norm(dim=1), torch.ones(len(joined)))
+    assert len(own.rows[left].unique(dim=0)) == len(joined) == run.metrics["beside"]["joined"]["links"] > 1
+    assert int(own.rows.any(1).sum()) == 2 * len(joined)
+
+    assert run.history[-1]["weights"]["joined"] > 0
+
+    everyone = torch.arange(80)
+    loaded = load_run(run.run.path, synthetic_pair())
+    assert torch.equal(loaded.embedding.embed(everyone), run.embedding.embed(everyone))
+    assert "joined" not in align(loaded, progress=False).shares
+    without = quiet_fit({**rounds, "late_pairs": False}, tmp_path / "without")
+    assert torch.equal(without.run.load("best")[0].part("links")["joined"], joined)
+    assert [part.name for part in without.embedding.beside] == ["labels"]
+    measured = evaluate(run.run.path, synthetic_pair(), late_pairs=False)
+    assert {key: measured[key] for key in without.metrics} == without.metrics
+
+
+def test_a_run_from_before_is_read_as_it_was(tmp_path):
+    """A key that its configuration does not name came later, and is a default now: the run never had it."""
+    run = quiet_fit({**SMALL, "rounds": 2, "certainty": 0.1, "late_pairs": False}, tmp_path / "run")
+    config = run.run.path / "config.toml"
+    lines = config.read_text().splitlines()
+    left_out = ("late_pairs", "preset")
+    config.write_text("\n".join(line for line in lines if not line.startswith(left_out)))
+    assert Config.load(config).late_pairs
+    everyone = torch.arange(80)
+    for checkpoint in (None, "last"):
+        loaded = load_run(run.run.path, synthetic_pair(), checkpoint)
+        assert [part.name for part in loaded.embedding.beside] == ["labels"]
+        if checkpoint is None:
+            assert torch.equal(loaded.embedding.embed(everyone), run.embedding.embed(everyone))
+    other = load_run(run.run.path, synthetic_pair(), propagation_width=32)
+    assert [part.name for part in other.embedding.beside] == ["labels"]
+    assert fit(synthetic_pair(), out=run.run.path, resume=True, progress=False).metrics == run.metrics
+    asked = load_run(run.run.path, synthetic_pair(), late_pairs=True)
+    assert [part.name for part in asked.embedding.beside] == ["labels", "joined"]
 
 
 def test_test_partners_change_no_weight():

@@ -259,6 +259,36 @@ def test_bootstrapping_begins_anew_with_a_round(monkeypatch):
     assert asked == [(4, 0), (5, 1), (6, 0), (10, 0), (11, 1), (12, 0)]
 
 
+@pytest.mark.parametrize(
+    ("scores", "grows"),
+    [((0.5, 0.6, 0.3, 0.7), False), ((0.5, 0.6, 0.59, 0.7), True), ((0.5, 0.4, 0.6, 0.2), True)],
+    ids=["falls", "falls by chance", "falls later"],
+)
+def test_a_window_that_makes_validation_fall_is_the_last(monkeypatch, scores, grows):
+    """Links join after epochs 2 and 4; what matters is validation after 3, beside the best before 2."""
+    ranks = iter(scores)
+
+    def validated(self):
+        score, apart = next(ranks), 0.05 * (-1) ** self.standing.epoch
+        return {"hits@1": score, "mrr": score}, [score + apart, score - apart]
+
+    first = torch.zeros(1, 2, dtype=torch.int64)
+    monkeypatch.setattr(Trainer, "_validation_metrics", validated)
+    monkeypatch.setattr(Trainer, "_mutual_nearest", lambda *_: first)
+    result = quiet_fit(
+        rounds=0,
+        epochs=4,
+        eval_every=1,
+        bootstrap=True,
+        bootstrap_start=1,
+        bootstrap_every=2,
+        bootstrap_window=1,
+    )
+    ended = [record["epoch"] for record in records(result, "bootstrap") if record.get("ended")]
+    joined = [record["epoch"] for record in records(result, "bootstrap") if record["joined"]]
+    assert (joined, ended) == (([2, 4], []) if grows else ([2], [3]))
+
+
 def test_a_warm_start_is_of_the_first_round(tmp_path):
     source = quiet_fit(tmp_path / "source", rounds=0, epochs=3)
     warm = quiet_fit(epochs=2, rounds=1, init_from=source.run.path)

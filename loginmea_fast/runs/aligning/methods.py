@@ -22,9 +22,19 @@ from loginmea_fast.runs.aligning.keeping import Kept
 from loginmea_fast.runs.fitting import fit
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.interrupt import TrainingInterrupted
-from loginmea_fast.training.late import weights_by_links
+from loginmea_fast.training.late import JOINED, LateEmbedding, weights_by_links
 
-__all__ = ["BESIDE_MODALITIES", "METHODS", "Embed", "Method", "Plan", "Round", "divide_links", "embed_by"]
+__all__ = [
+    "BESIDE_MODALITIES",
+    "METHODS",
+    "Embed",
+    "Method",
+    "Plan",
+    "Round",
+    "divide_links",
+    "embed_by",
+    "without_joined",
+]
 
 Method = Literal["model", "propagate"]
 METHODS: tuple[Method, ...] = ("model", "propagate")
@@ -166,7 +176,15 @@ def _trained(
         ) from None
     if kept is not None and resume and found.run is not None:
         kept.count(found.run.metrics(), time.perf_counter() - started)
-    return found.embedding
+    return without_joined(found.embedding)
+
+
+def without_joined(embedding: Embedding) -> Embedding:
+    """What a run aligns by, less the labels of links that joined (`late_pairs`).
+
+    Scores of such pairs stand apart from all others, so that confidences tell right pairs less well.
+    """
+    return embedding.without(JOINED) if isinstance(embedding, LateEmbedding) else embedding
 
 
 class _Propagation:

@@ -48,6 +48,7 @@ from loginmea_fast.runs.aligning.methods import (
     Round,
     divide_links,
     embed_by,
+    without_joined,
 )
 from loginmea_fast.runs.aligning.pivots import Pivots, find_pivots, weigh_pivots
 from loginmea_fast.runs.fitting import FitResult
@@ -248,7 +249,7 @@ def _from_run(run: LoadedRun | FitResult, settings: _Settings) -> _Learned:
             "or give the pair itself to align"
         )
     chose = "validation links, which also chose its epoch" if len(split.valid) else "test links"
-    pool = settings.pool(run.embedding, split.train)
+    pool = settings.pool(without_joined(run.embedding), split.train)
     return _Learned(
         pool,
         judge_run(pool, settings.turned(held), settings.decoder),
