@@ -87,7 +87,8 @@ def record(
         note: what a reader of the figures must know.
         merge: key of the rows by which a long benchmark is measured piece by piece: older rows stay whose value is none
             of the new ones, and every row says on what commit and day it was measured, these unless it has its own.
-        once: of a row that several machines have measured the newest stays, for figures that are the same on each.
+        once: of a row that several machines have measured the newest stays, by its `date` and `time`, for figures that
+            are the same on each.
         more: JSON-ready facts shared by all rows, for example the measured ceilings.
 
     Returns:
@@ -107,8 +108,8 @@ def record(
                 for other in RESULTS.glob(f"*/{name}.json")
                 if other != path
             }
-            newer = {row[merge]: row["date"] for content in others.values() for row in content["rows"]}
-            kept = [row for row in kept if newer.get(row[merge], "") <= row["date"]]
+            newer = {row[merge]: _when(row) for content in others.values() for row in content["rows"]}
+            kept = [row for row in kept if newer.get(row[merge], ("", "")) <= _when(row)]
         new = {row[merge] for row in kept}
         kept = [row for row in older if row[merge] not in new] + kept
     _write(path, {"name": name, "machine": host, "note": note, **more, "rows": kept})
@@ -117,6 +118,10 @@ def record(
         if len(left) < len(content["rows"]):
             _write(other, {**content, "rows": left})
     return path
+
+
+def _when(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["date"], row.get("time", "")
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

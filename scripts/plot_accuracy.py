@@ -31,24 +31,28 @@ def hits(row: Mapping[str, Any], decoder: str) -> float:
 
 def against_seconds(rows: Rows, task: str, axes: Any) -> None:
     """Hits@1 of each preset against its CPU seconds, and what others have published as lines."""
+    by_preset = {
+        preset: [
+            row
+            for row in rows
+            if (row["task"], row["preset"]) == (task, preset)
+            and not row["changes"]
+            and not row["removed"]
+            and row["cpu_seconds"] is not None
+        ]
+        for preset in _PRESETS
+    }
+    by_preset = {preset: same for preset, same in by_preset.items() if same}
+    machines = sorted({row["machine"] for same in by_preset.values() for row in same})
+    seconds = [statistics.median(row["cpu_seconds"] for row in same) for same in by_preset.values()]
     for decoder, color in _COLORS.items():
-        points = []
-        for preset in _PRESETS:
-            same = [
-                row
-                for row in rows
-                if (row["task"], row["preset"]) == (task, preset)
-                and not row["changes"]
-                and not row["removed"]
-                and row["cpu_seconds"] is not None
-            ]
-            if same:
-                seconds = statistics.median(row["cpu_seconds"] for row in same)
-                points.append((seconds, statistics.fmean(hits(row, decoder) for row in same), preset))
-        axes.plot([p[0] for p in points], [p[1] for p in points], "o-", color=color, label=f"ours, {decoder}")
-        for seconds, height, preset in points:
+        heights = [statistics.fmean(hits(row, decoder) for row in same) for same in by_preset.values()]
+        axes.plot(seconds, heights, "o-", color=color, label=f"ours, {decoder}")
+        for (preset, same), place in zip(by_preset.items(), zip(seconds, heights, strict=True), strict=True):
+            on = sorted({"ABCDEFGH"[machines.index(row["machine"])] for row in same})
+            name = f"{preset} ({', '.join(on)})" if len(machines) > 1 else preset
             if decoder == "csls":
-                axes.annotate(preset, (seconds, height), (4, -11), textcoords="offset points")
+                axes.annotate(name, place, (4, -11), textcoords="offset points")
     for found in PUBLISHED[task]:
         axes.axhline(found.hits, color="#777777", linewidth=0.8, linestyle=":")
         axes.annotate(
@@ -59,10 +63,13 @@ def against_seconds(rows: Rows, task: str, axes: Any) -> None:
             fontsize=7,
             color="#555555",
         )
-    machines = len({row["machine"] for row in rows if row["task"] == task})
-    where = "two cores together" if machines < 2 else f"two cores together, of {machines} machines"
-    axes.set(title=task, xlabel=f"CPU seconds, of {where}", ylabel="Hits@1", xscale="log")
-    axes.margins(x=0.2, y=0.12)
+    told = "".join(
+        f"\n{letter}: {machine}"
+        for letter, machine in zip("ABCDEFGH", machines, strict=False)
+        if len(machines) > 1
+    )
+    axes.set(title=task, xlabel=f"CPU seconds, of two cores together{told}", ylabel="Hits@1", xscale="log")
+    axes.margins(x=0.3, y=0.12)
     for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         ticks("{x:.0f}")
     axes.legend(loc="lower right", fontsize=7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import resource
 import shutil
@@ -102,6 +103,7 @@ def measure(case: Case, work: Path, again: bool = False) -> dict[str, Any]:
         "csls": _scores(metrics["csls"]),
         "sinkhorn": _scores(metrics["decoders"]["sinkhorn"]),
         "date": here["date"],
+        "time": f"{datetime.datetime.now():%H:%M}",
         "commit": here["commit"],
     }
     kept.write_text(json.dumps(row, indent=1) + "\n")

@@ -9,7 +9,7 @@ namespace loginmea {
 
 // While it lives, its thread takes such numbers for zero, read and written. Weights of a softmax fall that low as soon
 // as a model is sure of its links; Intel's processors then need 150 cycles for a multiply-add that takes half of one,
-// and a training step becomes ten to twenty times as long. Of what is summed here they are less than the last bit.
+// and a training step takes several times as long. Of what is summed here they are less than the last bit.
 class FlushSubnormals {
  public:
 #if defined(__SSE__)

@@ -38,6 +38,7 @@ from loginmea_fast.training.late import (
     LateEmbedding,
     beside_model,
     embedding_of,
+    joined_width,
     model_embedding,
     validation_metrics,
 )
@@ -292,15 +293,17 @@ class Trainer:
             self._save()
             if self.run is not None:
                 stop.interrupt_with(self._stopped())
+        joined = 0
         if bootstraps:
             sampled: dict[str, int] = {}
             joined = self.bootstrapping.round(of_round, partial(self._mutual_nearest, of_round, sampled))
             self._record("bootstrap", joined=joined, candidates=len(self.bootstrapping.candidates), **sampled)
             if joined:
-                standing.grown_epoch = epoch
                 bar.say(f"{joined} links joined by bootstrapping")
         if validates:
             self._validate(bar)
+        if joined:  # a validation at the same epoch is of parameters that have not met them
+            standing.grown_epoch = epoch
         if not ends_round and 0 < self.config.patience <= standing.stale:
             bar.say(f"no progress in {standing.stale} validations; the best was epoch {standing.best_epoch}")
             end = epoch - epoch % self.config.epochs + self.config.epochs
@@ -344,6 +347,7 @@ class Trainer:
         bar.say(f"a new round with {len(proposed):,} links besides the known ones")
         self.bootstrapping.begin(proposed)
         standing.stale, standing.round_score = 0, None
+        standing.round_ranks, standing.round_epoch = [], 0
         standing.grown_epoch, standing.outgrown = 0, False
         self.updates.renew(standing.epoch // self.config.epochs)
 
@@ -374,9 +378,9 @@ class Trainer:
         if self.standing.judge(score, ranks, self.config):
             self._keep_best()
         if self.standing.outgrown and not before:
-            self._record("bootstrap", joined=0, candidates=0, ended=True)
+            self._record("bootstrap", joined=0, candidates=len(self.bootstrapping.candidates), ended=True)
             bar.say(
-                f"no more links join: validation has fallen since the last did; the best epoch was "
+                "no more links join in this round: validation has fallen since the last did; the best epoch was "
                 f"{self.standing.best_epoch}"
             )
         if metrics:
@@ -454,8 +458,9 @@ class Trainer:
         return metrics
 
     def _weights(self, joined: Tensor) -> dict[str, float]:
-        """Mean share that each part has in the square of a row's length, of entities with a link that taught."""
-        some = torch.cat([links[:_WEIGHED] for links in (self.problem.split.train, joined)]).reshape(-1)
+        """Mean share that each part has in the square of a row's length, of entities of some links that taught."""
+        told = (self.problem.split.train, joined if joined_width(self.config) else joined[:0])
+        some = torch.cat([links[:_WEIGHED] for links in told]).reshape(-1)
         shares = shares_of(self.embedding, some, some)
         return {name: round(share.mean().item(), 4) for name, share in shares.items()}
 

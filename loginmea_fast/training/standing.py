@@ -25,6 +25,8 @@ class Standing:
         best_ranks: of each validation link its reciprocal rank then, the mean of both ways.
         best_epoch: the epoch it followed, or without validation the last; 0 before the first.
         round_score: the best score of this round.
+        round_ranks: as `best_ranks`, of this round's best.
+        round_epoch: the epoch that it followed; 0 before a round's first validation.
         stale: validations of this round since its best.
         grown_epoch: after which links joined within this round, the last time; 0 where none have.
         outgrown: whether validation has fallen since, so that no more join within this round.
@@ -41,6 +43,8 @@ class Standing:
     best_ranks: list[float] = field(default_factory=list)
     best_epoch: int = 0
     round_score: float | None = None
+    round_ranks: list[float] = field(default_factory=list)
+    round_epoch: int = 0
     stale: int = 0
     grown_epoch: int = 0
     outgrown: bool = False
@@ -55,7 +59,8 @@ class Standing:
     def judge(self, score: float | None, ranks: list[float], config: Config) -> bool:
         """Count the validation that follows `epoch`; whether its parameters are the best so far.
 
-        Where it is worse than the best, which was before links last joined, by more than chance, `outgrown` is set.
+        Where it is worse than this round's best by more than chance, and that was before links last joined, `outgrown`
+        is set.
 
         Args:
             score: what decides; None where there is nothing to choose by.
@@ -70,13 +75,13 @@ class Standing:
             # A tie goes to the later epoch: few validation links tie often, and longer training seldom hurts. It is no
             # progress though: patience goes on counting.
             better = score >= self.best_score - self._chance(ranks, config.epochs)
-        grown = 0 < self.grown_epoch < self.epoch and self.best_epoch <= self.grown_epoch
-        if grown and score is not None and self.best_score is not None and config.compat != "authors":
-            self.outgrown |= score < self.best_score - self._error(ranks)
         progress = score is None or self.round_score is None or score > self.round_score
         self.stale = 0 if progress else self.stale + 1
-        if score is not None:
-            self.round_score = max(score, self.round_score or 0.0)
+        if score is not None and self.round_score is not None and config.compat != "authors":
+            grown = 0 < self.round_epoch <= self.grown_epoch
+            self.outgrown |= grown and score < self.round_score - _error(ranks, self.round_ranks)
+        if score is not None and progress:
+            self.round_score, self.round_ranks, self.round_epoch = score, ranks, self.epoch
         if better:
             self.best_score, self.best_epoch, self.best_ranks = score, self.epoch, ranks
         return better
@@ -89,10 +94,11 @@ class Standing:
         (the rule of Breiman et al. for trees).
         """
         first = self.epoch - 1 - (self.epoch - 1) % epochs  # epochs before this round
-        return 0.0 if self.best_epoch > first else self._error(ranks)
+        return 0.0 if self.best_epoch > first else _error(ranks, self.best_ranks)
 
-    def _error(self, ranks: list[float]) -> float:
-        """One standard error of the mean difference to the best validation, link by link."""
-        if len(ranks) != len(self.best_ranks) or len(ranks) < 2:
-            return 0.0
-        return statistics.stdev(map(operator.sub, ranks, self.best_ranks)) / len(ranks) ** 0.5
+
+def _error(ranks: list[float], best: list[float]) -> float:
+    """One standard error of the mean difference of two validations, link by link; 0 where that cannot be told."""
+    if len(ranks) != len(best) or len(ranks) < 2:
+        return 0.0
+    return statistics.stdev(map(operator.sub, ranks, best)) / len(ranks) ** 0.5

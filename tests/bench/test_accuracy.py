@@ -138,10 +138,10 @@ def test_a_row_is_kept_once_whatever_machine_measured_it(
 ) -> None:
     """The newest of it: a machine that writes down again what it had measured long before takes nothing away."""
     monkeypatch.setattr(_record, "RESULTS", tmp_path)
-    measured = {"a": "2026-01-01", "b": "2026-01-01"}
-    for machine, dates in (("one", measured), ("other", {"b": "2026-01-02"}), ("one", measured)):
+    measured = {"a": "08:00", "b": "09:00"}
+    for machine, times in (("one", measured), ("other", {"b": "09:30"}), ("one", measured)):
         monkeypatch.setattr(_record, "machine_slug", lambda machine=machine: machine)
-        rows = [{"key": key, "date": date} for key, date in dates.items()]
+        rows = [{"key": key, "date": "2026-01-01", "time": time} for key, time in times.items()]
         _record.record("x", rows, merge="key", once=True)
     found = {
         machine: {row["key"] for row in json.loads((tmp_path / machine / "x.json").read_text())["rows"]}

@@ -17,6 +17,7 @@ from loginmea_fast.ops import (
     neighbor_mean,
     propagate,
     relation_reflection_layers,
+    relation_reflectors,
 )
 from loginmea_fast.ops.modality_scale import modality_scale
 from loginmea_fast.reference import contrastive_loss as reference
@@ -74,6 +75,7 @@ KERNELS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = 
         lambda x, u, c, w: relation_reflection_layers(x, u, c, GRAPH, w, backend="cpu"),
         ((COUNT, 32), (SETS, 32), (2, SETS), (2, 32)),
     ),
+    "reflectors": (lambda r: relation_reflectors(r, GRAPH), ((2 * GRAPH.num_relations, 32),)),
     "neighbour mean": (lambda x: neighbor_mean(x, GRAPH), ((COUNT, 32),)),
     "fusion": (_fusion, ((50, 32), (50, 32), (2, 33, 16), (2, 33, 16))),
     "modality scale": (lambda x, q: modality_scale([x], q, backend="cpu"), ((50, 32), (1, 32))),

@@ -259,34 +259,44 @@ def test_bootstrapping_begins_anew_with_a_round(monkeypatch):
     assert asked == [(4, 0), (5, 1), (6, 0), (10, 0), (11, 1), (12, 0)]
 
 
-@pytest.mark.parametrize(
-    ("scores", "grows"),
-    [((0.5, 0.6, 0.3, 0.7), False), ((0.5, 0.6, 0.59, 0.7), True), ((0.5, 0.4, 0.6, 0.2), True)],
-    ids=["falls", "falls by chance", "falls later"],
-)
-def test_a_window_that_makes_validation_fall_is_the_last(monkeypatch, scores, grows):
-    """Links join after epochs 2 and 4; what matters is validation after 3, beside the best before 2."""
-    ranks = iter(scores)
+def joining(monkeypatch, scores, **more):
+    """A run in whose windows a pair joins after every second epoch; where one did, and where no more were to."""
+    found = iter(scores)
 
     def validated(self):
-        score, apart = next(ranks), 0.05 * (-1) ** self.standing.epoch
+        score, apart = next(found), 0.05 * (-1) ** self.standing.epoch
         return {"hits@1": score, "mrr": score}, [score + apart, score - apart]
 
     first = torch.zeros(1, 2, dtype=torch.int64)
     monkeypatch.setattr(Trainer, "_validation_metrics", validated)
     monkeypatch.setattr(Trainer, "_mutual_nearest", lambda *_: first)
-    result = quiet_fit(
-        rounds=0,
-        epochs=4,
-        eval_every=1,
-        bootstrap=True,
-        bootstrap_start=1,
-        bootstrap_every=2,
-        bootstrap_window=1,
-    )
-    ended = [record["epoch"] for record in records(result, "bootstrap") if record.get("ended")]
-    joined = [record["epoch"] for record in records(result, "bootstrap") if record["joined"]]
-    assert (joined, ended) == (([2, 4], []) if grows else ([2], [3]))
+    windows = {"bootstrap": True, "bootstrap_start": 1, "bootstrap_every": 2, "bootstrap_window": 1}
+    result = quiet_fit(eval_every=1, **windows, **more)
+    bootstrap = records(result, "bootstrap")
+    return [r["epoch"] for r in bootstrap if r["joined"]], [r["epoch"] for r in bootstrap if r.get("ended")]
+
+
+@pytest.mark.parametrize(
+    ("scores", "joins", "ends"),
+    [
+        ((0.5, 0.6, 0.3, 0.7, 0.8, 0.8), [2], [3]),
+        ((0.5, 0.6, 0.59, 0.7, 0.8, 0.8), [2, 4, 6], []),
+        ((0.5, 0.4, 0.6, 0.2, 0.8, 0.8), [2, 4, 6], []),
+        ((0.5, 0.6, 0.7, 0.2, 0.8, 0.8), [2, 4, 6], []),
+        ((0.5, 0.6, 0.6, 0.2, 0.8, 0.8), [2, 4], [4]),
+    ],
+    ids=["falls", "by chance", "is best later", "rises first", "falls as the next join"],
+)
+def test_a_window_that_makes_validation_fall_is_the_last(monkeypatch, scores, joins, ends):
+    """A validation is of the links that had joined before its epoch."""
+    assert joining(monkeypatch, scores, rounds=0, epochs=6) == (joins, ends)
+
+
+def test_a_round_is_held_against_itself(monkeypatch):
+    """Its first validations are behind the best of the round before, which says nothing of the links that joined."""
+    monkeypatch.setattr(loop, "propose", lambda *_: synthetic_pair().links[-5:])
+    scores = (0.8, 0.9, 0.9, 0.9, 0.3, 0.4, 0.5, 0.6)
+    assert joining(monkeypatch, scores, rounds=1, epochs=4) == ([2, 4, 6, 8], [])
 
 
 def test_a_warm_start_is_of_the_first_round(tmp_path):
