@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from render_accuracy import ROOT, Rows, read_rows
+from render_accuracy import ROOT, Machines, Rows, read_rows
 
 from bench.accuracy.published import PUBLISHED
 from bench.accuracy.studies import STUDIES, Study
@@ -43,15 +43,14 @@ def against_seconds(rows: Rows, task: str, axes: Any) -> None:
         for preset in _PRESETS
     }
     by_preset = {preset: same for preset, same in by_preset.items() if same}
-    machines = sorted({row["machine"] for same in by_preset.values() for row in same})
+    machines = Machines(row for same in by_preset.values() for row in same)
     seconds = [statistics.median(row["cpu_seconds"] for row in same) for same in by_preset.values()]
     for decoder, color in _COLORS.items():
         heights = [statistics.fmean(hits(row, decoder) for row in same) for same in by_preset.values()]
         axes.plot(seconds, heights, "o-", color=color, label=f"ours, {decoder}")
         for (preset, same), place in zip(by_preset.items(), zip(seconds, heights, strict=True), strict=True):
-            on = sorted({"ABCDEFGH"[machines.index(row["machine"])] for row in same})
-            name = f"{preset} ({', '.join(on)})" if len(machines) > 1 else preset
             if decoder == "csls":
+                name = "".join([preset, *(f" ({on})" for on in machines.of(same))])
                 axes.annotate(name, place, (4, -11), textcoords="offset points")
     for found in PUBLISHED[task]:
         axes.axhline(found.hits, color="#777777", linewidth=0.8, linestyle=":")
@@ -63,11 +62,7 @@ def against_seconds(rows: Rows, task: str, axes: Any) -> None:
             fontsize=7,
             color="#555555",
         )
-    told = "".join(
-        f"\n{letter}: {machine}"
-        for letter, machine in zip("ABCDEFGH", machines, strict=False)
-        if len(machines) > 1
-    )
+    told = "".join(f"\n{letter}: {name}" for name, letter in machines.letters.items())
     axes.set(title=task, xlabel=f"CPU seconds, of two cores together{told}", ylabel="Hits@1", xscale="log")
     axes.margins(x=0.3, y=0.12)
     for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):

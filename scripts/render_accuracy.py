@@ -106,15 +106,13 @@ class Machines:
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
         found = list(rows)
-        dates = sorted({row["date"] for row in found})
-        names = sorted({row["machine"] for row in found})
-        self.letters = dict(zip(names, "ABCDEFGH", strict=False)) if len(names) > 1 else {}
-        self.days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
-        self.names = names
+        self.dates = sorted({row["date"] for row in found})
+        self.names = sorted({row["machine"] for row in found})
+        self.letters = dict(zip(self.names, "ABCDEFGH", strict=False)) if len(self.names) > 1 else {}
 
     def __str__(self) -> str:
         told = [f"{name} ({self.letters[name]})" if self.letters else name for name in self.names]
-        return f"{'; '.join(told)}; {self.days}"
+        return f"{'; '.join(told)}; {' to '.join(dict.fromkeys((self.dates[0], self.dates[-1])))}"
 
     @property
     def column(self) -> str:

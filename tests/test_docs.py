@@ -189,6 +189,7 @@ def test_pictures_of_accuracy_are_drawn_from_records_the_same_again(scripts: Non
             **vars(case),
             "key": case.key,
             "machine": "a",
+            "date": "2026-01-02",
             "cpu_seconds": 60.0,
             "csls": scores,
             "sinkhorn": scores,

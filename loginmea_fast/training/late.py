@@ -61,11 +61,13 @@ class Beside:
         name: of the modality, or "labels", "joined".
         rows: [N, D'], unit or zero rows, on the model's device.
         weight: of them.
+        links: how many links they are labels of; 0 where they are none.
     """
 
     name: str
     rows: Tensor
     weight: float
+    links: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,10 @@ class LateEmbedding:
     Attributes:
         model: the other, of the same entities, whitened as they are.
         beside: what stands beside it, in this order.
-        links: how many links' labels were propagated.
     """
 
     model: Embedding
     beside: tuple[Beside, ...]
-    links: int
 
     @property
     def parts(self) -> list[tuple[str, int]]:
@@ -112,15 +112,14 @@ class LateEmbedding:
 
     def summary(self) -> dict[str, Any]:
         """What stands beside the model, JSON-ready."""
-        found: dict[str, Any] = {
-            b.name: {"weight": b.weight, "columns": b.rows.shape[1]} for b in self.beside
+        return {
+            b.name: {
+                "weight": b.weight,
+                "columns": b.rows.shape[1],
+                **({"links": b.links} if b.links else {}),
+            }
+            for b in self.beside
         }
-        if LABELS in found:
-            found[LABELS]["links"] = self.links
-        for part in self.beside:
-            if part.name == JOINED:
-                found[JOINED]["links"] = int(part.rows.any(1).sum()) // 2
-        return found
 
 
 def late_names(problem: Problem, config: Config) -> list[str]:
@@ -210,8 +209,9 @@ def beside_model(
         return model
     if weights is None or not weights.keys() >= {name for name, _ in found}:
         weights = _chosen(model, found, problem, config)
-    beside = tuple(Beside(name, rows, weights[name]) for name, rows in found)
-    return LateEmbedding(model, beside, len(links))
+    told = {LABELS: len(links), JOINED: len(joined)}
+    beside = tuple(Beside(name, rows, weights[name], told.get(name, 0)) for name, rows in found)
+    return LateEmbedding(model, beside)
 
 
 def _own_labels(links: Tensor, entities: int, seed: int) -> Tensor:
