@@ -39,6 +39,10 @@ PYBIND11_MODULE(loginmea_cuda, m) {
   bind(m, "attention_through_activation", &attention_through_activation);
   bind(m, "card_reason", &card_reason);
   bind(m, "fusion_forward", &fusion_forward);
+#if LOGINMEA_SM90A
+  bind(m, "fusion_group_forward", &fusion_group_forward);
+  bind(m, "fusion_group_projection_gradient", &fusion_group_projection_gradient);
+#endif
   bind(m, "fusion_input_gradient", &fusion_input_gradient);
   bind(m, "fusion_pack_rows", &fusion_pack_rows);
   bind(m, "fusion_projection_gradient", &fusion_projection_gradient);

@@ -31,8 +31,9 @@ _USED = re.compile(r"Used (?P<registers>\d+) registers(?:.*?(?P<shared>\d+) byte
 
 
 def compile_one(nvcc: str, source: Path) -> tuple[Path, int, str]:
-    """Compiles one source for all architectures; returns it with nvcc's exit code and everything it printed."""
-    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHITECTURES]
+    """Compiles one source for all its architectures; returns it with nvcc's exit code and everything it printed."""
+    architectures = ["90a"] if source.stem.endswith("_sm90a") else ARCHITECTURES
+    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures]
     flags = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xptxas=-v", f"-I{ROOT / 'csrc'}"]
     output = BUILD / f"{source.stem}.o"
     done = subprocess.run(

@@ -16,10 +16,11 @@ struct Window {
 };
 
 // y = sum_k prod_m P_mk + bias; keeps P_mk in products [K, M, rows, width], or null.
-template <class S>
+template <class S, class Of_>
 struct Forward {
-  static constexpr int kColumnTiles = 4, kParts = 0;
-  static constexpr bool kOneRank = false;
+  using Of = Of_;
+  static constexpr int kParts = 0;
+  static constexpr bool kOneTile = false;
   Window window;
   int parts;
   const float* bias;
@@ -27,30 +28,32 @@ struct Forward {
   Table<S> y;
 
   struct State {
-    Fragments<kColumnTiles> sum, product;
+    Fragments<Of> sum, product[Of::kRanks], p[Of::kRanks];
   };
   __device__ bool multiplies() const { return true; }
+  static __device__ auto& room(State& state, int) { return state.p; }
   __device__ State begin(const Place& at, int) const {
     State state;
-    each<kColumnTiles>([&](int r, int c, int i) {
+    each<Of>([&](int r, int c, int i) {
       const int column = at.column(c, i);
       state.sum[r][c][i] = column < window.width ? bias[column] : 0.0f;
     });
     return state;
   }
-  __device__ void take(const Place& at, State& state, const Fragments<kColumnTiles>& p, int k, int m) const {
+  __device__ void take(const Place& at, State& state, int among, int k, int m) const {
     S* kept = products + ((std::int64_t{k} * parts + m) * window.rows + window.first) * window.width;
-    each<kColumnTiles>([&](int r, int c, int i) {
+    each<Of>([&](int r, int c, int i) {
+      const float p = state.p[among][r][c][i];
+      float& product = state.product[among][r][c][i];
       const std::int64_t row = at.row(r, i);
       const int column = at.column(c, i);
-      if (products && window.holds(row, column)) kept[row * window.width + column] = narrow<S>(p[r][c][i]);
-      float& product = state.product[r][c][i];
-      product = m == 0 ? p[r][c][i] : product * p[r][c][i];
+      if (products && window.holds(row, column)) kept[row * window.width + column] = narrow<S>(p);
+      product = m == 0 ? p : product * p;
       if (m == parts - 1) state.sum[r][c][i] += product;
     });
   }
   __device__ void end(const Place& at, State& state, int) const {
-    each<kColumnTiles>([&](int r, int c, int i) {
+    each<Of>([&](int r, int c, int i) {
       const std::int64_t row = at.row(r, i);
       const int column = at.column(c, i);
       if (window.holds(row, column)) y[window.first + row][column] = narrow<S>(state.sum[r][c][i]);
@@ -58,59 +61,64 @@ struct Forward {
   }
 };
 
-// dP_mk = g prod_{n != m} P_nk, zero in the padding; P_nk computed again, or read where they were kept. All P_mk of a
-// tile are held at once: beyond three modalities a tile is half as wide.
-template <class S, class T, int kModalities>
+// dP_mk = g prod_{n != m} P_nk, zero in the padding; P_nk computed again, or read where they were kept, of one rank a
+// tile. All P_mk of a tile are held at once.
+template <class S, class T, class Of_, int kModalities>
 struct ProjectionGradient {
-  static constexpr int kColumnTiles = kModalities > 3 ? 2 : 4, kParts = kModalities;
-  static constexpr bool kOneRank = true;
+  using Of = Of_;
+  static constexpr int kParts = kModalities;
+  static constexpr bool kOneTile = true;
   Window window;
   Table<const S> g;
   const S* products;
   Table<T> dp;  // [M block, columns]
   std::int64_t block;
-  int columns_per_rank;
+  int ranks, columns_per_rank;
 
   struct State {
-    Fragments<kColumnTiles> p[kModalities];
+    Fragments<Of> p[kModalities][Of::kRanks];
   };
   __device__ bool multiplies() const { return products == nullptr && kModalities > 1; }
+  static __device__ auto& room(State& state, int m) { return state.p[m]; }
   __device__ State begin(const Place& at, int k) const {
     State state;
     if (products) {
 #pragma unroll
       for (int m = 0; m < kModalities; ++m) {
         const S* kept = products + ((std::int64_t{k} * kModalities + m) * window.rows + window.first) * window.width;
-        each<kColumnTiles>([&](int r, int c, int i) {
+        each<Of>([&](int r, int c, int i) {
           const std::int64_t row = at.row(r, i);
           const int column = at.column(c, i);
           const bool inside = window.holds(row, column);
-          state.p[m][r][c][i] = inside ? widen<float>(kept[row * window.width + column]) : 0.0f;
+          state.p[m][0][r][c][i] = inside ? widen<float>(kept[row * window.width + column]) : 0.0f;
         });
       }
     }
     return state;
   }
-  __device__ void take(const Place&, State& state, const Fragments<kColumnTiles>& p, int, int m) const {
-    each<kColumnTiles>([&](int r, int c, int i) { state.p[m][r][c][i] = p[r][c][i]; });
-  }
-  __device__ void end(const Place& at, State& state, int k) const {
-    each<kColumnTiles>([&](int r, int c, int i) {
-      const std::int64_t row = at.row(r, i);
-      const int column = at.column(c, i);
-      const bool inside = window.holds(row, column);
-      const float upstream = inside ? widen<float>(g[window.first + row][column]) : 0.0f;
+  __device__ void take(const Place&, State&, int, int, int) const {}
+  __device__ void end(const Place& at, State& state, int first) const {
 #pragma unroll
-      for (int m = 0; m < kModalities; ++m) {
-        float gradient = upstream;
+    for (int among = 0; among < Of::kRanks; ++among) {
+      if (first + among >= ranks) continue;
+      const std::int64_t start = std::int64_t{first + among} * columns_per_rank;
+      each<Of>([&](int r, int c, int i) {
+        const std::int64_t row = at.row(r, i);
+        const int column = at.column(c, i);
+        const bool inside = window.holds(row, column);
+        const float upstream = inside ? widen<float>(g[window.first + row][column]) : 0.0f;
 #pragma unroll
-        for (int n = 0; n < kModalities; ++n) {
-          if (n != m) gradient *= state.p[n][r][c][i];
+        for (int m = 0; m < kModalities; ++m) {
+          float gradient = upstream;
+#pragma unroll
+          for (int n = 0; n < kModalities; ++n) {
+            if (n != m) gradient *= state.p[n][among][r][c][i];
+          }
+          // A factor may be NaN; what pads it must still be 0.
+          dp[m * block + row][start + column] = narrow<T>(inside ? gradient : 0.0f);
         }
-        // A factor may be NaN; what pads it must still be 0.
-        dp[m * block + row][std::int64_t{k} * columns_per_rank + column] = narrow<T>(inside ? gradient : 0.0f);
-      }
-    });
+      });
+    }
   }
 };
 

@@ -5,6 +5,7 @@
 // walks through the depth of all parts of a product, and of all ranks, in one pipeline: while tensor cores work on a
 // stage, cp.async brings the next two, across the seams between parts, so that a depth of 300 has no prologue of its
 // own. At a seam the epilogue takes the finished tile. No atomics, no split sums: results repeat bit for bit.
+// warpgroup.cuh has the same for Hopper's own instructions.
 //
 // Both operands lie in shared memory with the depth running fastest. Seen as 32-bit words, a step of TF32 (8 numbers
 // deep) and one of bf16 (16 deep, in pairs) are the same 8 words, so one loader serves both; rows are 36 words apart,
@@ -12,6 +13,8 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #include "cuda/launch.cuh"
 #include "cuda/ptx.cuh"
@@ -23,18 +26,47 @@ constexpr int kTileThreads = 256;
 constexpr int kTileWords = 32;   // depth of one stage: 32 float32 or 64 bf16
 constexpr int kTileStride = 36;  // words from row to row in shared memory
 constexpr int kTileStages = 3;
-constexpr int kRowTiles = 2;  // of 16 rows, a warp
 constexpr int kMostParts = 6;
 
-template <int kColumnTiles>
+// Where a lane's numbers of a tile lie, in the block's rows and in the columns of one rank.
+struct Place {
+  std::int64_t first_row;
+  int first_column, warp_row, warp_column, lane;
+
+  __device__ std::int64_t row(int r, int i) const { return first_row + warp_row + r * 16 + i / 2 * 8 + lane / 4; }
+  __device__ int column(int c, int i) const { return first_column + warp_column + c * 8 + lane % 4 * 2 + i % 2; }
+};
+
+// How a block's tile is divided: a warp has kRowTiles x kColumnTiles fragments of 16 x 8, of kRanks ranks.
+template <int kColumnTiles_>
 struct Tile {
+  static constexpr int kRanks = 1, kRowTiles = 2, kColumnTiles = kColumnTiles_;
   static constexpr int kRows = 128, kColumns = 2 * 8 * kColumnTiles;
   static constexpr int kStageWords = (kRows + kColumns) * kTileStride;
   static constexpr int kSharedBytes = kTileStages * kStageWords * 4;
+
+  static __device__ Place place() {
+    const int warp = threadIdx.x / 32;
+    return {std::int64_t{blockIdx.x} * kRows, static_cast<int>(blockIdx.y) * kColumns, warp / 2 * 32,
+            warp % 2 * 8 * kColumnTiles, static_cast<int>(threadIdx.x % 32)};
+  }
 };
 
-template <int kColumnTiles>
-using Fragments = float[kRowTiles][kColumnTiles][4];
+template <class Of>
+using Fragments = float[Of::kRowTiles][Of::kColumnTiles][4];
+
+// Calls body(r, c, i) for every number that a lane has of a tile.
+template <class Of, class Body>
+__device__ void each(Body&& body) {
+#pragma unroll
+  for (int r = 0; r < Of::kRowTiles; ++r) {
+#pragma unroll
+    for (int c = 0; c < Of::kColumnTiles; ++c) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) body(r, c, i);
+    }
+  }
+}
 
 // Words of float32 become the part of them that TF32 holds; `low` is given what that leaves, itself in TF32.
 template <int kWords>
@@ -47,31 +79,15 @@ __device__ inline void split(std::uint32_t (&word)[kWords], std::uint32_t (&low)
   }
 }
 
-// Where a lane's numbers of a tile lie, in the block's rows and in the columns of one rank.
-struct Place {
-  std::int64_t first_row;
-  int first_column, warp_row, warp_column, lane;
-
-  template <int kColumnTiles>
-  static __device__ Place of_thread() {
-    const int warp = threadIdx.x / 32;
-    return {std::int64_t{blockIdx.x} * Tile<kColumnTiles>::kRows,
-            static_cast<int>(blockIdx.y) * Tile<kColumnTiles>::kColumns, warp / 2 * 32, warp % 2 * 8 * kColumnTiles,
-            static_cast<int>(threadIdx.x % 32)};
-  }
-  __device__ std::int64_t row(int r, int i) const { return first_row + warp_row + r * 16 + i / 2 * 8 + lane / 4; }
-  __device__ int column(int c, int i) const { return first_column + warp_column + c * 8 + lane % 4 * 2 + i % 2; }
-};
-
 // tf32: of operands that have been rounded to TF32 where they were packed. exact: three of halves, as good as float32.
 enum class Products { tf32, exact, bf16 };
 
 // Adds one stage to the fragments of this warp.
-template <int kColumnTiles, Products kProducts>
-__device__ inline void multiply_stage(const std::uint32_t* stage, const Place& at, Fragments<kColumnTiles>& sum) {
+template <class Of, Products kProducts>
+__device__ inline void multiply_stage(const std::uint32_t* stage, const Place& at, Fragments<Of>& sum) {
+  constexpr int kRowTiles = Of::kRowTiles, kColumnTiles = Of::kColumnTiles;
   const std::uint32_t* left = stage + (at.warp_row + at.lane / 4) * kTileStride + at.lane % 4;
-  const std::uint32_t* right =
-      stage + (Tile<kColumnTiles>::kRows + at.warp_column + at.lane / 4) * kTileStride + at.lane % 4;
+  const std::uint32_t* right = stage + (Of::kRows + at.warp_column + at.lane / 4) * kTileStride + at.lane % 4;
 #pragma unroll
   for (int step = 0; step < kTileWords; step += 8) {
     std::uint32_t a[kRowTiles][4], b[kColumnTiles][2];
@@ -117,9 +133,8 @@ __device__ inline void multiply_stage(const std::uint32_t* stage, const Place& a
 }
 
 // The operands of one tile, and the pipeline that brings them.
-template <class T, int kColumnTiles>
+template <class T, class Of>
 struct Pipeline {
-  using Of = Tile<kColumnTiles>;
   static constexpr int kDepth = kTileWords * 4 / sizeof(T);  // numbers a stage
   static constexpr int kPerCopy = 16 / sizeof(T);
 
@@ -154,19 +169,6 @@ struct Pipeline {
   }
 };
 
-// Calls body(r, c, i) for every number that a lane has of a tile.
-template <int kColumnTiles, class Body>
-__device__ void each(Body&& body) {
-#pragma unroll
-  for (int r = 0; r < kRowTiles; ++r) {
-#pragma unroll
-    for (int c = 0; c < kColumnTiles; ++c) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) body(r, c, i);
-    }
-  }
-}
-
 // P = constants + t w^T for each part of the depth: part m has the columns [starts[m], starts[m + 1]) of t and of w,
 // and rank k the rows [k columns, (k + 1) columns) of w.
 template <class T>
@@ -177,59 +179,80 @@ struct Operands {
   int parts, ranks, columns;
 };
 
+// Calls body(m) for every part, as a constant where their number is one: what is indexed by it stays in registers.
+template <int kParts, class Body, int... kPart>
+__device__ inline void each_part(Body&& body, std::integer_sequence<int, kPart...>) {
+  (body(std::integral_constant<int, kPart>{}), ...);
+}
+template <int kParts, class Body>
+__device__ inline void each_part(int parts, Body&& body) {
+  if constexpr (kParts > 0) {
+    each_part<kParts>(body, std::make_integer_sequence<int, kParts>{});
+  } else {
+    for (int m = 0; m < parts; ++m) body(m);
+  }
+}
+
 // An epilogue is a functor with what it needs of memory, and
 //
-//   kColumnTiles                      how wide its tiles are
-//   kParts                            the number of parts where it is known, else 0
-//   kOneRank                          a block a rank; else a block goes through all of them
-//   begin(at, rank)                   its state, in registers
-//   multiplies()                      whether it wants products at all
-//   take(at, state, p, rank, part)    a finished tile
-//   end(at, state, rank)
+//   Of                                  how its tiles are divided
+//   kParts                              the number of parts where it is known, else 0
+//   kOneTile                            a block has the ranks of one tile; else it goes through all of them
+//   begin(at, rank)                     its state, in registers
+//   multiplies()                        whether it wants products at all
+//   room(state, part)                   where the products of a part are to lie, for each of Of::kRanks ranks
+//   take(at, state, r, rank, part)      they are there, of the r-th rank
+//   end(at, state, rank)                rank: the first of its ranks
 template <class T, Products kProducts, class Epilogue>
-__global__ void __launch_bounds__(kTileThreads) tile_products(Operands<T> operands, Epilogue epilogue) {
+__global__ void __launch_bounds__(kTileThreads)
+    tile_products(const __grid_constant__ Operands<T> operands, Epilogue epilogue) {
   extern __shared__ __align__(16) std::uint32_t shared[];
-  constexpr int kColumnTiles = Epilogue::kColumnTiles, kUnrolled = Epilogue::kParts > 0 ? Epilogue::kParts : 1;
-  constexpr int kDepth = Pipeline<T, kColumnTiles>::kDepth;
-  const Place at = Place::of_thread<kColumnTiles>();
-  const int first = Epilogue::kOneRank ? blockIdx.z : 0, ranks = Epilogue::kOneRank ? 1 : operands.ranks;
+  using Of = typename Epilogue::Of;
+  constexpr int kDepth = Pipeline<T, Of>::kDepth;
+  const Place at = Of::place();
+  const int first = Epilogue::kOneTile ? blockIdx.z : 0, ranks = Epilogue::kOneTile ? 1 : operands.ranks;
   const int parts = Epilogue::kParts > 0 ? Epilogue::kParts : operands.parts;
   auto state = epilogue.begin(at, first);
   if (epilogue.multiplies()) {
     const std::int64_t column = std::int64_t{first} * operands.columns + at.first_column;
     const int per_rank = operands.starts[parts] / kDepth;
-    const Pipeline<T, kColumnTiles> pipeline{operands.t[at.first_row],
-                                             operands.w[column],
-                                             operands.t.stride,
-                                             operands.columns,
-                                             per_rank,
-                                             ranks * per_rank,
-                                             shared};
+    const Pipeline<T, Of> pipeline{operands.t[at.first_row],
+                                   operands.w[column],
+                                   operands.t.stride,
+                                   operands.columns,
+                                   per_rank,
+                                   ranks * per_rank,
+                                   shared};
     pipeline.start();
     int stage = 0;
     for (int k = 0; k < ranks; ++k) {
-#pragma unroll kUnrolled
-      for (int m = 0; m < parts; ++m) {
-        Fragments<kColumnTiles> p;
+      each_part<Epilogue::kParts>(parts, [&](auto m) {
+        auto& p = epilogue.room(state, m)[0];
         const float* constant = operands.constants[m] + std::int64_t{first + k} * operands.columns;
-        each<kColumnTiles>([&](int r, int c, int i) { p[r][c][i] = constant[at.column(c, i)]; });
+        each<Of>([&](int r, int c, int i) { p[r][c][i] = constant[at.column(c, i)]; });
         for (const int end = k * per_rank + operands.starts[m + 1] / kDepth; stage < end; ++stage) {
-          multiply_stage<kColumnTiles, kProducts>(pipeline.stage(stage), at, p);
+          multiply_stage<Of, kProducts>(pipeline.stage(stage), at, p);
         }
-        epilogue.take(at, state, p, first + k, m);
-      }
+        epilogue.take(at, state, 0, first + k, m);
+      });
     }
   }
   epilogue.end(at, state, first);
 }
 
+// The blocks of a product: of rows, of columns, of ranks.
+template <class T, class Epilogue>
+Grid grid_of(const Operands<T>& operands, std::int64_t rows, const Epilogue&) {
+  using Of = typename Epilogue::Of;
+  return {blocks(rows, Of::kRows), operands.columns / Of::kColumns,
+          Epilogue::kOneTile ? blocks(operands.ranks, Of::kRanks) : 1};
+}
+
 template <class T, Products kProducts, class Epilogue>
 void multiply(const char* what, const Operands<T>& operands, std::int64_t rows, const Epilogue& epilogue,
               void* stream) {
-  using Of = Tile<Epilogue::kColumnTiles>;
-  launch(what, tile_products<T, kProducts, Epilogue>,
-         {blocks(rows, Of::kRows), operands.columns / Of::kColumns, Epilogue::kOneRank ? operands.ranks : 1},
-         kTileThreads, Of::kSharedBytes, stream, operands, epilogue);
+  launch(what, tile_products<T, kProducts, Epilogue>, grid_of(operands, rows, epilogue), kTileThreads,
+         Epilogue::Of::kSharedBytes, stream, operands, epilogue);
 }
 
 }  // namespace loginmea

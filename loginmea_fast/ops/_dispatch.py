@@ -138,7 +138,7 @@ def misplaced(tensor: Tensor, device_type: str) -> str | None:
     """Why kernels for `device_type` ("cpu" or "cuda") cannot take a tensor from where it is, or None."""
     if tensor.device.type != device_type:
         return f"needs tensors on {device_type}, these are on {tensor.device}"
-    if device_type == "cuda" and (found := torch.cuda.get_device_capability(tensor.device)) < OLDEST_CARD:
+    if device_type == "cuda" and (found := capability(tensor)) < OLDEST_CARD:
         needed, has = (".".join(map(str, version)) for version in (OLDEST_CARD, found))
         name = torch.cuda.get_device_name(tensor.device)
         return f"needs a card of compute capability {needed} or later, {tensor.device} ({name}) has {has}"
@@ -264,6 +264,11 @@ def _device_of(arguments: Iterable[Any]) -> torch.device:
     """The card among the tensors, which may read others from memory; else where they all are."""
     devices = [tensor.device for tensor in _tensors_in(arguments)]
     return next((device for device in devices if device.type != "cpu"), devices[0])
+
+
+def capability(tensor: Tensor) -> tuple[int, int]:
+    """The compute capability of the tensor's card."""
+    return torch.cuda.get_device_capability(tensor.device)
 
 
 def cuda_kernels(tensor: Tensor) -> tuple[Any, int]:

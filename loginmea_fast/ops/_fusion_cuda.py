@@ -1,10 +1,12 @@
 """Launches of low-rank fusion in CUDA C++, tensor-core tiles up to dP, and cuBLAS for the products that follow it.
 
-Names and arguments are those of the Triton module.
+Names and arguments are those of the Triton module. With LOGINMEA_WGMMA=1 tiles are of Hopper's warpgroups where those
+serve: on compute capability 9.0, for products of TF32 and of bfloat16. No card has shown yet which tiles are faster.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from loginmea_fast.kernels._operands import Operands
 from loginmea_fast.ops._cuda_launch import launch
+from loginmea_fast.ops._dispatch import capability, cuda_kernels
 from loginmea_fast.ops._wide_products import add_wide_product, wide_product
 
 __all__ = ["forward", "input_gradients", "multiply", "pack_rows", "projection_gradient", "unsupported"]
@@ -52,15 +55,23 @@ def pack_rows(f: Operands, first: int, count: int) -> None:
 
 def forward(f: Operands, bias: Tensor, y: Tensor, products: Tensor | None, first: int, count: int) -> None:
     """Fill rows [first, first + count) of y and, unless None, of products."""
-    launch("fusion_forward", f.t, *_packed(f), bias.view(-1), _rows(products), y, first, count, f.rank)
+    what = bias.view(-1), _rows(products), y, first, count, f.rank
+    if _by_groups(f):
+        launch("fusion_group_forward", f.t, *_packed(f), *what)
+    else:
+        launch("fusion_forward", f.t, *_packed(f), f.precision == "ieee", *what)
 
 
 def projection_gradient(
     f: Operands, grad: Tensor, products: Tensor | None, dp: Tensor, first: int, count: int
 ) -> None:
     """Fill dp [M, block, columns] for rows [first, first + count), and with zeros up to a whole tile."""
-    what = grad, _rows(products), _rows(dp)
-    launch("fusion_projection_gradient", f.t, *_packed(f), *what, first, count, f.rank)
+    where = _rows(dp), first, count, f.rank
+    if products is None and _by_groups(f):
+        launch("fusion_group_projection_gradient", f.t, *_packed(f), grad, *where)
+    else:
+        exact = f.precision == "ieee"
+        launch("fusion_projection_gradient", f.t, *_packed(f), exact, grad, _rows(products), *where)
 
 
 def input_gradients(
@@ -80,9 +91,19 @@ def multiply(f: Operands, a: Tensor, b: Tensor, out: Tensor, add: bool) -> None:
         wide_product(a, b, out)
 
 
-def _packed(f: Operands) -> tuple[Tensor, Tensor, Tensor, list[int], bool]:
+def _by_groups(f: Operands) -> bool:
+    """Whether warpgroups are wanted and serve."""
+    return (
+        os.environ.get("LOGINMEA_WGMMA") == "1"
+        and f.precision != "ieee"
+        and capability(f.t) == (9, 0)
+        and hasattr(cuda_kernels(f.t)[0], "fusion_group_forward")
+    )
+
+
+def _packed(f: Operands) -> tuple[Tensor, Tensor, Tensor, list[int]]:
     """The packed operands as kernels take them."""
-    return f.t, f.w, f.constants, f.starts, f.precision == "ieee"
+    return f.t, f.w, f.constants, f.starts
 
 
 def _rows(table: Tensor | None) -> Tensor | None:

@@ -6,11 +6,14 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <numeric>
 #include <string>
 #include <vector>
+
+#include "cuda_runtime.h"
 
 #if !defined(__x86_64__)
 #include <ucontext.h>
@@ -25,7 +28,8 @@ namespace emulation {
 namespace {
 
 constexpr std::size_t kStackBytes = 256 << 10, kGuardBytes = 4096;
-constexpr unsigned kWarp = 32;
+constexpr unsigned kWarp = 32, kGroup = 128;
+constexpr std::size_t kSharedAlignment = 1024;
 
 #if defined(__x86_64__)
 // A fibre is its stack: what a call must preserve lies on top of it.
@@ -80,12 +84,47 @@ struct Copy {
   std::size_t bytes;
 };
 
+// Numbers that products add to: what they are, while the thread's own are NaN.
+struct Accumulator {
+  std::vector<float> numbers;
+  std::size_t last;  // the product after which they are the thread's again
+};
+
 struct Thread {
   Context context;
   unsigned number = 0;
   bool done = false;
   std::vector<std::vector<Copy>> groups;  // committed, oldest first
   std::vector<Copy> open;                 // since the last commit
+  bool began = false;                     // products, by a fence
+  std::size_t multiplied = 0;             // products so far
+  std::vector<std::size_t> committed;     // how many there were at each commit, oldest first
+  std::map<float*, Accumulator> accumulators;
+};
+
+// A product that threads of a warpgroup have asked for, and where each has its numbers.
+struct Asked {
+  GroupProduct what;
+  unsigned count = 0;
+  float* c[kGroup];
+};
+struct Group {
+  std::vector<Asked> products;
+  std::size_t made = 0;
+};
+
+struct Barrier {
+  int arrivals, left;
+  std::int64_t bytes = 0;
+  unsigned phase = 0;
+  std::vector<unsigned> waiting;
+};
+
+struct Box {
+  char* to;
+  CUtensorMap map;
+  int column, row;
+  std::uint64_t* barrier;
 };
 
 struct Warp {
@@ -97,6 +136,7 @@ struct Warp {
 struct Variable {
   std::string name;
   std::size_t bytes;
+  bool dynamic;  // the launch's own
   std::unique_ptr<char, void (*)(void*)> memory;
 };
 
@@ -106,6 +146,9 @@ std::vector<Thread> threads;
 std::vector<Warp> warps;
 std::vector<unsigned> ready;  // numbers of threads
 std::vector<Variable> variables;
+std::vector<Group> groups;
+std::map<std::uint64_t*, Barrier> barriers;
+std::vector<Box> boxes;  // on their way
 std::size_t dynamic_bytes;
 const std::function<void()>* body_of_kernel;
 Context scheduler;
@@ -190,6 +233,97 @@ void multiply(Warp& warp) {
   }
 }
 
+bool is_shared(const char* from, std::size_t bytes) {
+  return std::any_of(variables.begin(), variables.end(), [&](const Variable& variable) {
+    return from >= variable.memory.get() && from + bytes <= variable.memory.get() + variable.bytes;
+  });
+}
+
+// The word at this byte of a row of an operand, by the fields of its descriptor ("PTX ISA", 9.7.15.5).
+std::uint32_t word_of(std::uint64_t descriptor, int row, int byte) {
+  const char* start = reinterpret_cast<const char*>((descriptor & 0x3fff) << 4);
+  const std::uint64_t between_groups = (descriptor >> 32 & 0x3fff) << 4;
+  std::uint64_t at = reinterpret_cast<std::uint64_t>(start) + row / 8 * between_groups + row % 8 * 128 + byte;
+  if (descriptor >> 62 == 1) at ^= (at >> 7 & 7) << 4;
+  // Addresses count from the beginning of the launch's own shared memory.
+  for (const Variable& variable : variables) {
+    if (!variable.dynamic) continue;
+    if (at + 4 > variable.bytes) break;
+    std::uint32_t word;
+    std::memcpy(&word, variable.memory.get() + at, 4);
+    return word;
+  }
+  if (error.empty()) error = "wgmma reads what is not shared memory" + where();
+  return 0;
+}
+
+// c [64 x N] += a [64 x 32 bytes] b [N x 32 bytes]^T; a warp's rows are 16, in them fragments lie as those of mma do.
+void multiply_group(Asked& asked, unsigned group) {
+  const int columns = asked.what.numbers * 2, depth = asked.what.narrow ? 16 : 8;
+  const auto operand = [&](std::uint64_t descriptor, int rows) {
+    std::vector<double> values(static_cast<std::size_t>(rows) * depth);
+    for (int row = 0; row < rows; ++row) {
+      for (int k = 0; k < depth; ++k) {
+        const std::uint32_t word = word_of(descriptor, row, asked.what.narrow ? k / 2 * 4 : k * 4);
+        values[row * depth + k] = asked.what.narrow ? bf16_of(word, k % 2) : tf32_of(word);
+      }
+    }
+    return values;
+  };
+  const auto a = operand(asked.what.a, 64), b = operand(asked.what.b, columns);
+  for (unsigned number = 0; number < kGroup; ++number) {
+    Thread& thread = threads[group * kGroup + number];
+    std::vector<float>& c = thread.accumulators.at(asked.c[number]).numbers;
+    const int lane = number % kWarp;
+    for (int i = 0; i < asked.what.numbers; ++i) {
+      const int row = number / kWarp * 16 + lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+      double sum = 0;
+      for (int k = 0; k < depth; ++k) sum += a[row * depth + k] * b[column * depth + k];
+      c[i] = add_truncated(c[i], sum);
+    }
+  }
+}
+
+void end_phase_if_complete(Barrier& barrier) {
+  if (barrier.left != 0 || barrier.bytes != 0) return;
+  ++barrier.phase, barrier.left = barrier.arrivals;
+  ready.insert(ready.end(), barrier.waiting.begin(), barrier.waiting.end());
+  barrier.waiting.clear();
+}
+
+Barrier& barrier_at(std::uint64_t* at) {
+  const auto found = barriers.find(at);
+  if (found != barriers.end()) return found->second;
+  fail("a barrier that was not started");
+  std::abort();  // not reached
+}
+
+std::size_t bytes_of(const CUtensorMap& map) { return std::size_t{map.box_columns} * map.box_rows * map.bytes; }
+
+// One of the boxes on their way arrives, zeros where the table ends.
+void land(std::size_t number) {
+  const Box box = boxes[number];
+  boxes.erase(boxes.begin() + static_cast<std::ptrdiff_t>(number));
+  const CUtensorMap& map = box.map;
+  for (std::uint32_t row = 0; row < map.box_rows; ++row) {
+    for (std::uint32_t column = 0; column < map.box_columns; ++column) {
+      const std::int64_t from_row = box.row + std::int64_t{row}, from_column = box.column + std::int64_t{column};
+      const bool inside = from_row >= 0 && from_column >= 0 && from_row < static_cast<std::int64_t>(map.rows) &&
+                          from_column < static_cast<std::int64_t>(map.columns);
+      std::size_t at = row * map.box_columns * map.bytes + column * map.bytes;
+      at ^= (at >> 7 & 7) << 4;
+      if (inside) {
+        std::memcpy(box.to + at, map.data + from_row * map.row_bytes + from_column * map.bytes, map.bytes);
+      } else {
+        std::memset(box.to + at, 0, map.bytes);
+      }
+    }
+  }
+  Barrier& barrier = barriers.at(box.barrier);
+  barrier.bytes -= static_cast<std::int64_t>(bytes_of(map));
+  end_phase_if_complete(barrier);
+}
+
 void hold_meeting(Warp& warp) {
   switch (warp.what) {
     case Meeting::sync: return;
@@ -255,6 +389,9 @@ void run_block(unsigned count) {
   warps.assign((count + kWarp - 1) / kWarp, Warp{});
   ready.clear();
   variables.clear();
+  groups.assign(count / kGroup, Group{});
+  barriers.clear();
+  boxes.clear();
   at_barrier = 0, unfinished = count;
   for (unsigned number = 0; number < count; ++number) {
     threads[number].number = number;
@@ -262,7 +399,11 @@ void run_block(unsigned count) {
     warps[number / kWarp].alive |= 1u << number % kWarp;
     ready.push_back(number);
   }
-  while (!ready.empty() && error.empty()) {
+  while (!(ready.empty() && boxes.empty()) && error.empty()) {
+    if (!boxes.empty() && (ready.empty() || draw() % 16 == 0)) {
+      land(draw() % boxes.size());
+      continue;
+    }
     const std::size_t drawn = draw() % ready.size();
     std::swap(ready[drawn], ready.back());
     running = &threads[ready.back()];
@@ -272,7 +413,8 @@ void run_block(unsigned count) {
   }
   if (error.empty() && unfinished > 0) {
     error = std::to_string(at_barrier) + " of " + std::to_string(unfinished) +
-            " threads wait at __syncthreads, the others for lanes of their warp that do not come" + where();
+            " threads wait at __syncthreads, the others for lanes of their warp that do not come or at a barrier" +
+            where();
   }
   variables.clear();
 #if defined(__SANITIZE_ADDRESS__)
@@ -322,11 +464,12 @@ void* shared_memory(const char* name, std::size_t bytes) {
   for (const Variable& variable : variables) {
     if (variable.name == name) return variable.memory.get();
   }
-  if (bytes == 0) bytes = dynamic_bytes;
+  const bool dynamic = bytes == 0;
+  if (dynamic) bytes = dynamic_bytes;
   void* memory = nullptr;
-  if (posix_memalign(&memory, 128, bytes == 0 ? 1 : bytes) != 0) fail("no memory for shared memory");
+  if (posix_memalign(&memory, kSharedAlignment, bytes == 0 ? 1 : bytes) != 0) fail("no memory for shared memory");
   std::memset(memory, 0xff, bytes);  // NaN, and -1
-  variables.push_back({name, bytes, {static_cast<char*>(memory), std::free}});
+  variables.push_back({name, bytes, dynamic, {static_cast<char*>(memory), std::free}});
   return memory;
 }
 
@@ -353,10 +496,7 @@ void copy(void* shared, const void* global, std::size_t bytes) {
     fail("cp.async of " + std::to_string(bytes) + " bytes to or from an address that is no multiple of it");
   }
   char* to = static_cast<char*>(shared);
-  const bool inside = std::any_of(variables.begin(), variables.end(), [&](const Variable& variable) {
-    return to >= variable.memory.get() && to + bytes <= variable.memory.get() + variable.bytes;
-  });
-  if (!inside) fail("cp.async to what is not shared memory");
+  if (!is_shared(to, bytes)) fail("cp.async to what is not shared memory");
   std::memset(to, 0xff, bytes);
   running->open.push_back({to, static_cast<const char*>(global), bytes});
 }
@@ -374,4 +514,122 @@ void wait(int pending) {
   }
 }
 
+void begin_products() { running->began = true; }
+
+void multiply_group(const GroupProduct& product) {
+  Thread& self = *running;
+  const unsigned number = self.number / kGroup;
+  if (number >= groups.size()) fail("wgmma needs a warpgroup of 128 threads");
+  auto& products = groups[number].products;
+  if (self.multiplied == products.size()) products.push_back({product, 0, {}});
+  Asked& asked = products[self.multiplied];
+  if (asked.what.a != product.a || asked.what.b != product.b || asked.what.numbers != product.numbers) {
+    fail("threads of a warpgroup ask for different products");
+  }
+  const auto found = self.accumulators.find(product.c);
+  if (found == self.accumulators.end()) {
+    if (!self.began) fail("wgmma adds to registers without wgmma.fence");
+    self.accumulators[product.c] = {{product.c, product.c + product.numbers}, self.multiplied};
+  } else {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(product.c);
+    if (std::any_of(bytes, bytes + 4 * product.numbers, [](unsigned char byte) { return byte != 0xff; })) {
+      fail("registers are written before the products that add to them have ended");
+    }
+    found->second.last = self.multiplied;
+  }
+  std::memset(product.c, 0xff, 4 * static_cast<std::size_t>(product.numbers));
+  asked.c[self.number % kGroup] = product.c;
+  ++asked.count, ++self.multiplied;
+}
+
+void commit_products() { running->committed.push_back(running->multiplied); }
+
+void wait_for_products(int pending) {
+  Thread& self = *running;
+  const unsigned number = self.number / kGroup;
+  std::size_t ended = 0;
+  while (static_cast<int>(self.committed.size()) > pending) {
+    ended = self.committed.front();
+    self.committed.erase(self.committed.begin());
+  }
+  for (int patience = 0; groups[number].made < ended;) {
+    Group& group = groups[number];
+    if (group.products[group.made].count == kGroup) {
+      multiply_group(group.products[group.made++], number);
+    } else {
+      if (++patience > 1 << 20) fail("a product of a warpgroup that not all of its threads ask for");
+      ready.push_back(self.number);
+      leave();
+    }
+  }
+  for (auto at = self.accumulators.begin(); at != self.accumulators.end();) {
+    if (at->second.last >= ended) {
+      ++at;
+      continue;
+    }
+    std::copy(at->second.numbers.begin(), at->second.numbers.end(), at->first);
+    at = self.accumulators.erase(at);
+  }
+  if (self.accumulators.empty()) self.began = false;
+}
+
+std::uint32_t shared_address(const void* shared) {
+  const char* from = static_cast<const char*>(shared);
+  for (const Variable& variable : variables) {
+    const char* memory = variable.memory.get();
+    if (variable.dynamic && from >= memory && from < memory + variable.bytes) return from - memory;
+  }
+  fail("an operand of wgmma lies outside the launch's own shared memory");
+  return 0;
+}
+
+void start_barrier(std::uint64_t* barrier, int arrivals) {
+  if (!is_shared(reinterpret_cast<const char*>(barrier), 8)) fail("a barrier outside shared memory");
+  barriers[barrier] = {arrivals, arrivals, 0, 0, {}};
+}
+
+void arrive_at_barrier(std::uint64_t* barrier, int bytes) {
+  Barrier& at = barrier_at(barrier);
+  if (at.left == 0) fail("more arrivals at a barrier than its phase has");
+  at.bytes += bytes, --at.left;
+  end_phase_if_complete(at);
+}
+
+void wait_for_barrier(std::uint64_t* barrier, int parity) {
+  while (static_cast<int>(barrier_at(barrier).phase % 2) == parity) {
+    barrier_at(barrier).waiting.push_back(running->number);
+    leave();
+  }
+}
+
+void copy_box(void* shared, const CUtensorMap& map, int column, int row, std::uint64_t* barrier) {
+  barrier_at(barrier);
+  char* to = static_cast<char*>(shared);
+  if (!is_shared(to, bytes_of(map))) fail("a tensor copy to what is not shared memory");
+  if (reinterpret_cast<std::uintptr_t>(to) % kSharedAlignment) fail("a swizzled box off a boundary of 1,024 bytes");
+  std::memset(to, 0xff, bytes_of(map));
+  boxes.push_back({to, map, column, row, barrier});
+}
+
 }  // namespace emulation
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, int,
+                                             cudaDriverEntryPointQueryResult* result) {
+  if (std::string(name) != "cuTensorMapEncodeTiled") return cudaErrorInvalidValue;
+  *function = reinterpret_cast<void*>(&cuTensorMapEncodeTiled);
+  *result = cudaDriverEntryPointSuccess;
+  return cudaSuccess;
+}
+
+CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* data,
+                                const cuuint64_t* size, const cuuint64_t* row_bytes, const cuuint32_t* box,
+                                const cuuint32_t* every, CUtensorMapInterleave, CUtensorMapSwizzle,
+                                CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+  const std::uint32_t bytes = type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 ? 2 : 4;
+  const bool right = rank == 2 && reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && row_bytes[0] % 16 == 0 &&
+                     size[0] > 0 && size[1] > 0 && box[0] * bytes == 128 && box[1] <= 256 && every[0] == 1 &&
+                     every[1] == 1;
+  if (!right) return CUDA_ERROR_INVALID_VALUE;
+  *map = {static_cast<const char*>(data), size[0], size[1], row_bytes[0], box[0], box[1], bytes};
+  return CUDA_SUCCESS;
+}

@@ -35,7 +35,10 @@ LIBRARY = "LOGINMEA_EMULATED_CUDA_LIBRARY"  # one that is built already, with a 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 BUILD = ROOT / "build" / "emulation"
-FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wno-unknown-pragmas")
+FLAGS = (
+    *("-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wno-unknown-pragmas"),
+    "-DLOGINMEA_SM90A=1",
+)
 # Alignment: a card faults where a load of 16 bytes is not on a boundary of 16.
 SANITIZE = (
     "-fsanitize=address,alignment,bounds,null",
@@ -201,6 +204,10 @@ def install() -> None:
     def emulated_kernels(tensor: Tensor) -> tuple[Any, int]:
         return kernels, 0
 
+    def emulated_capability(tensor: Tensor) -> tuple[int, int]:
+        return 9, 0
+
+    _dispatch.capability = emulated_capability
     _dispatch.misplaced = emulated_card
     _dispatch.cuda_kernels = emulated_kernels
 

@@ -13,6 +13,7 @@
 #define __device__
 #define __host__
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(n) alignas(n)
 
 using cudaStream_t = void*;
@@ -88,6 +89,12 @@ inline cudaError_t cudaDriverGetVersion(int* version) {
   *version = told ? std::atoi(told) : kRuntimeVersion;
   return cudaSuccess;
 }
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess = 0 };
+enum { cudaEnableDefault = 0 };
+#define CUDART_VERSION 13000
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned version, int flags,
+                                             cudaDriverEntryPointQueryResult* result);
+
 struct cudaFuncAttributes {};
 template <class Kernel>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {

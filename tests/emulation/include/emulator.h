@@ -4,7 +4,9 @@
 // Which of the threads that could go on does is drawn at random, from $LOGINMEA_EMULATED_CUDA and the number of the
 // launch, and so is the order of blocks: a result that depends on an order that nothing enforces differs from run to
 // run. Shared memory is full of NaN when a block begins. What cp.async brings is NaN from its start until its thread
-// has waited for it. Whatever has no meaning on a card ends the launch with an error.
+// has waited for it; what a tensor copy brings, until a moment that is drawn. Products of a warpgroup are made when
+// they are waited for, from what shared memory holds then, and until then their registers are NaN. Whatever has no
+// meaning on a card ends the launch with an error.
 #pragma once
 
 #include <cstddef>
@@ -12,6 +14,8 @@
 #include <cstring>
 #include <functional>
 #include <type_traits>
+
+#include "cuda.h"
 
 struct dim3 {
   unsigned x, y, z;
@@ -62,6 +66,24 @@ T shuffle(unsigned mask, T value, unsigned from) {
   std::memcpy(&value, &moved.got, sizeof value);
   return value;
 }
+
+// A product of a warpgroup: `numbers` of each thread, and the descriptors of its operands.
+struct GroupProduct {
+  float* c;
+  int numbers;
+  std::uint64_t a, b;
+  bool narrow;
+};
+void begin_products();
+void multiply_group(const GroupProduct& product);
+void commit_products();
+void wait_for_products(int pending);
+
+std::uint32_t shared_address(const void* shared);
+void start_barrier(std::uint64_t* barrier, int arrivals);
+void arrive_at_barrier(std::uint64_t* barrier, int bytes);  // bytes: that it is to expect, too
+void wait_for_barrier(std::uint64_t* barrier, int parity);
+void copy_box(void* shared, const CUtensorMap& map, int column, int row, std::uint64_t* barrier);
 
 void copy(void* shared, const void* global, std::size_t bytes);
 void commit();
