@@ -111,18 +111,18 @@ __global__ void __launch_bounds__(Epilogue::Of::kThreads, 1)
         const float* constant = operands.constants[m] + std::int64_t{there ? k + among : k} * operands.columns;
         each<Of>([&](int r, int c, int i) { p[among][r][c][i] = constant[at.column(c, i)]; });
       }
-      const int begin = stage, end = (k - first) / Of::kRanks * per_rank + operands.starts[m + 1] / kDepth;
+      const int start = stage, end = (k - first) / Of::kRanks * per_rank + operands.starts[m + 1] / kDepth;
       settle(numbers_of<Of>(p));
       for (; stage < end; ++stage) {
         wait_for_barrier(&full[stage % Of::kStages], stage / Of::kStages % 2);
         multiply_group_stage<T, Of>(stages + stage % Of::kStages * Of::kStage, p);
         // While this stage is multiplied the one before has ended.
         wait_for_products<1>();
-        if (stage > begin && first_lane()) arrive_at_barrier(&empty[(stage - 1) % Of::kStages]);
+        if (stage > start && first_lane()) arrive_at_barrier(&empty[(stage - 1) % Of::kStages]);
       }
       wait_for_products<0>();
       settle(numbers_of<Of>(p));
-      if (stage > begin && first_lane()) arrive_at_barrier(&empty[(stage - 1) % Of::kStages]);
+      if (stage > start && first_lane()) arrive_at_barrier(&empty[(stage - 1) % Of::kStages]);
 #pragma unroll
       for (int among = 0; among < Of::kRanks; ++among) {
         if (k + among < last) epilogue.take(at, state, among, k + among, m);

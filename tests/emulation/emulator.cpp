@@ -111,6 +111,7 @@ struct Asked {
 struct Group {
   std::vector<Asked> products;
   std::size_t made = 0;
+  std::vector<unsigned> waiting;  // for a product that not all threads have asked for
 };
 
 struct Barrier {
@@ -400,7 +401,7 @@ void run_block(unsigned count) {
     ready.push_back(number);
   }
   while (!(ready.empty() && boxes.empty()) && error.empty()) {
-    if (!boxes.empty() && (ready.empty() || draw() % 16 == 0)) {
+    if (!boxes.empty() && (ready.empty() || draw() % 64 == 0)) {
       land(draw() % boxes.size());
       continue;
     }
@@ -412,9 +413,11 @@ void run_block(unsigned count) {
     switch_context(scheduler, running->context);
   }
   if (error.empty() && unfinished > 0) {
-    error = std::to_string(at_barrier) + " of " + std::to_string(unfinished) +
-            " threads wait at __syncthreads, the others for lanes of their warp that do not come or at a barrier" +
-            where();
+    error =
+        std::to_string(at_barrier) + " of " + std::to_string(unfinished) +
+        " threads wait at __syncthreads, the others for lanes of their warp that do not come, for products that not "
+        "all of their warpgroup ask for or at a barrier in shared memory" +
+        where();
   }
   variables.clear();
 #if defined(__SANITIZE_ADDRESS__)
@@ -539,7 +542,11 @@ void multiply_group(const GroupProduct& product) {
   }
   std::memset(product.c, 0xff, 4 * static_cast<std::size_t>(product.numbers));
   asked.c[self.number % kGroup] = product.c;
-  ++asked.count, ++self.multiplied;
+  ++self.multiplied;
+  if (++asked.count < kGroup) return;
+  auto& waiting = groups[number].waiting;
+  ready.insert(ready.end(), waiting.begin(), waiting.end());
+  waiting.clear();
 }
 
 void commit_products() { running->committed.push_back(running->multiplied); }
@@ -552,13 +559,11 @@ void wait_for_products(int pending) {
     ended = self.committed.front();
     self.committed.erase(self.committed.begin());
   }
-  for (int patience = 0; groups[number].made < ended;) {
-    Group& group = groups[number];
+  for (Group& group = groups[number]; group.made < ended;) {
     if (group.products[group.made].count == kGroup) {
       multiply_group(group.products[group.made++], number);
     } else {
-      if (++patience > 1 << 20) fail("a product of a warpgroup that not all of its threads ask for");
-      ready.push_back(self.number);
+      group.waiting.push_back(self.number);
       leave();
     }
   }

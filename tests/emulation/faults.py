@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.emulation import library
-from tests.emulation.test_kernels import ATTENTION, FORMULA
+from tests.emulation.test_kernels import ATTENTION, FORMULA, FUSION
 
 __all__ = ["FAULTS", "RECORD", "SEEN", "Fault", "planted"]
 
@@ -31,6 +31,9 @@ ODD = f"{ATTENTION}test_layers_and_every_gradient[cuda-self loops-relation-torch
 CUT = f"{ATTENTION}test_rows_cut_into_parts[cuda-relation]"
 VIEW = "views.py::test_layers_of_a_view[cuda-parallel-triple-torch.float32]"
 DEEP = f"{FORMULA}[cuda-(6, 2, (128, 300, 301), 16)-torch.float32-scaled]"
+GROUPS = f"{FUSION}test_cuda_tiles_of_warpgroups_are_those_of_warps"
+DEEP_GROUPS = f"{GROUPS}[(6, 2, (128, 300, 301), 16)-tf32-again]"
+ODD_GROUPS = f"{GROUPS}[(7, 3, (5,), 63)-tf32-again]"
 NARROW = f"{FORMULA}[cuda-(400, 2, (65, 64, 63), 130)-torch.bfloat16-plain]"
 
 
@@ -58,8 +61,9 @@ class Fault(NamedTuple):
     sanitize: bool = False
 
 
-_A, _F, _R, _S, _T = (
-    f"{name}.cuh" for name in ("relation_reflection_attention", "low_rank_fusion", "rows", "segments", "tile")
+_A, _F, _G, _R, _S, _T = (
+    f"{name}.cuh"
+    for name in ("relation_reflection_attention", "low_rank_fusion", "warpgroup", "rows", "segments", "tile")
 )
 
 FAULTS = (
@@ -185,6 +189,67 @@ FAULTS = (
         "gradient",
         DEEP,
     ),
+    Fault(
+        "a stage handed back before it was multiplied",
+        "group_products",
+        _G,
+        "wait_for_products<1>();",
+        "wait_for_products<2>();",
+        DEEP_GROUPS,
+    ),
+    Fault(
+        "a stage read before it is there",
+        "group_products",
+        _G,
+        "wait_for_barrier(&full[stage % Of::kStages], stage / Of::kStages % 2);",
+        "",
+        DEEP_GROUPS,
+    ),
+    Fault(
+        "a stage filled while it is read",
+        "group_products",
+        _G,
+        "wait_for_barrier(&empty[slot], (stage / Of::kStages + 1) % 2);",
+        "",
+        DEEP_GROUPS,
+    ),
+    Fault(
+        "the wrong phase of a barrier",
+        "group_products",
+        _G,
+        "(stage / Of::kStages + 1) % 2",
+        "stage / Of::kStages % 2",
+        DEEP_GROUPS,
+    ),
+    Fault(
+        "fewer bytes expected than come",
+        "group_products",
+        _G,
+        "expect_bytes(&full[slot], Of::kStage);",
+        "expect_bytes(&full[slot], Of::kRows * kStageBytes);",
+        DEEP_GROUPS,
+    ),
+    Fault(
+        "a warp's stage handed back twice",
+        "group_products",
+        _G,
+        "if (stage > start && first_lane())",
+        "if (stage > start && threadIdx.x % 32 < 2)",
+        DEEP_GROUPS,
+    ),
+    Fault(
+        "rows of an operand half as far apart", "operand_at", _G, "{1024 >> 4}", "{512 >> 4}", DEEP_GROUPS
+    ),
+    Fault("an operand without its swizzle", "operand_at", _G, " | 1ull << 62", "", DEEP_GROUPS),
+    Fault(
+        "the rows of the other warpgroup",
+        "multiply_group_stage",
+        _G,
+        "threadIdx.x / kGroupThreads * 64",
+        "(1 - threadIdx.x / kGroupThreads) * 64",
+        DEEP_GROUPS,
+    ),
+    Fault("a rank beyond the last", "group_products", _G, "if (k + among < last) ep", "ep", ODD_GROUPS),
     Fault("a load beyond the row", "Row::load", _R, "if (inside) pack =", "pack =", ODD, sanitize=True),
     Fault("a store beyond the row", "Row::store", _R, "if (inside) *rein", "*rein", ODD, sanitize=True),
     Fault(

@@ -21,8 +21,11 @@ pytestmark = pytest.mark.skipif(
 
 def probe_sources() -> dict[str, str]:
     """The kernels of probes.cu in place of the package's."""
+    kept = {"cuda/tensor_map.cu"}
     files = {
-        name: text for name, text in library.sources().items() if not name.endswith((".cu", "_cuda.cpp"))
+        name: text
+        for name, text in library.sources().items()
+        if name in kept or not name.endswith((".cu", "_cuda.cpp"))
     }
     return {**files, "probes.cu": (library.HERE / "probes.cu").read_text()}
 
@@ -88,10 +91,10 @@ LAYOUTS = {
 }
 
 
-def _fragments(matrix: Tensor, layout: tuple, values: int) -> Tensor:
-    """[32, values] of a matrix whose first dimension runs fastest."""
+def _fragments(matrix: Tensor, layout: tuple, values: int, threads: int = 32) -> Tensor:
+    """[threads, values] of a matrix whose first dimension runs fastest."""
     flat = matrix.T.contiguous().view(-1)
-    places = torch.tensor([[_place(lane, v, *layout) for v in range(values)] for lane in range(32)])
+    places = torch.tensor([[_place(thread, v, *layout) for v in range(values)] for thread in range(threads)])
     return flat[places]
 
 
@@ -108,6 +111,62 @@ def test_fragments_lie_as_the_layouts_of_cute_say(probes: ModuleType, narrow: bo
     fc = _fragments(c, layouts["c"], 4)
     probes.product(fa.data_ptr(), fb.data_ptr(), fc.data_ptr(), narrow)
     assert torch.equal(fc, _fragments(c + a @ b.T, layouts["c"], 4))
+
+
+@pytest.mark.parametrize("row", [0, 8, 200])
+def test_a_box_is_swizzled_and_zero_where_the_table_ends(probes: ModuleType, row: int) -> None:
+    table, out = torch.rand(70, 48), torch.empty(128, 32)
+    probes.fetch_box(table.data_ptr(), *table.shape, 0, row, out.data_ptr(), True)
+    padded = torch.zeros(300, 64)
+    padded[:70, :48] = table
+    for box, lying in enumerate(out.view(2, 64, 8, 4)):  # in pieces of 16 bytes: piece j of row r lies at j ^ (r % 8)
+        pieces = padded[row : row + 64, 32 * box : 32 * box + 32].view(64, 8, 4)
+        places = torch.arange(8) ^ (torch.arange(64) % 8)[:, None]
+        assert torch.equal(lying.gather(1, places[:, :, None].expand(-1, -1, 4)), pieces)
+    probes.fetch_box(table.data_ptr(), *table.shape, 0, row, out.data_ptr(), False)
+    assert out.isnan().any(), "there before the barrier said so"
+
+
+# CUTLASS, include/cute/atom/mma_traits_sm90_gmma.hpp: CLayout_64xN.
+def _group_layout(columns: int) -> tuple:
+    return ((4, 8, 4), (2, 2, columns // 8)), ((128, 1, 16), (64, 8, 512))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("narrow", [False, True], ids=["tf32", "bf16"])
+def test_numbers_of_a_warpgroup_lie_as_the_layout_of_cute_says(
+    probes: ModuleType, narrow: bool, ranks: int
+) -> None:
+    depth, columns = 64 if narrow else 32, 64 * ranks
+    dtype = torch.bfloat16 if narrow else torch.float32
+    a, b = (torch.randint(-8, 9, (n, depth)).to(dtype) for n in (64, columns))
+    c = torch.randint(-8, 9, (64, columns)).float()
+    layout = _group_layout(columns)
+    lying = _fragments(c, layout, columns // 2, 128)
+    probes.group_product(a.data_ptr(), b.data_ptr(), lying.data_ptr(), narrow, ranks, 0)
+    assert torch.equal(lying, _fragments(c + a.float() @ b.float().T, layout, columns // 2, 128))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (1, "without wgmma.fence"),
+        (3, "written before the products that add to them have ended"),
+        (4, "ask for different products"),
+    ],
+)
+def test_products_of_a_warpgroup_that_no_card_would_make_are_an_error(
+    probes: ModuleType, wrong: int, words: str
+) -> None:
+    a, c = torch.rand(64, 32), torch.zeros(128, 32)
+    with pytest.raises(RuntimeError, match=words):
+        probes.group_product(a.data_ptr(), a.data_ptr(), c.data_ptr(), False, 1, wrong)
+
+
+def test_products_that_were_not_waited_for_are_not_there(probes: ModuleType) -> None:
+    a, c = torch.rand(64, 32), torch.zeros(128, 32)
+    probes.group_product(a.data_ptr(), a.data_ptr(), c.data_ptr(), False, 1, 2)
+    assert c.isnan().all()
 
 
 def test_products_keep_the_digits_of_tf32_and_truncate_their_sums(probes: ModuleType) -> None:

@@ -148,6 +148,36 @@ def test_kept_products_give_the_same_gradients(backend, shape, dtype) -> None:
     _assert_same(actual, _truth(case), dtype)
 
 
+@pytest.mark.parametrize("keep", [False, True], ids=["again", "kept"])
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[0]], ids=str)
+def test_cuda_tiles_of_warpgroups_are_those_of_warps(shape, precision, keep, monkeypatch) -> None:
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    _skip_unless_served("cuda", dtype)
+    from loginmea_fast.ops import _dispatch, _fusion_cuda
+
+    case = _case(*shape, dtype, device=_device("cuda"))
+    if _dispatch.capability(case["inputs"][0]) != (9, 0):
+        pytest.skip("warpgroups are of compute capability 9.0")
+    monkeypatch.setattr("loginmea_fast.kernels._operands.DP_BYTES", 1)
+    launched = []
+
+    def watched(name: str, *arguments: object) -> None:
+        launched.append(name)
+        launch(name, *arguments)
+
+    launch = _fusion_cuda.launch
+    monkeypatch.setattr(_fusion_cuda, "launch", watched)
+    options = {"backend": "cuda", "precision": precision, "keep_products": keep}
+    by_warps = _run(low_rank_fusion, case, **options)
+    assert not any("group" in name for name in launched)
+    monkeypatch.setenv("LOGINMEA_WGMMA", "1")
+    by_groups = _run(low_rank_fusion, case, **options)
+    assert "fusion_group_forward" in launched
+    assert ("fusion_group_projection_gradient" in launched) is not keep
+    _assert_same(by_groups, by_warps, dtype)  # operands are rounded in both alike
+
+
 def test_the_two_derivations_agree() -> None:
     for scaled in (True, False):
         case = _case(1030, 3, (5, 6, 7), 4, torch.float64)  # more rows than a block
