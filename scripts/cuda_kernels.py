@@ -65,6 +65,9 @@ _STAGES = 3 * (128 + 64) * 36 * 4
 _PRODUCTS = 2 * _N * _K * _M * _D * (_D + 1) / 1e9
 # Every tile of 128 x 64 reads its operands of all modalities once a rank.
 _TILES = -(-_N // 128) * (_PAD // 64) * _K * (128 + 64) * _M * _PAD * 4 / 1e9
+# By warpgroups two ranks at once: the row tile once for both.
+_GROUP_TILES = -(-_N // 128) * (_PAD // 64) * (_K // 2) * (128 + 2 * 64) * _M * _PAD * 4 / 1e9
+_GROUP_STAGES = 6 * (128 + 2 * 64) * 128
 _WRITTEN = _N * _K * _M * _PAD * 4 / 1e9  # dP
 
 KERNELS = (
@@ -82,13 +85,19 @@ KERNELS = (
            "more than that: sets are to be cut into longer segments"),
     Kernel("fusion::pack_rows<float, float>", 256, 0, _N * _M * _D / 1e9, 2 * _N * _M * _ROW, "bytes", "0.7",
            "it counts: pack once a step and not once a pass"),
-    Kernel("tile_products<float, tf32, fusion::Forward<float>>", 256, _STAGES, _PRODUCTS, _TILES, "products",
+    Kernel("tile_products<float, tf32, fusion::Forward<float, Tile<4>>>", 256, _STAGES, _PRODUCTS, _TILES, "products",
            "0.35", "above 0.45: operands from L2 are not what it waits for, and wgmma would gain less than twice"),
-    Kernel("tile_products<float, exact, fusion::Forward<float>>", 256, _STAGES, 3 * _PRODUCTS, _TILES, "products",
+    Kernel("tile_products<float, exact, fusion::Forward<float, Tile<4>>>", 256, _STAGES, 3 * _PRODUCTS, _TILES, "products",
            "0.3", "below 0.25: registers leave one block an SM; two accumulators a warp row"),
-    Kernel("tile_products<float, tf32, fusion::ProjectionGradient<float, float, 3>>", 256, _STAGES, _PRODUCTS,
+    Kernel("tile_products<float, tf32, fusion::ProjectionGradient<float, float, Tile<4>, 3>>", 256, _STAGES, _PRODUCTS,
            _TILES + _WRITTEN, "products", "0.3",
            "slower than cuBLAS into kept products and one elementwise kernel: take those"),
+    Kernel("group_products<float, fusion::Forward<float, GroupTile<2>>>", 384, _GROUP_STAGES, _PRODUCTS,
+           _GROUP_TILES, "products", "0.6",
+           "below 0.45: stages do not come fast enough from L2; row tiles of 256 by a cluster of two blocks"),
+    Kernel("group_products<float, fusion::ProjectionGradient<float, float, GroupTile<2>, 3>>", 384, _GROUP_STAGES,
+           _PRODUCTS, _GROUP_TILES + _WRITTEN, "products", "0.5",
+           "below 0.4: dP is written by 8 bytes a lane while nothing multiplies; store it by tensor copies"),
     Kernel("fusion::input_gradient<float>", 256, 0, 3 * _N * _M * _D / 1e9, 3 * _N * _M * _ROW, "bytes", "0.7",
            "it counts: an epilogue of the product before it"),
 )  # fmt: skip
@@ -103,12 +112,14 @@ def occupancy(registers: int, threads: int, shared: int) -> int:
 
 
 def kernel_table(compiled: Sequence[Compiled], release: str) -> str:
-    """Markdown: a row a kernel, as it was compiled for sm_90.
+    """Markdown: a row a kernel, as it was compiled for sm_90, or for sm_90a where it is for that alone.
 
     Raises:
         KeyError: a kernel of the table was not compiled.
     """
-    found: Mapping[str, Compiled] = {row.name: row for row in compiled if row.arch == "sm_90"}
+    found: Mapping[str, Compiled] = {
+        row.name: row for arch in ("sm_90a", "sm_90") for row in compiled if row.arch == arch
+    }
     rows = []
     for k in KERNELS:
         row = found[k.name]

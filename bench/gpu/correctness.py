@@ -199,7 +199,14 @@ def low_rank_fusion(run: Run, backend: str) -> None:
         for shape in run.pick(shapes, shapes, ((3, (5, 4), 2, 6),))
         for scaled in (False, True)
     ]
-    _every_precision(run, "low_rank_fusion", backend, _fusion, cases, ((5000, (300, 300, 300), 8, 300), True))
+    largest = (5000, (300, 300, 300), 8, 300), True
+    _every_precision(run, "low_rank_fusion", backend, _fusion, cases, largest)
+    if backend == "cuda" and run.warpgroups:
+        for name in ROUNDED_PRODUCTS:
+            for case, *what in [*cases, ("largest", *largest)]:
+                named = {"dtype": "float32", "case": f"{case}, products in {name}", "tiles": "warpgroups"}
+                with run.attempt(op="low_rank_fusion", backend=backend, **named) as row:
+                    _fusion(run, row, *what, torch.float32, backend, name)
 
 
 def _every_precision(

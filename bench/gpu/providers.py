@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 OURS = ("triton", "cuda")
+WARPGROUPS = "cuda, warpgroups"
 WIDTH, LAYERS, RANK, TEMPERATURE = 300, 2, 8, 0.1
 JOINT = 2400  # columns of the joint embedding of three modalities
 PRECISIONS = ((torch.float32, "tf32"), (torch.bfloat16, "bfloat16"))
@@ -167,7 +168,8 @@ def low_rank_fusion(run: Run) -> None:
         providers: dict[str, Callable[[], Function]] = {"clean": lambda: _clean_fusion}
         if dtype == torch.float32:
             providers["authors"] = lambda: _authors_fusion(run, width, rank)
-        providers |= {b: lambda b=b: _our_fusion(b) for b in OURS}
+        ours = (*OURS, WARPGROUPS) if run.warpgroups else OURS
+        providers |= {b: lambda b=b: _our_fusion(b.partition(",")[0]) for b in ours}
         if dtype == torch.float32:
             providers["torch.compile"] = lambda: run.compiled(_clean_fusion)
         truth = _truth(_clean_fusion, leaves, torch.float64)
@@ -176,9 +178,10 @@ def low_rank_fusion(run: Run) -> None:
         with _products_in(precision):
             _compare(run, what, providers, leaves, truth, costs, precision)
             scale = torch.rand(rows, 3, device=run.device, dtype=dtype).requires_grad_()
-            for backend in OURS:
-                alone = {**what, "provider": backend, "alone": True}
-                _time(run, alone, functools.partial(_fuse, backend), [*leaves[:8], scale], costs)
+            for provider in ours:
+                alone = {**what, **_asked(provider), "alone": True}
+                fuse = functools.partial(_fuse, provider.partition(",")[0])
+                _time(run, alone, fuse, [*leaves[:8], scale], costs)
             costs = work.scale(rows, [width] * 3, dtype.itemsize)
             for provider, backend in (("clean", "reference"), ("triton", "triton")):
                 alone = {**what, "op": "modality_scale", "provider": provider, "alone": True}
@@ -370,7 +373,7 @@ def _compare(
     """Check every provider against the truth and time it; `together` times forward and backward as one."""
     for provider, make in providers.items():
         if run.possible(**what, provider=provider):
-            with run.attempt(**what, provider=provider) as row:
+            with run.attempt(**what, **_asked(provider)) as row:
                 function = make()
                 out, gradients = _run(function, leaves)
                 errors = [_error(a, t) for a, t in zip([out, *gradients], [truth[0], *truth[1]], strict=True)]
@@ -379,6 +382,10 @@ def _compare(
                 del out, gradients
                 row |= run.measure(*_parts(function, leaves, together))
                 _add_work(row, costs)
+
+
+def _asked(provider: str) -> dict[str, str]:
+    return {"provider": provider} | ({"tiles": "warpgroups"} if provider == WARPGROUPS else {})
 
 
 def _time(

@@ -10,6 +10,7 @@ import gc
 import itertools
 import json
 import math
+import os
 import statistics
 import time
 import traceback
@@ -52,6 +53,11 @@ class Run:
         self._flush: torch.Tensor | None = None
         torch.manual_seed(0)
 
+    @property
+    def warpgroups(self) -> bool:
+        """Whether this card has the instructions of csrc/cuda/warpgroup.cuh."""
+        return self.device.type == "cuda" and torch.cuda.get_device_capability(self.device) == (9, 0)
+
     def pick(self, full: Any, quick: Any, rehearse: Any) -> Any:
         """The value for this scale."""
         return {"full": full, "quick": quick, "rehearse": rehearse}[self.scale]
@@ -77,12 +83,16 @@ class Run:
     def attempt(self, **what: Any) -> Iterator[dict[str, Any]]:
         """A row that is written however its block ends: `status` is "ok" or says why not.
 
+        With `tiles="warpgroups"` low-rank fusion in CUDA takes those meanwhile.
+
         Raises:
             DeviceLost: the block failed and the device with it.
         """
         row: dict[str, Any] = {**what, "status": "ok"}
         started = time.monotonic()
         try:
+            if what.get("tiles") == "warpgroups":
+                os.environ["LOGINMEA_WGMMA"] = "1"
             yield row
         except (torch.OutOfMemoryError, OutOfMemoryError) as error:
             row |= {"status": "out of memory", "reason": _first_line(error)}
@@ -93,6 +103,7 @@ class Run:
         except (Exception, SystemExit) as error:
             row |= {"status": "failed", "reason": f"{type(error).__name__}: {_first_line(error)}"}
             traceback.print_exc()
+        os.environ.pop("LOGINMEA_WGMMA", None)
         row["seconds"] = round(time.monotonic() - started, 2)
         self.write(**row)
         self._clean_up(row)

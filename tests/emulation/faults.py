@@ -237,9 +237,7 @@ FAULTS = (
         "if (stage > start && threadIdx.x % 32 < 2)",
         DEEP_GROUPS,
     ),
-    Fault(
-        "rows of an operand half as far apart", "operand_at", _G, "{1024 >> 4}", "{512 >> 4}", DEEP_GROUPS
-    ),
+    Fault("rows of an operand half as far apart", "operand_at", _G, "{1024 >> 4}", "{512 >> 4}", DEEP_GROUPS),
     Fault("an operand without its swizzle", "operand_at", _G, " | 1ull << 62", "", DEEP_GROUPS),
     Fault(
         "the rows of the other warpgroup",

@@ -119,7 +119,9 @@ def test_a_box_is_swizzled_and_zero_where_the_table_ends(probes: ModuleType, row
     probes.fetch_box(table.data_ptr(), *table.shape, 0, row, out.data_ptr(), True)
     padded = torch.zeros(300, 64)
     padded[:70, :48] = table
-    for box, lying in enumerate(out.view(2, 64, 8, 4)):  # in pieces of 16 bytes: piece j of row r lies at j ^ (r % 8)
+    for box, lying in enumerate(
+        out.view(2, 64, 8, 4)
+    ):  # in pieces of 16 bytes: piece j of row r lies at j ^ (r % 8)
         pieces = padded[row : row + 64, 32 * box : 32 * box + 32].view(64, 8, 4)
         places = torch.arange(8) ^ (torch.arange(64) % 8)[:, None]
         assert torch.equal(lying.gather(1, places[:, :, None].expand(-1, -1, 4)), pieces)
