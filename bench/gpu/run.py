@@ -92,7 +92,7 @@ class Run:
         started = time.monotonic()
         try:
             if what.get("tiles") == "warpgroups":
-                os.environ["LOGINMEA_WGMMA"] = "1"
+                os.environ["LOGINMEA_HOPPER"] = "1"
             yield row
         except (torch.OutOfMemoryError, OutOfMemoryError) as error:
             row |= {"status": "out of memory", "reason": _first_line(error)}
@@ -103,7 +103,7 @@ class Run:
         except (Exception, SystemExit) as error:
             row |= {"status": "failed", "reason": f"{type(error).__name__}: {_first_line(error)}"}
             traceback.print_exc()
-        os.environ.pop("LOGINMEA_WGMMA", None)
+        os.environ.pop("LOGINMEA_HOPPER", None)
         row["seconds"] = round(time.monotonic() - started, 2)
         self.write(**row)
         self._clean_up(row)

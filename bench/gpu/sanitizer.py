@@ -143,10 +143,10 @@ def _fusion(run: Run) -> None:
         factors = [_normal(run, 3, width + 1, 45, dtype=dtype) for width in widths]
         small = [_normal(run, 1, width, dtype=dtype) for width in (3, 45)]
         for precision, tiles in (("ieee", ""), ("tf32", ""), ("tf32", "1")):
-            os.environ["LOGINMEA_WGMMA"] = tiles
+            os.environ["LOGINMEA_HOPPER"] = tiles
             scale = _normal(run, 131, 2, dtype=dtype)
             out = ops.low_rank_fusion(
                 inputs, factors, *small, scale, backend=_backend(run), precision=precision
             )
             out.sum().backward()
-    os.environ.pop("LOGINMEA_WGMMA")
+    os.environ.pop("LOGINMEA_HOPPER")

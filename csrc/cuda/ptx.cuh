@@ -75,6 +75,14 @@ __device__ inline void copy_box(void* shared, const CUtensorMap* map, int column
       : "memory");
 }
 
+// A row of a multiple of 16 bytes likewise.
+__device__ inline void copy_row(void* shared, const void* global, int bytes, std::uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(shared)),
+               "l"(global), "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+}
+
 // How many registers a thread of this warpgroup has from here on.
 template <int kRegisters>
 __device__ inline void take_registers() {

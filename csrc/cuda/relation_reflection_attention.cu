@@ -9,7 +9,7 @@ using namespace attention;
 void attention_forward(const Segments& segments, const std::int32_t* edge_source, const std::int32_t* edge_set,
                        const Matrix& x, const Matrix& reflectors, const Matrix& logits, const Matrix& vector, bool tanh,
                        const Matrix& y, const Matrix& lse, const Matrix& part_sum, const Matrix& part_scalars,
-                       void* stream) {
+                       bool ring, void* stream) {
   constexpr const char* kName = "attention_forward";
   with_layout(kName, x.dtype, x.columns, {x, y, reflectors, part_sum, vector}, [&](auto layout) {
     using Op = Forward<decltype(layout)>;
@@ -17,7 +17,7 @@ void attention_forward(const Segments& segments, const std::int32_t* edge_source
     run(kName,
         Op{static_cast<int>(x.columns), edge_source, edge_set, x, reflectors, logits.elements<A>(),
            vector.elements<A>(), tanh, y, lse.elements<A>()},
-        segments, part_sum, part_scalars, stream);
+        segments, part_sum, part_scalars, ring, stream);
   });
 }
 
@@ -40,7 +40,7 @@ void attention_backward_source(const Segments& segments, const std::int32_t* edg
                                const std::int32_t* edge_set, const Matrix& x, const Matrix& reflectors,
                                const Matrix& logits, const Matrix& vector, const Matrix& h, const Matrix& along,
                                const Matrix& lse, const Matrix& direct, std::int64_t direct_rows, const Matrix& dx,
-                               const Matrix& part_sum, const Matrix& terms, void* stream) {
+                               const Matrix& part_sum, const Matrix& terms, bool ring, void* stream) {
   constexpr const char* kName = "attention_backward_source";
   with_layout(kName, x.dtype, x.columns, {x, reflectors, direct, h, dx, part_sum, vector}, [&](auto layout) {
     using Op = BackwardSource<decltype(layout)>;
@@ -61,14 +61,14 @@ void attention_backward_source(const Segments& segments, const std::int32_t* edg
            direct_rows,
            dx,
            reinterpret_cast<Terms<A>*>(terms.elements<A>())},
-        segments, part_sum, Matrix{}, stream);
+        segments, part_sum, Matrix{}, ring, stream);
   });
 }
 
 void attention_backward_set(const Segments& segments, const std::int32_t* set_edge, const std::int32_t* set_source,
                             const std::int32_t* set_destination, const Matrix& x, const Matrix& h, const Matrix& terms,
                             const Matrix& du, const Matrix& dc, const Matrix& part_sum, const Matrix& part_scalars,
-                            void* stream) {
+                            bool ring, void* stream) {
   constexpr const char* kName = "attention_backward_set";
   with_layout(kName, x.dtype, x.columns, {x, h, du, part_sum}, [&](auto layout) {
     using Op = BackwardSet<decltype(layout)>;
@@ -84,7 +84,7 @@ void attention_backward_set(const Segments& segments, const std::int32_t* set_ed
            reinterpret_cast<const Terms<A>*>(terms.elements<A>()),
            du,
            dc.elements<A>()},
-        segments, part_sum, part_scalars, stream);
+        segments, part_sum, part_scalars, ring, stream);
   });
 }
 

@@ -29,12 +29,12 @@ struct Forward {
   struct OfRow {};
   __device__ OfRow begin(std::int64_t) const { return {}; }
   static __device__ Sum<R> nothing() { return {R::zero(), {A(-INFINITY), A(0)}}; }
-  __device__ void edge(OfRow, int e, Sum<R>& sum) const {
-    const std::int64_t s = edge_set[e];
-    R m = R::load(x[edge_source[e]], width);
-    const R u = R::load(reflectors[s], width);
+  __device__ Gathered gathers(int e) const { return {edge_source[e], edge_set[e]}; }
+  __host__ __device__ Table<const S> first() const { return x; }
+  __host__ __device__ Table<const S> second() const { return reflectors; }
+  __device__ void edge(OfRow, int, Gathered at, R m, const R& u, Sum<R>& sum) const {
     m.add(-2 * m.dot(u), u);
-    A logit = logits[s];
+    A logit = logits[at.second];
     if (vector != nullptr) logit += m.dot(R::load(vector, width));
     take(sum, logit, A(1), m);
   }
@@ -112,16 +112,17 @@ struct BackwardSource : PlainSums<typename L::R, 0> {
     const R row = R::load(x[j], width);
     return {row, vector != nullptr ? row.dot(R::load(vector, width)) : A(0)};
   }
-  __device__ void edge(const OfRow& of, int e, Sum<R>& sum) const {
-    const std::int64_t i = edge_destination[e], s = edge_set[e];
-    const R u = R::load(reflectors[s], width), hi = R::load(h[i], width);
+  __device__ Gathered gathers(int e) const { return {edge_set[e], edge_destination[e]}; }
+  __host__ __device__ Table<const S> first() const { return reflectors; }
+  __host__ __device__ Table<const A> second() const { return h; }
+  __device__ void edge(const OfRow& of, int e, Gathered at, const R& u, const R& hi, Sum<R>& sum) const {
     const A p = of.x.dot(u), q = hi.dot(u), r = hi.dot(of.x);
-    A logit = logits[s], wu = 0;
+    A logit = logits[at.first], wu = 0;
     if (vector != nullptr) {
       wu = u.dot(R::load(vector, width));
       logit += of.wx - 2 * p * wu;
     }
-    const A a = exp(logit - lse[i]), dl = a * (r - 2 * p * q - along[i]);
+    const A a = exp(logit - lse[at.second]), dl = a * (r - 2 * p * q - along[at.second]);
     sum.row.add(a, hi);
     if (vector != nullptr) sum.row.add(dl, R::load(vector, width));
     const A of_u = -2 * (a * q + dl * wu);  // and of x in du
@@ -150,10 +151,13 @@ struct BackwardSet : PlainSums<typename L::R, 1> {
 
   struct OfRow {};
   __device__ OfRow begin(std::int64_t) const { return {}; }
-  __device__ void edge(OfRow, int k, Sum<R>& sum) const {
+  __device__ Gathered gathers(int k) const { return {set_source[k], set_destination[k]}; }
+  __host__ __device__ Table<const S> first() const { return x; }
+  __host__ __device__ Table<const A> second() const { return h; }
+  __device__ void edge(OfRow, int k, Gathered, const R& xj, const R& hi, Sum<R>& sum) const {
     const Terms<A> of = terms[set_edge[k]];
-    sum.row.add(of.of_x, R::load(x[set_source[k]], width));
-    sum.row.add(of.of_h, R::load(h[set_destination[k]], width));
+    sum.row.add(of.of_x, xj);
+    sum.row.add(of.of_h, hi);
     sum.scalar[0] += of.slope;
   }
   __device__ void end(std::int64_t s, Sum<R>& sum, bool) const {

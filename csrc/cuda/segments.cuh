@@ -5,23 +5,34 @@
 //
 // An operator is a functor with what it needs of memory, and
 //
-//   R, kScalars                       the row of a sum, and how many numbers are summed beside it
-//   begin(row)                        what all edges of a row need
-//   edge(of_row, e, sum)              takes edge e into the sum
-//   join(sum, other)                  adds another sum of the same row
-//   end(row, sum, empty)              the whole sum of a row
+//   R, kScalars                          the row of a sum, and how many numbers are summed beside it
+//   begin(row)                           what all edges of a row need
+//   gathers(e), first(), second()        the two rows that edge e reads, and of which tables
+//   edge(of_row, e, at, a, b, sum)       takes edge e into the sum, given them
+//   join(sum, other)                     adds another sum of the same row
+//   end(row, sum, empty)                 the whole sum of a row
+//
+// Rows of an edge come straight into registers; or, from compute capability 9.0 on, by bulk copies into a ring of a
+// warp in shared memory, several edges ahead.
 #pragma once
 
 #include <initializer_list>
 #include <type_traits>
 
 #include "cuda/launch.cuh"
+#include "cuda/ptx.cuh"
 #include "cuda/rows.cuh"
 
 namespace loginmea {
 
 constexpr int kSegmentThreads = 128, kSegmentWarps = kSegmentThreads / 32;
-constexpr int kJoiners = 8;  // warps that join a cut row
+constexpr int kJoiners = 8;                           // warps that join a cut row
+constexpr int kRingBytes = 56 << 10, kMostSlots = 8;  // of a block, so that four blocks share an SM; edges ahead a warp
+
+// The numbers of the two rows that an edge reads.
+struct Gathered {
+  std::int32_t first, second;
+};
 
 // A row and up to two numbers, in every lane.
 template <class R>
@@ -63,12 +74,91 @@ __global__ void __launch_bounds__(kSegmentThreads) walk(Segments segments, Parts
   const int start = segments.start[segment], stop = segments.stop[segment];
   auto of_row = op.begin(row);
   auto sum = Op::nothing();
-  for (int e = start; e < stop; ++e) op.edge(of_row, e, sum);
+  for (int e = start; e < stop; ++e) {
+    using R = typename Op::R;
+    const Gathered at = op.gathers(e);
+    op.edge(of_row, e, at, R::load(op.first()[at.first], op.width), R::load(op.second()[at.second], op.width), sum);
+  }
   if (segment < segments.parts) {
     parts.template store<Op>(segment, sum);
   } else {
     op.end(row, sum, start == stop);
   }
+}
+
+// The edges of a segment, whose row numbers a warp holds 32 at a time and the next 32, so that no copy waits for them.
+template <class Op>
+struct Ahead {
+  const Op& op;
+  int start, stop;
+  Gathered now{}, next{};
+
+  __device__ Ahead(const Op& op_, int start_, int stop_)
+      : op(op_), start(start_), stop(stop_), now(of_lane(start_)), next(of_lane(start_ + 32)) {}
+  __device__ Gathered of_lane(int from) const {
+    const int e = from + static_cast<int>(threadIdx.x % 32);
+    return e < stop ? op.gathers(e) : Gathered{};
+  }
+  // Those of edge e, asked for in order.
+  __device__ Gathered at(int e) {
+    const int lane = (e - start) % 32;
+    if (lane == 0 && e > start) now = next, next = of_lane(e + 32);
+    return {__shfl_sync(~0u, now.first, lane), __shfl_sync(~0u, now.second, lane)};
+  }
+};
+
+// walk, with the rows of `slots` edges on their way to a warp's ring.
+template <class Op>
+__global__ void __launch_bounds__(kSegmentThreads)
+    walk_ring(Segments segments, Parts<typename Op::R::A> parts, Op op, int slots) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  using R = typename Op::R;
+  using First = std::remove_pointer_t<decltype(op.first().data)>;
+  using Second = std::remove_pointer_t<decltype(op.second().data)>;
+  extern __shared__ __align__(16) char ring[];
+  __shared__ std::uint64_t full[kSegmentWarps][kMostSlots];
+  const int warp = threadIdx.x / 32;
+  const std::int64_t segment = std::int64_t{blockIdx.x} * kSegmentWarps + warp;
+  if (segment >= segments.count) return;
+  const int first_bytes = op.width * sizeof(First), bytes = first_bytes + op.width * sizeof(Second);
+  char* const slot_0 = ring + warp * slots * bytes;
+  if (first_lane()) {
+    for (int i = 0; i < slots; ++i) start_barrier(&full[warp][i], 1);
+    publish_barriers();
+  }
+  __syncwarp();
+  const std::int64_t row = segments.row[segment];
+  const int start = segments.start[segment], stop = segments.stop[segment];
+  Ahead<Op> to_ask{op, start, stop}, to_take{op, start, stop};
+  const auto ask = [&](int e) {
+    if (e >= stop) return;
+    const Gathered at = to_ask.at(e);
+    const int slot = (e - start) % slots;
+    if (!first_lane()) return;
+    expect_bytes(&full[warp][slot], bytes);
+    copy_row(slot_0 + slot * bytes, op.first()[at.first], first_bytes, &full[warp][slot]);
+    copy_row(slot_0 + slot * bytes + first_bytes, op.second()[at.second], bytes - first_bytes, &full[warp][slot]);
+  };
+  for (int e = start; e < start + slots; ++e) ask(e);
+  auto of_row = op.begin(row);
+  auto sum = Op::nothing();
+  for (int e = start; e < stop; ++e) {
+    const int slot = (e - start) % slots;
+    wait_for_barrier(&full[warp][slot], (e - start) / slots % 2);
+    const R a = R::load(reinterpret_cast<const First*>(slot_0 + slot * bytes), op.width);
+    const R b = R::load(reinterpret_cast<const Second*>(slot_0 + slot * bytes + first_bytes), op.width);
+    __syncwarp();  // all lanes have read the slot
+    ask(e + slots);
+    op.edge(of_row, e, to_take.at(e), a, b, sum);
+  }
+  if (segment < segments.parts) {
+    parts.template store<Op>(segment, sum);
+  } else {
+    op.end(row, sum, start == stop);
+  }
+#else
+  __trap();
+#endif
 }
 
 // Each warp every kJoiners-th part of a row, the first warp what the others have.
@@ -94,13 +184,31 @@ __global__ void __launch_bounds__(32 * kJoiners) join(Segments segments, Parts<t
   op.end(segments.shared[blockIdx.x], sum, false);
 }
 
+// Bytes of a row where bulk copies take rows of this table, multiples of 16 at multiples of 16; else 0.
+template <class T>
+int bulk_bytes(const Table<T>& table, int width) {
+  const auto bytes = width * sizeof(T);
+  const bool fits =
+      bytes % 16 == 0 && table.stride * sizeof(T) % 16 == 0 && reinterpret_cast<std::uintptr_t>(table.data) % 16 == 0;
+  return fits ? static_cast<int>(bytes) : 0;
+}
+
+// `ring`: rows come through one where its copies take them.
 template <class Op>
 void run(const char* what, const Op& op, const Segments& segments, const Matrix& part_rows, const Matrix& part_scalars,
-         void* stream) {
+         bool ring, void* stream) {
   using A = typename Op::R::A;
   const Parts<A> parts{part_rows.elements<A>(), part_scalars.elements<A>(), segments.parts,
                        static_cast<int>(part_rows.columns)};
-  launch(what, walk<Op>, {blocks(segments.count, kSegmentWarps)}, kSegmentThreads, 0, stream, segments, parts, op);
+  const Grid grid{blocks(segments.count, kSegmentWarps)};
+  const int first = bulk_bytes(op.first(), op.width), second = bulk_bytes(op.second(), op.width);
+  const int slots = ring && first && second ? min(kRingBytes / (kSegmentWarps * (first + second)), kMostSlots) : 0;
+  if (slots > 1) {
+    launch(what, walk_ring<Op>, grid, kSegmentThreads, kSegmentWarps * slots * (first + second), stream, segments,
+           parts, op, slots);
+  } else {
+    launch(what, walk<Op>, grid, kSegmentThreads, 0, stream, segments, parts, op);
+  }
   launch(what, join<Op>, {segments.num_shared}, 32 * kJoiners, 0, stream, segments, parts, op);
 }
 

@@ -1,12 +1,19 @@
-"""Launches of relation-reflection attention in CUDA C++; names and arguments are those of the Triton module."""
+"""Launches of relation-reflection attention in CUDA C++; names and arguments are those of the Triton module.
+
+With LOGINMEA_HOPPER=1 the rows of edges come by bulk copies where those are, from compute capability 9.0 on. No card has
+shown yet which way is faster.
+"""
 
 from __future__ import annotations
+
+import os
 
 import torch
 from torch import Tensor
 
 from loginmea_fast.kernels._launches import Forward, Set, Source
 from loginmea_fast.ops._cuda_launch import launch
+from loginmea_fast.ops._dispatch import capability
 
 __all__ = ["backward_set", "backward_source", "forward", "rows", "through_activation", "unsupported"]
 
@@ -28,7 +35,7 @@ def rows(x: Tensor) -> Tensor:
 
 def forward(of: Forward) -> None:
     """Write y and lse of one layer."""
-    launch("attention_forward", of.x, *of)
+    launch("attention_forward", of.x, *of, _ring(of.x))
 
 
 def through_activation(upstream: Tensor, z: Tensor, tanh: bool, h: Tensor, along: Tensor) -> None:
@@ -38,9 +45,14 @@ def through_activation(upstream: Tensor, z: Tensor, tanh: bool, h: Tensor, along
 
 def backward_source(of: Source) -> None:
     """Write dx, and what each edge gives the next launch."""
-    launch("attention_backward_source", of.x, *of)
+    launch("attention_backward_source", of.x, *of, _ring(of.x))
 
 
 def backward_set(of: Set) -> None:
     """Write du and dc of one layer."""
-    launch("attention_backward_set", of.x, *of)
+    launch("attention_backward_set", of.x, *of, _ring(of.x))
+
+
+def _ring(x: Tensor) -> bool:
+    """Whether rings are wanted and the card has them."""
+    return os.environ.get("LOGINMEA_HOPPER") == "1" and capability(x) >= (9, 0)

@@ -1,6 +1,6 @@
 """Launches of low-rank fusion in CUDA C++, tensor-core tiles up to dP, and cuBLAS for the products that follow it.
 
-Names and arguments are those of the Triton module. With LOGINMEA_WGMMA=1 tiles are of Hopper's warpgroups where those
+Names and arguments are those of the Triton module. With LOGINMEA_HOPPER=1 tiles are of Hopper's warpgroups where those
 serve: on compute capability 9.0, for products of TF32 and of bfloat16. No card has shown yet which tiles are faster.
 """
 
@@ -94,7 +94,7 @@ def multiply(f: Operands, a: Tensor, b: Tensor, out: Tensor, add: bool) -> None:
 def _by_groups(f: Operands) -> bool:
     """Whether warpgroups are wanted and serve."""
     return (
-        os.environ.get("LOGINMEA_WGMMA") == "1"
+        os.environ.get("LOGINMEA_HOPPER") == "1"
         and f.precision != "ieee"
         and capability(f.t) == (9, 0)
         and hasattr(cuda_kernels(f.t)[0], "fusion_group_forward")

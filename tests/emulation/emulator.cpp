@@ -312,7 +312,7 @@ void land(std::size_t number) {
       const bool inside = from_row >= 0 && from_column >= 0 && from_row < static_cast<std::int64_t>(map.rows) &&
                           from_column < static_cast<std::int64_t>(map.columns);
       std::size_t at = row * map.box_columns * map.bytes + column * map.bytes;
-      at ^= (at >> 7 & 7) << 4;
+      if (map.swizzled) at ^= (at >> 7 & 7) << 4;
       if (inside) {
         std::memcpy(box.to + at, map.data + from_row * map.row_bytes + from_column * map.bytes, map.bytes);
       } else {
@@ -614,6 +614,18 @@ void copy_box(void* shared, const CUtensorMap& map, int column, int row, std::ui
   if (reinterpret_cast<std::uintptr_t>(to) % kSharedAlignment) fail("a swizzled box off a boundary of 1,024 bytes");
   std::memset(to, 0xff, bytes_of(map));
   boxes.push_back({to, map, column, row, barrier});
+}
+
+void copy_row(void* shared, const void* global, int bytes, std::uint64_t* barrier) {
+  barrier_at(barrier);
+  char* to = static_cast<char*>(shared);
+  const auto size = static_cast<std::uint32_t>(bytes);
+  if (!is_shared(to, size)) fail("a bulk copy to what is not shared memory");
+  if (size % 16 || reinterpret_cast<std::uintptr_t>(to) % 16 || reinterpret_cast<std::uintptr_t>(global) % 16) {
+    fail("a bulk copy of what is no multiple of 16 bytes, or lies at none");
+  }
+  std::memset(to, 0xff, size);
+  boxes.push_back({to, {static_cast<const char*>(global), size, 1, size, size, 1, 1, false}, 0, 0, barrier});
 }
 
 }  // namespace emulation

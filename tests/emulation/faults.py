@@ -34,6 +34,7 @@ DEEP = f"{FORMULA}[cuda-(6, 2, (128, 300, 301), 16)-torch.float32-scaled]"
 GROUPS = f"{FUSION}test_cuda_tiles_of_warpgroups_are_those_of_warps"
 DEEP_GROUPS = f"{GROUPS}[(6, 2, (128, 300, 301), 16)-tf32-again]"
 ODD_GROUPS = f"{GROUPS}[(7, 3, (5,), 63)-tf32-again]"
+RING = f"{ATTENTION}test_cuda_rings_bring_the_same_rows[8-torch.float32-relation]"
 NARROW = f"{FORMULA}[cuda-(400, 2, (65, 64, 63), 130)-torch.bfloat16-plain]"
 
 
@@ -189,6 +190,31 @@ FAULTS = (
         "gradient",
         DEEP,
     ),
+    Fault(
+        "a row read before it is there",
+        "walk_ring",
+        _S,
+        "wait_for_barrier(&full[warp][slot], (e - start) / slots % 2);",
+        "",
+        RING,
+    ),
+    Fault(
+        "the wrong phase of a barrier",
+        "walk_ring",
+        _S,
+        "(e - start) / slots % 2",
+        "((e - start) / slots + 1) % 2",
+        RING,
+    ),
+    Fault(
+        "fewer bytes expected than come",
+        "walk_ring",
+        _S,
+        "&full[warp][slot], bytes)",
+        "&full[warp][slot], first_bytes)",
+        RING,
+    ),
+    Fault("the row numbers of the wrong edges", "Ahead::at", _S, "of_lane(e + 32)", "of_lane(e + 31)", RING),
     Fault(
         "a stage handed back before it was multiplied",
         "group_products",

@@ -171,7 +171,7 @@ def test_cuda_tiles_of_warpgroups_are_those_of_warps(shape, precision, keep, mon
     options = {"backend": "cuda", "precision": precision, "keep_products": keep}
     by_warps = _run(low_rank_fusion, case, **options)
     assert not any("group" in name for name in launched)
-    monkeypatch.setenv("LOGINMEA_WGMMA", "1")
+    monkeypatch.setenv("LOGINMEA_HOPPER", "1")
     by_groups = _run(low_rank_fusion, case, **options)
     assert "fusion_group_forward" in launched
     assert ("fusion_group_projection_gradient" in launched) is not keep

@@ -175,6 +175,39 @@ def test_layers_and_every_gradient(backend: str, case: str, triple: bool, dtype:
 
 
 @pytest.mark.parametrize("triple", [False, True], ids=["relation", "triple"])
+@pytest.mark.parametrize(
+    ("width", "dtype"),
+    [
+        (8, torch.float32),
+        (300, torch.float32),
+        (24, torch.bfloat16),
+        (30, torch.float64),
+        (63, torch.float32),
+    ],
+    ids=str,
+)
+def test_cuda_rings_bring_the_same_rows(
+    width: int, dtype: torch.dtype, triple: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = make_graph("hub")
+    inputs = make_inputs(graph, width, triple=triple, dtype=dtype)
+    upstream = torch.randn(graph.num_entities, 3 * width)
+    try:
+        directly = _results(graph, inputs, "tanh", "cuda", upstream)
+    except BackendError as error:
+        pytest.skip(str(error))
+    from loginmea_fast.ops import _dispatch
+
+    if _dispatch.capability(directly[0]) < (9, 0):
+        pytest.skip("bulk copies are of compute capability 9.0 and later")
+    monkeypatch.setenv("LOGINMEA_HOPPER", "1")
+    by_ring = _results(graph, inputs, "tanh", "cuda", upstream)
+    assert_close(by_ring[0], directly[0], "output", dtype=dtype)
+    for number, (ring, direct) in enumerate(zip(by_ring[1], directly[1], strict=True)):
+        assert_close(ring, direct, f"gradient {number}", dtype=dtype)
+
+
+@pytest.mark.parametrize("triple", [False, True], ids=["relation", "triple"])
 def test_rows_cut_into_parts(backend: str, triple: bool) -> None:
     if backend == "triton" and _device(backend) == "cpu":
         pytest.skip("90,000 edges take Triton's interpreter minutes")

@@ -17,6 +17,7 @@ struct alignas(64) CUtensorMap {
   const char* data;
   std::uint64_t columns, rows, row_bytes;
   std::uint32_t box_columns, box_rows, bytes;  // of an element
+  bool swizzled = true;
 };
 
 CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* data,

@@ -83,6 +83,7 @@ std::uint32_t shared_address(const void* shared);
 void start_barrier(std::uint64_t* barrier, int arrivals);
 void arrive_at_barrier(std::uint64_t* barrier, int bytes);  // bytes: that it is to expect, too
 void wait_for_barrier(std::uint64_t* barrier, int parity);
+void copy_row(void* shared, const void* global, int bytes, std::uint64_t* barrier);
 void copy_box(void* shared, const CUtensorMap& map, int column, int row, std::uint64_t* barrier);
 
 void copy(void* shared, const void* global, std::size_t bytes);

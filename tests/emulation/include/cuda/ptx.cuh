@@ -33,6 +33,9 @@ inline void wait_for_barrier(std::uint64_t* barrier, int parity) { emulation::wa
 inline void copy_box(void* shared, const CUtensorMap* map, int column, int row, std::uint64_t* barrier) {
   emulation::copy_box(shared, *map, column, row, barrier);
 }
+inline void copy_row(void* shared, const void* global, int bytes, std::uint64_t* barrier) {
+  emulation::copy_row(shared, global, bytes, barrier);
+}
 template <int kRegisters>
 void take_registers() {}
 template <int kRegisters>
