@@ -58,6 +58,8 @@ _LAYOUT = "Layout<float, 4, 3>"
 _FORWARD, _SOURCE, _SET = (
     f"<attention::{name}<{_LAYOUT}>>" for name in ("Forward", "BackwardSource", "BackwardSet")
 )
+_RING = 5 * 4 * 2 * 300 * 4  # edges ahead, warps, rows, columns, bytes
+_TILED = "fusion::Forward<float, Tile<4>>"
 _N, _E, _U = ZH_EN
 _D, _K, _M, _PAD = 300, 8, 3, 320
 _ROW = 4 * _D / 1e9  # gigabytes
@@ -73,21 +75,25 @@ _WRITTEN = _N * _K * _M * _PAD * 4 / 1e9  # dP
 KERNELS = (
     Kernel(f"walk{_FORWARD}", 128, 0, 6 * _E * _D / 1e9, (2 * _E + _N) * _ROW, "bytes", "0.6",
            "below 0.5: loads wait for the edge before; a ring of rows by bulk copies"),
+    Kernel(f"walk_ring{_FORWARD}", 128, _RING, 6 * _E * _D / 1e9, (2 * _E + _N) * _ROW, "bytes", "0.75",
+           "below walk: its rows come fast enough without; delete the ring"),
     Kernel(f"join{_FORWARD}", 256, 0, 0, 0, "latency", "under 2 % of a layer",
            "more than that: hubs are to be cut into longer segments"),
     Kernel(f"attention::through_activation<{_LAYOUT}, float>", 128, 0, 8 * _N * _D / 1e9, 3 * _N * _ROW, "bytes", "0.8",
            "it counts: join it to the source pass of the layer above"),
     Kernel(f"walk{_SOURCE}", 128, 0, 10 * _E * _D / 1e9, (2 * _E + 3 * _N) * _ROW, "bytes", "0.55",
            "below 0.5 at this occupancy: fewer registers, or rows by bulk copies"),
+    Kernel(f"walk_ring{_SOURCE}", 128, _RING, 10 * _E * _D / 1e9, (2 * _E + 3 * _N) * _ROW, "bytes", "0.7",
+           "below 0.6 at 16 warps: shuffles of three dot products are what it waits for; two edges at once"),
     Kernel(f"walk{_SET}", 128, 0, 4 * _E * _D / 1e9, (2 * _E + 2 * _U) * _ROW, "bytes", "0.6",
            "two thirds of BackwardSource or more: one source pass with private reflector sums, as on the CPU"),
     Kernel(f"join{_SET}", 256, 0, 0, 0, "latency", "under 2 % of a layer",
            "more than that: sets are to be cut into longer segments"),
     Kernel("fusion::pack_rows<float, float>", 256, 0, _N * _M * _D / 1e9, 2 * _N * _M * _ROW, "bytes", "0.7",
            "it counts: pack once a step and not once a pass"),
-    Kernel("tile_products<float, tf32, fusion::Forward<float, Tile<4>>>", 256, _STAGES, _PRODUCTS, _TILES, "products",
+    Kernel(f"tile_products<float, tf32, {_TILED}>", 256, _STAGES, _PRODUCTS, _TILES, "products",
            "0.35", "above 0.45: operands from L2 are not what it waits for, and wgmma would gain less than twice"),
-    Kernel("tile_products<float, exact, fusion::Forward<float, Tile<4>>>", 256, _STAGES, 3 * _PRODUCTS, _TILES, "products",
+    Kernel(f"tile_products<float, exact, {_TILED}>", 256, _STAGES, 3 * _PRODUCTS, _TILES, "products",
            "0.3", "below 0.25: registers leave one block an SM; two accumulators a warp row"),
     Kernel("tile_products<float, tf32, fusion::ProjectionGradient<float, float, Tile<4>, 3>>", 256, _STAGES, _PRODUCTS,
            _TILES + _WRITTEN, "products", "0.3",

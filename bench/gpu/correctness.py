@@ -7,6 +7,7 @@ tolerances that the tests hold.
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -128,11 +129,10 @@ def relation_reflection_attention(run: Run, backend: str) -> None:
             for mode in ("relation", "triple")
         ]
         checks += [(name, g, 300, "relation") for name, g in large.items()]
-        for name, graph, width, mode in checks:
-            case = f"{name}, width {width}, {mode} mode"
-            with run.attempt(
-                op="relation_reflection_attention", backend=backend, dtype=_name(dtype), case=case
-            ) as row:
+        ways = ({}, {"hopper": True}) if backend == "cuda" and run.hopper else ({},)
+        for (name, graph, width, mode), way in itertools.product(checks, ways):
+            what = {"dtype": _name(dtype), "case": f"{name}, width {width}, {mode} mode", **way}
+            with run.attempt(op="relation_reflection_attention", backend=backend, **what) as row:
                 _attention(run, row, graph.to(run.device), width, mode, dtype, backend)
 
 
@@ -201,10 +201,10 @@ def low_rank_fusion(run: Run, backend: str) -> None:
     ]
     largest = (5000, (300, 300, 300), 8, 300), True
     _every_precision(run, "low_rank_fusion", backend, _fusion, cases, largest)
-    if backend == "cuda" and run.warpgroups:
+    if backend == "cuda" and run.hopper:
         for name in ROUNDED_PRODUCTS:
             for case, *what in [*cases, ("largest", *largest)]:
-                named = {"dtype": "float32", "case": f"{case}, products in {name}", "tiles": "warpgroups"}
+                named = {"dtype": "float32", "case": f"{case}, products in {name}", "hopper": True}
                 with run.attempt(op="low_rank_fusion", backend=backend, **named) as row:
                     _fusion(run, row, *what, torch.float32, backend, name)
 

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 OURS = ("triton", "cuda")
-WARPGROUPS = "cuda, warpgroups"
+HOPPER = "cuda, Hopper's own ways"
 WIDTH, LAYERS, RANK, TEMPERATURE = 300, 2, 8, 0.1
 JOINT = 2400  # columns of the joint embedding of three modalities
 PRECISIONS = ((torch.float32, "tf32"), (torch.bfloat16, "bfloat16"))
@@ -84,7 +84,7 @@ def _attention(run: Run, name: str, graph: AlignmentGraph, dtype: torch.dtype) -
         # PyTorch Geometric comes with the benchmark extra only; the environment's record says whether it is there.
         if importlib.util.find_spec("torch_geometric") is not None:
             providers["PyG"] = lambda: _pyg_attention(graph)
-    providers |= {b: lambda b=b: functools.partial(_our_attention, graph, b) for b in OURS}
+    providers |= {p: lambda p=p: functools.partial(_our_attention, graph, _backend(p)) for p in _ours(run)}
     if dtype == torch.float32 and name.startswith("zh_en"):
         providers["torch.compile"] = lambda: run.compiled(clean)
     # The formula needs a dozen tensors of edges x width.
@@ -92,9 +92,10 @@ def _attention(run: Run, name: str, graph: AlignmentGraph, dtype: torch.dtype) -
     what = {"op": "relation_reflection_attention", "case": name, "dtype": _name(dtype), "truth": _name(wide)}
     _compare(run, what, providers, leaves, _truth(clean, leaves, wide), costs, _name(dtype))
     u = ops.relation_reflectors(leaves[1].detach(), graph).requires_grad_()
-    for backend in OURS:
-        alone = {**what, "provider": backend, "alone": True}
-        _time(run, alone, functools.partial(_attend, graph, backend), [leaves[0], u, leaves[2]], costs)
+    for provider in _ours(run):
+        alone = {**what, **_asked(provider), "alone": True}
+        attend = functools.partial(_attend, graph, _backend(provider))
+        _time(run, alone, attend, [leaves[0], u, leaves[2]], costs)
 
 
 def _clean_attention(graph: AlignmentGraph, x: Tensor, table: Tensor, vectors: Tensor) -> Tensor:
@@ -168,8 +169,7 @@ def low_rank_fusion(run: Run) -> None:
         providers: dict[str, Callable[[], Function]] = {"clean": lambda: _clean_fusion}
         if dtype == torch.float32:
             providers["authors"] = lambda: _authors_fusion(run, width, rank)
-        ours = (*OURS, WARPGROUPS) if run.warpgroups else OURS
-        providers |= {b: lambda b=b: _our_fusion(b.partition(",")[0]) for b in ours}
+        providers |= {p: lambda p=p: _our_fusion(_backend(p)) for p in _ours(run)}
         if dtype == torch.float32:
             providers["torch.compile"] = lambda: run.compiled(_clean_fusion)
         truth = _truth(_clean_fusion, leaves, torch.float64)
@@ -178,9 +178,9 @@ def low_rank_fusion(run: Run) -> None:
         with _products_in(precision):
             _compare(run, what, providers, leaves, truth, costs, precision)
             scale = torch.rand(rows, 3, device=run.device, dtype=dtype).requires_grad_()
-            for provider in ours:
+            for provider in _ours(run):
                 alone = {**what, **_asked(provider), "alone": True}
-                fuse = functools.partial(_fuse, provider.partition(",")[0])
+                fuse = functools.partial(_fuse, _backend(provider))
                 _time(run, alone, fuse, [*leaves[:8], scale], costs)
             costs = work.scale(rows, [width] * 3, dtype.itemsize)
             for provider, backend in (("clean", "reference"), ("triton", "triton")):
@@ -384,8 +384,16 @@ def _compare(
                 _add_work(row, costs)
 
 
-def _asked(provider: str) -> dict[str, str]:
-    return {"provider": provider} | ({"tiles": "warpgroups"} if provider == WARPGROUPS else {})
+def _ours(run: Run) -> tuple[str, ...]:
+    return (*OURS, HOPPER) if run.hopper else OURS
+
+
+def _backend(provider: str) -> str:
+    return "cuda" if provider == HOPPER else provider
+
+
+def _asked(provider: str) -> dict[str, Any]:
+    return {"provider": provider} | ({"hopper": True} if provider == HOPPER else {})
 
 
 def _time(

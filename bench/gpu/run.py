@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 import torch
 
+from loginmea_fast import native
 from loginmea_fast.errors import BackendError, OutOfMemoryError
 
 __all__ = ["DeviceLost", "Run"]
@@ -54,9 +55,11 @@ class Run:
         torch.manual_seed(0)
 
     @property
-    def warpgroups(self) -> bool:
-        """Whether this card has the instructions of csrc/cuda/warpgroup.cuh."""
-        return self.device.type == "cuda" and torch.cuda.get_device_capability(self.device) == (9, 0)
+    def hopper(self) -> bool:
+        """Whether this card and this library have all that LOGINMEA_HOPPER asks for."""
+        if self.device.type != "cuda" or torch.cuda.get_device_capability(self.device) != (9, 0):
+            return False
+        return native.why_not("cuda") is None and hasattr(native.load("cuda"), "fusion_group_forward")
 
     def pick(self, full: Any, quick: Any, rehearse: Any) -> Any:
         """The value for this scale."""
@@ -83,15 +86,15 @@ class Run:
     def attempt(self, **what: Any) -> Iterator[dict[str, Any]]:
         """A row that is written however its block ends: `status` is "ok" or says why not.
 
-        With `tiles="warpgroups"` low-rank fusion in CUDA takes those meanwhile.
+        With `hopper=True` CUDA kernels go Hopper's own ways meanwhile.
 
         Raises:
             DeviceLost: the block failed and the device with it.
         """
         row: dict[str, Any] = {**what, "status": "ok"}
-        started = time.monotonic()
+        started, before = time.monotonic(), os.environ.get("LOGINMEA_HOPPER", "")
         try:
-            if what.get("tiles") == "warpgroups":
+            if what.get("hopper"):
                 os.environ["LOGINMEA_HOPPER"] = "1"
             yield row
         except (torch.OutOfMemoryError, OutOfMemoryError) as error:
@@ -103,7 +106,7 @@ class Run:
         except (Exception, SystemExit) as error:
             row |= {"status": "failed", "reason": f"{type(error).__name__}: {_first_line(error)}"}
             traceback.print_exc()
-        os.environ.pop("LOGINMEA_HOPPER", None)
+        os.environ["LOGINMEA_HOPPER"] = before
         row["seconds"] = round(time.monotonic() - started, 2)
         self.write(**row)
         self._clean_up(row)

@@ -11,7 +11,7 @@ __all__ = ["choice", "goals", "render", "with_fractions"]
 
 Row = dict[str, Any]
 Choice = dict[str, dict[str, list[tuple[int, str]]]]
-OURS = ("triton", "cuda", "cuda, warpgroups", "auto")
+OURS = ("triton", "cuda", "cuda, Hopper's own ways", "auto")
 # Which matrix rate bounds an operator's row. The search multiplies digits that tf32 keeps, whatever the rows' dtype.
 RATE = {"tf32": "tf32", "bfloat16": "bfloat16", "bfloat16 screen": "bfloat16"}
 

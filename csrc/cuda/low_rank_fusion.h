@@ -29,8 +29,9 @@ void fusion_projection_gradient(const Matrix& t, const Matrix& w, const Matrix& 
                                 const Matrix& products, const Matrix& dp, std::int64_t first, std::int64_t count,
                                 std::int64_t rank, void* stream);
 
-// The same by warpgroups, on compute capability 9.0 alone; operands of bfloat16, or of float32 rounded to TF32, and no
-// kept products in backward, of which nothing is left to multiply. There where sm_90a was compiled for.
+// The same by warpgroups, on compute capability 9.0 alone; operands of bfloat16, or of float32 rounded to TF32.
+// Backward of several modalities without kept products: of others nothing is left to multiply. There where sm_90a was
+// compiled for.
 void fusion_group_forward(const Matrix& t, const Matrix& w, const Matrix& constants,
                           const std::vector<std::int64_t>& starts, const Matrix& bias, const Matrix& products,
                           const Matrix& y, std::int64_t first, std::int64_t count, std::int64_t rank, void* stream);

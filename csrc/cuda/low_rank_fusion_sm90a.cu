@@ -34,10 +34,14 @@ void fusion_group_projection_gradient(const Matrix& t, const Matrix& w, const Ma
     const auto operands = operands_of<decltype(p)>(t, w, constants, starts, rank);
     with_parts(operands.parts, [&](auto parts) {
       constexpr int kModalities = decltype(parts)::value;
-      multiply_by_groups("fusion_group_projection_gradient", operands, t, w, count,
-                         projection_gradient_of<GroupTileOf<kModalities>, kModalities, decltype(s)>(
-                             operands, g, Matrix{}, dp, first, count),
-                         stream);
+      if constexpr (kModalities == 1) {
+        throw std::invalid_argument("fusion_group_projection_gradient: of one modality nothing is multiplied");
+      } else {
+        multiply_by_groups("fusion_group_projection_gradient", operands, t, w, count,
+                           projection_gradient_of<GroupTileOf<kModalities>, kModalities, decltype(s)>(
+                               operands, g, Matrix{}, dp, first, count),
+                           stream);
+      }
     });
   });
 }

@@ -47,7 +47,7 @@ __device__ inline std::uint32_t shared_address(const void* shared) {
 __device__ inline void start_barrier(std::uint64_t* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
-// Makes barriers known to tensor copies; to other threads a __syncthreads after it does.
+// Makes barriers known to copies; to other threads, the barrier of threads that follows does.
 __device__ inline void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 __device__ inline void arrive_at_barrier(std::uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
@@ -66,6 +66,8 @@ __device__ inline void wait_for_barrier(std::uint64_t* barrier, int parity) {
       "r"(parity)
       : "memory");
 }
+// What this thread has read of shared memory comes before copies into it, once threads have met.
+__device__ inline void release_to_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // Sets a box of a table on its way to shared memory, from this column and row on; `barrier` is told of its bytes.
 __device__ inline void copy_box(void* shared, const CUtensorMap* map, int column, int row, std::uint64_t* barrier) {
   asm volatile(

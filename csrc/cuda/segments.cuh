@@ -27,7 +27,7 @@ namespace loginmea {
 
 constexpr int kSegmentThreads = 128, kSegmentWarps = kSegmentThreads / 32;
 constexpr int kJoiners = 8;                           // warps that join a cut row
-constexpr int kRingBytes = 56 << 10, kMostSlots = 8;  // of a block, so that four blocks share an SM; edges ahead a warp
+constexpr int kRingBytes = 55 << 10, kMostSlots = 8;  // of a block, so that four blocks share an SM; edges ahead a warp
 
 // The numbers of the two rows that an edge reads.
 struct Gathered {
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kSegmentThreads)
   using R = typename Op::R;
   using First = std::remove_pointer_t<decltype(op.first().data)>;
   using Second = std::remove_pointer_t<decltype(op.second().data)>;
-  extern __shared__ __align__(16) char ring[];
+  extern __shared__ __align__(32) char ring[];
   __shared__ std::uint64_t full[kSegmentWarps][kMostSlots];
   const int warp = threadIdx.x / 32;
   const std::int64_t segment = std::int64_t{blockIdx.x} * kSegmentWarps + warp;
@@ -123,6 +123,7 @@ __global__ void __launch_bounds__(kSegmentThreads)
   const int first_bytes = op.width * sizeof(First), bytes = first_bytes + op.width * sizeof(Second);
   char* const slot_0 = ring + warp * slots * bytes;
   if (first_lane()) {
+#pragma unroll 1
     for (int i = 0; i < slots; ++i) start_barrier(&full[warp][i], 1);
     publish_barriers();
   }
@@ -130,25 +131,27 @@ __global__ void __launch_bounds__(kSegmentThreads)
   const std::int64_t row = segments.row[segment];
   const int start = segments.start[segment], stop = segments.stop[segment];
   Ahead<Op> to_ask{op, start, stop}, to_take{op, start, stop};
-  const auto ask = [&](int e) {
+  const auto ask = [&](int e, int slot) {
     if (e >= stop) return;
     const Gathered at = to_ask.at(e);
-    const int slot = (e - start) % slots;
     if (!first_lane()) return;
     expect_bytes(&full[warp][slot], bytes);
     copy_row(slot_0 + slot * bytes, op.first()[at.first], first_bytes, &full[warp][slot]);
     copy_row(slot_0 + slot * bytes + first_bytes, op.second()[at.second], bytes - first_bytes, &full[warp][slot]);
   };
-  for (int e = start; e < start + slots; ++e) ask(e);
+  for (int slot = 0; slot < slots; ++slot) ask(start + slot, slot);
   auto of_row = op.begin(row);
   auto sum = Op::nothing();
+  int slot = 0, phase = 0;
   for (int e = start; e < stop; ++e) {
-    const int slot = (e - start) % slots;
-    wait_for_barrier(&full[warp][slot], (e - start) / slots % 2);
+    wait_for_barrier(&full[warp][slot], phase);
     const R a = R::load(reinterpret_cast<const First*>(slot_0 + slot * bytes), op.width);
     const R b = R::load(reinterpret_cast<const Second*>(slot_0 + slot * bytes + first_bytes), op.width);
-    __syncwarp();  // all lanes have read the slot
-    ask(e + slots);
+    // All lanes have read the slot, and copies that come know it.
+    release_to_copies();
+    __syncwarp();
+    ask(e + slots, slot);
+    if (++slot == slots) slot = 0, phase ^= 1;
     op.edge(of_row, e, to_take.at(e), a, b, sum);
   }
   if (segment < segments.parts) {
@@ -193,6 +196,18 @@ int bulk_bytes(const Table<T>& table, int width) {
   return fits ? static_cast<int>(bytes) : 0;
 }
 
+// Edges that a ring of such rows holds; 0 where there is none: a library that was compiled for older cards has no code
+// for it.
+template <class Op>
+int ring_slots(const char* what, const Op& op) {
+  const int first = bulk_bytes(op.first(), op.width), second = bulk_bytes(op.second(), op.width);
+  if (first == 0 || second == 0) return 0;
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, walk_ring<Op>), what);
+  const int slots = min(kRingBytes / (kSegmentWarps * (first + second)), kMostSlots);
+  return attributes.ptxVersion >= 90 && slots > 1 ? slots : 0;
+}
+
 // `ring`: rows come through one where its copies take them.
 template <class Op>
 void run(const char* what, const Op& op, const Segments& segments, const Matrix& part_rows, const Matrix& part_scalars,
@@ -201,11 +216,10 @@ void run(const char* what, const Op& op, const Segments& segments, const Matrix&
   const Parts<A> parts{part_rows.elements<A>(), part_scalars.elements<A>(), segments.parts,
                        static_cast<int>(part_rows.columns)};
   const Grid grid{blocks(segments.count, kSegmentWarps)};
-  const int first = bulk_bytes(op.first(), op.width), second = bulk_bytes(op.second(), op.width);
-  const int slots = ring && first && second ? min(kRingBytes / (kSegmentWarps * (first + second)), kMostSlots) : 0;
-  if (slots > 1) {
-    launch(what, walk_ring<Op>, grid, kSegmentThreads, kSegmentWarps * slots * (first + second), stream, segments,
-           parts, op, slots);
+  if (const int slots = ring ? ring_slots(what, op) : 0) {
+    const int bytes = bulk_bytes(op.first(), op.width) + bulk_bytes(op.second(), op.width);
+    launch(what, walk_ring<Op>, grid, kSegmentThreads, kSegmentWarps * slots * bytes, stream, segments, parts, op,
+           slots);
   } else {
     launch(what, walk<Op>, grid, kSegmentThreads, 0, stream, segments, parts, op);
   }

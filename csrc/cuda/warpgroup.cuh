@@ -47,7 +47,9 @@ __device__ inline auto& numbers_of(Fragments<Of> (&p)[Of::kRanks]) {
 template <class T, class Of>
 __device__ inline void multiply_group_stage(const char* stage, Fragments<Of> (&p)[Of::kRanks]) {
   begin_products();
-  const std::uint64_t left = operand_at(stage + threadIdx.x / kGroupThreads * 64 * kStageBytes);
+  // The same in all lanes, which a shuffle tells the compiler.
+  const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x / kGroupThreads), 0);
+  const std::uint64_t left = operand_at(stage + group * 64 * kStageBytes);
   const std::uint64_t right = operand_at(stage + Of::kRows * kStageBytes);
 #pragma unroll
   for (int step = 0; step < kStageBytes / 32; ++step) {  // 32 bytes of depth an instruction

@@ -1,7 +1,7 @@
 """Launches of relation-reflection attention in CUDA C++; names and arguments are those of the Triton module.
 
-With LOGINMEA_HOPPER=1 the rows of edges come by bulk copies where those are, from compute capability 9.0 on. No card has
-shown yet which way is faster.
+With LOGINMEA_HOPPER=1 the rows of edges come by bulk copies, from compute capability 9.0 on. No card has shown yet
+which way is faster.
 """
 
 from __future__ import annotations

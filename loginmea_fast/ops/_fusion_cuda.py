@@ -67,7 +67,7 @@ def projection_gradient(
 ) -> None:
     """Fill dp [M, block, columns] for rows [first, first + count), and with zeros up to a whole tile."""
     where = _rows(dp), first, count, f.rank
-    if products is None and _by_groups(f):
+    if products is None and f.count > 1 and _by_groups(f):
         launch("fusion_group_projection_gradient", f.t, *_packed(f), grad, *where)
     else:
         exact = f.precision == "ieee"
@@ -96,6 +96,8 @@ def _by_groups(f: Operands) -> bool:
     return (
         os.environ.get("LOGINMEA_HOPPER") == "1"
         and f.precision != "ieee"
+        and f.total > 0
+        and f.columns > 0
         and capability(f.t) == (9, 0)
         and hasattr(cuda_kernels(f.t)[0], "fusion_group_forward")
     )

@@ -150,7 +150,7 @@ std::vector<Variable> variables;
 std::vector<Group> groups;
 std::map<std::uint64_t*, Barrier> barriers;
 std::vector<Box> boxes;  // on their way
-std::size_t dynamic_bytes;
+std::size_t dynamic_bytes, most_bytes;
 const std::function<void()>* body_of_kernel;
 Context scheduler;
 Thread* running;
@@ -400,7 +400,12 @@ void run_block(unsigned count) {
     warps[number / kWarp].alive |= 1u << number % kWarp;
     ready.push_back(number);
   }
+  bool left_behind = false;
   while (!(ready.empty() && boxes.empty()) && error.empty()) {
+    if (unfinished == 0) {
+      left_behind = true;
+      break;
+    }
     if (!boxes.empty() && (ready.empty() || draw() % 64 == 0)) {
       land(draw() % boxes.size());
       continue;
@@ -412,6 +417,7 @@ void run_block(unsigned count) {
     threadIdx = dim3(running->number);
     switch_context(scheduler, running->context);
   }
+  if (error.empty() && unfinished == 0 && left_behind) error = "copies are on their way when the block ends" + where();
   if (error.empty() && unfinished > 0) {
     error =
         std::to_string(at_barrier) + " of " + std::to_string(unfinished) +
@@ -429,7 +435,8 @@ void run_block(unsigned count) {
 
 }  // namespace
 
-const char* run(dim3 grid, dim3 block, std::size_t dynamic_shared, const std::function<void()>& body) {
+const char* run(dim3 grid, dim3 block, std::size_t dynamic_shared, std::size_t most_shared,
+                const std::function<void()>& body) {
   const std::lock_guard<std::mutex> lock(one_launch);
   static std::uint64_t launches = 0;
   static std::string told;
@@ -448,7 +455,7 @@ const char* run(dim3 grid, dim3 block, std::size_t dynamic_shared, const std::fu
     mprotect(room, kGuardBytes, PROT_NONE);
     stacks.push_back(room + kGuardBytes);
   }
-  body_of_kernel = &body, dynamic_bytes = dynamic_shared;
+  body_of_kernel = &body, dynamic_bytes = dynamic_shared, most_bytes = most_shared;
   gridDim = grid, blockDim = block;
   std::vector<std::uint64_t> order(error.empty() ? std::uint64_t{grid.x} * grid.y * grid.z : 0);
   std::iota(order.begin(), order.end(), 0);
@@ -469,6 +476,9 @@ void* shared_memory(const char* name, std::size_t bytes) {
   }
   const bool dynamic = bytes == 0;
   if (dynamic) bytes = dynamic_bytes;
+  std::size_t together = dynamic ? bytes : bytes + dynamic_bytes;
+  for (const Variable& variable : variables) together += variable.dynamic ? 0 : variable.bytes;
+  if (together > most_bytes) fail("more shared memory than the launch asked for");
   void* memory = nullptr;
   if (posix_memalign(&memory, kSharedAlignment, bytes == 0 ? 1 : bytes) != 0) fail("no memory for shared memory");
   std::memset(memory, 0xff, bytes);  // NaN, and -1
@@ -640,13 +650,14 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, 
 
 CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* data,
                                 const cuuint64_t* size, const cuuint64_t* row_bytes, const cuuint32_t* box,
-                                const cuuint32_t* every, CUtensorMapInterleave, CUtensorMapSwizzle,
-                                CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+                                const cuuint32_t* every, CUtensorMapInterleave, CUtensorMapSwizzle swizzle,
+                                CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
   const std::uint32_t bytes = type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 ? 2 : 4;
   const bool right = rank == 2 && reinterpret_cast<std::uintptr_t>(data) % 16 == 0 && row_bytes[0] % 16 == 0 &&
                      size[0] > 0 && size[1] > 0 && box[0] * bytes == 128 && box[1] <= 256 && every[0] == 1 &&
-                     every[1] == 1;
+                     every[1] == 1 && fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
   if (!right) return CUDA_ERROR_INVALID_VALUE;
-  *map = {static_cast<const char*>(data), size[0], size[1], row_bytes[0], box[0], box[1], bytes};
+  *map = {static_cast<const char*>(data),       size[0], size[1], row_bytes[0], box[0], box[1], bytes,
+          swizzle == CU_TENSOR_MAP_SWIZZLE_128B};
   return CUDA_SUCCESS;
 }

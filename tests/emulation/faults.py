@@ -14,9 +14,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from loginmea_fast.native.toolchain import jobs
 from tests.emulation import library
 from tests.emulation.test_kernels import ATTENTION, FORMULA, FUSION
 
@@ -35,6 +37,9 @@ GROUPS = f"{FUSION}test_cuda_tiles_of_warpgroups_are_those_of_warps"
 DEEP_GROUPS = f"{GROUPS}[(6, 2, (128, 300, 301), 16)-tf32-again]"
 ODD_GROUPS = f"{GROUPS}[(7, 3, (5,), 63)-tf32-again]"
 RING = f"{ATTENTION}test_cuda_rings_bring_the_same_rows[8-torch.float32-relation]"
+NARROW_RING = f"{ATTENTION}test_cuda_rings_bring_the_same_rows[24-torch.bfloat16-triple]"
+WIDE_RING = f"{ATTENTION}test_cuda_rings_bring_the_same_rows[192-torch.float32-relation]"
+DOUBLE_RING = f"{ATTENTION}test_cuda_rings_bring_the_same_rows[30-torch.float64-triple]"
 NARROW = f"{FORMULA}[cuda-(400, 2, (65, 64, 63), 130)-torch.bfloat16-plain]"
 
 
@@ -69,7 +74,9 @@ _A, _F, _G, _R, _S, _T = (
 
 FAULTS = (
     Fault("the last edge is left out", "walk", _S, "e < stop; ++e", "e < stop - 1; ++e", HUB),
-    Fault("an edge too many, of the next row", "walk", _S, "e < stop; ++e", "e <= stop; ++e", HUB),
+    Fault(
+        "an edge too many, of the next row", "walk", _S, "e < stop; ++e", "e <= stop; ++e", HUB, sanitize=True
+    ),
     Fault(
         "the last row of a block is left out",
         "run",
@@ -112,8 +119,8 @@ FAULTS = (
         "source in place of destination",
         "BackwardSet::edge",
         _A,
-        "h[set_destination[k]]",
-        "h[set_source[k]]",
+        "{set_source[k], set_destination[k]}",
+        "{set_source[k], set_source[k]}",
         HUB,
     ),
     Fault(
@@ -194,7 +201,7 @@ FAULTS = (
         "a row read before it is there",
         "walk_ring",
         _S,
-        "wait_for_barrier(&full[warp][slot], (e - start) / slots % 2);",
+        "wait_for_barrier(&full[warp][slot], phase);",
         "",
         RING,
     ),
@@ -202,8 +209,8 @@ FAULTS = (
         "the wrong phase of a barrier",
         "walk_ring",
         _S,
-        "(e - start) / slots % 2",
-        "((e - start) / slots + 1) % 2",
+        "slot = 0, phase = 0",
+        "slot = 0, phase = 1",
         RING,
     ),
     Fault(
@@ -215,6 +222,30 @@ FAULTS = (
         RING,
     ),
     Fault("the row numbers of the wrong edges", "Ahead::at", _S, "of_lane(e + 32)", "of_lane(e + 31)", RING),
+    Fault(
+        "a row replaced before it is read",
+        "walk_ring",
+        _S,
+        "    const R a = R::load(rein",
+        "    ask(e + slots, slot);\n    const R a = R::load(rein",
+        DOUBLE_RING,
+    ),
+    Fault(
+        "shared memory that was not asked for",
+        "launch",
+        "launch.cuh",
+        "shared > 32 << 10",
+        "shared > 48 << 10",
+        WIDE_RING,
+    ),
+    Fault(
+        "boxes that are not swizzled",
+        "tensor_map",
+        "tensor_map.cu",
+        "CU_TENSOR_MAP_SWIZZLE_128B",
+        "CU_TENSOR_MAP_SWIZZLE_NONE",
+        DEEP_GROUPS,
+    ),
     Fault(
         "a stage handed back before it was multiplied",
         "group_products",
@@ -269,8 +300,8 @@ FAULTS = (
         "the rows of the other warpgroup",
         "multiply_group_stage",
         _G,
-        "threadIdx.x / kGroupThreads * 64",
-        "(1 - threadIdx.x / kGroupThreads) * 64",
+        "stage + group * 64",
+        "stage + (1 - group) * 64",
         DEEP_GROUPS,
     ),
     Fault("a rank beyond the last", "group_products", _G, "if (k + among < last) ep", "ep", ODD_GROUPS),
@@ -323,17 +354,25 @@ def judge(case: str, path: Path, seed: int, sanitize: bool) -> str:
 
 def run(faults: tuple[Fault, ...]) -> Iterator[dict[str, Any]]:
     """A row a fault: what each order of threads said of it, after the sources as they are have passed the same case."""
-    sound: set[tuple[str, bool]] = set()
-    for fault in faults:
-        if (fault.case, fault.sanitize) not in sound:
-            whole = library.build(library.sources(), sanitize=fault.sanitize)
-            for seed in SEEDS:
-                verdict = judge(fault.case, whole, seed, fault.sanitize)
-                assert verdict == "passed", f"without any fault {fault.case} gives: {verdict}"
-            sound.add((fault.case, fault.sanitize))
+    whole = {
+        wanted: library.build(library.sources(), sanitize=wanted) for wanted in {f.sanitize for f in faults}
+    }
+
+    def verdicts(case: str, path: Path, sanitize: bool) -> list[str]:
+        return [judge(case, path, seed, sanitize) for seed in SEEDS]
+
+    def sound(case: tuple[str, bool]) -> None:
+        seen = verdicts(case[0], whole[case[1]], case[1])
+        assert set(seen) == {"passed"}, f"without any fault {case[0]} gives: {seen}"
+
+    def plant(fault: Fault) -> dict[str, Any]:
         path = library.build(planted(fault), sanitize=fault.sanitize)
-        seen = [judge(fault.case, path, seed, fault.sanitize) for seed in SEEDS]
-        yield {"fault": fault.name, "kernel": fault.kernel, "case": fault.case, "seen": seen}
+        seen = verdicts(fault.case, path, fault.sanitize)
+        return {"fault": fault.name, "kernel": fault.kernel, "case": fault.case, "seen": seen}
+
+    with ThreadPoolExecutor(jobs()) as pool:  # each waits for compilers and for tests
+        list(pool.map(sound, sorted({(fault.case, fault.sanitize) for fault in faults})))
+        yield from pool.map(plant, faults)
 
 
 def main(wanted: str = "") -> int:

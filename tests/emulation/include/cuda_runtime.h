@@ -29,7 +29,7 @@ struct cudaLaunchConfig_t {
 namespace emulation {
 inline cudaError_t last_error = cudaSuccess;
 inline const char* last_message = "no error";
-// What a kernel may have; more needs to be asked for. 227 KiB is all that a block of sm_90 can have.
+// What a kernel was promised, 0 where nothing was asked for. 227 KiB is all that a block of sm_90 can have.
 inline std::size_t& allowed_shared(const void* kernel);
 constexpr std::size_t kMostShared = 227 << 10, kSharedUnasked = 48 << 10;
 }  // namespace emulation
@@ -38,7 +38,7 @@ inline std::size_t& emulation::allowed_shared(const void* kernel) {
   static std::size_t allowed[256];
   static const void* kernels[256];
   for (int i = 0; i < 256; ++i) {
-    if (kernels[i] == nullptr) kernels[i] = kernel, allowed[i] = kSharedUnasked;
+    if (kernels[i] == nullptr) kernels[i] = kernel;
     if (kernels[i] == kernel) return allowed[i];
   }
   return allowed[0];
@@ -67,10 +67,13 @@ template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments... arguments) {
   const char* error = nullptr;
-  if (config->dynamicSmemBytes > emulation::allowed_shared(reinterpret_cast<const void*>(kernel))) {
+  const std::size_t asked = emulation::allowed_shared(reinterpret_cast<const void*>(kernel));
+  // What a kernel declares counts beside what a launch gives it.
+  const std::size_t most = asked == 0 ? emulation::kSharedUnasked : emulation::kMostShared;
+  if (asked != 0 && config->dynamicSmemBytes > asked) {
     error = "more shared memory than the kernel was given";
   } else {
-    error = emulation::run(config->gridDim, config->blockDim, config->dynamicSmemBytes,
+    error = emulation::run(config->gridDim, config->blockDim, config->dynamicSmemBytes, most,
                            [&] { kernel(static_cast<Parameters>(arguments)...); });
   }
   if (error == nullptr) return cudaSuccess;
@@ -95,9 +98,12 @@ enum { cudaEnableDefault = 0 };
 cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned version, int flags,
                                              cudaDriverEntryPointQueryResult* result);
 
-struct cudaFuncAttributes {};
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
 template <class Kernel>
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel*) {
+  attributes->ptxVersion = 90;
   return cudaSuccess;
 }
 

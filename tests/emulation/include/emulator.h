@@ -27,8 +27,9 @@ extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulation {
 
-// Runs body() for every thread; the error, or null.
-const char* run(dim3 grid, dim3 block, std::size_t dynamic_shared, const std::function<void()>& body);
+// Runs body() for every thread; the error, or null. A block has `most_shared` bytes, those of its variables included.
+const char* run(dim3 grid, dim3 block, std::size_t dynamic_shared, std::size_t most_shared,
+                const std::function<void()>& body);
 
 // The block's variable of this name, or its room for the launch's bytes where `bytes` is 0.
 void* shared_memory(const char* name, std::size_t bytes);

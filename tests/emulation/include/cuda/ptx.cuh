@@ -27,6 +27,7 @@ inline void multiply_bf16(float (&c)[4], const std::uint32_t (&a)[4], const std:
 inline std::uint32_t shared_address(const void* shared) { return emulation::shared_address(shared); }
 inline void start_barrier(std::uint64_t* barrier, int arrivals) { emulation::start_barrier(barrier, arrivals); }
 inline void publish_barriers() {}
+inline void release_to_copies() {}
 inline void arrive_at_barrier(std::uint64_t* barrier) { emulation::arrive_at_barrier(barrier, 0); }
 inline void expect_bytes(std::uint64_t* barrier, int bytes) { emulation::arrive_at_barrier(barrier, bytes); }
 inline void wait_for_barrier(std::uint64_t* barrier, int parity) { emulation::wait_for_barrier(barrier, parity); }
