@@ -95,6 +95,7 @@ __global__ void fetch_box(const __grid_constant__ CUtensorMap map, int column, i
   if (wait) wait_for_barrier(&full[0], 0);
   const auto* word = reinterpret_cast<const float*>(stage);
   for (int i = 0; i < 32; ++i) out[threadIdx.x * 32 + i] = word[threadIdx.x * 32 + i];
+  wait_for_barrier(&full[0], 0);  // a block must not end before its copies
 }
 
 enum class Wrong { nothing, fence, wait, early, other };
