@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from loginmea_fast.native.toolchain import jobs
 from tests.emulation import library
-from tests.emulation.test_kernels import ATTENTION, FORMULA, FUSION
+from tests.emulation.test_kernels import ATTENTION, FORMULA, GROUPS
 
 __all__ = ["FAULTS", "RECORD", "SEEN", "Fault", "planted"]
 
@@ -33,7 +33,6 @@ ODD = f"{ATTENTION}test_layers_and_every_gradient[cuda-self loops-relation-torch
 CUT = f"{ATTENTION}test_rows_cut_into_parts[cuda-relation]"
 VIEW = "views.py::test_layers_of_a_view[cuda-parallel-triple-torch.float32]"
 DEEP = f"{FORMULA}[cuda-(6, 2, (128, 300, 301), 16)-torch.float32-scaled]"
-GROUPS = f"{FUSION}test_cuda_tiles_of_warpgroups_are_those_of_warps"
 DEEP_GROUPS = f"{GROUPS}[(6, 2, (128, 300, 301), 16)-tf32-again]"
 ODD_GROUPS = f"{GROUPS}[(7, 3, (5,), 63)-tf32-again]"
 RING = f"{ATTENTION}test_cuda_rings_bring_the_same_rows[8-torch.float32-relation]"

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 ATTENTION, FUSION = "relation_reflection_attention.py::", "low_rank_fusion.py::"
 FORMULA = f"{FUSION}test_output_and_gradients_are_those_of_the_formula"
+GROUPS = f"{FUSION}test_cuda_tiles_of_warpgroups_are_those_of_warps"
 CASES = (
     f"{ATTENTION}test_layers_and_every_gradient[cuda-no edges-relation-torch.float32]",
     f"{ATTENTION}test_layers_and_every_gradient[cuda-hub-triple-torch.float32]",
@@ -25,12 +26,15 @@ CASES = (
     f"{ATTENTION}test_layers_and_every_gradient[cuda-random-triple-torch.float64]",
     f"{ATTENTION}test_nan_reaches_neighbours_and_no_others[cuda-triple]",
     f"{ATTENTION}test_saturated_rows_have_finite_gradients[cuda]",
+    f"{ATTENTION}test_cuda_rings_bring_the_same_rows[8-torch.float32-triple]",
     "views.py::test_layers_of_a_view[cuda-parallel-triple-torch.float32]",
     f"{FORMULA}[cuda-(0, 2, (3, 5), 4)-torch.float32-scaled]",
     f"{FORMULA}[cuda-(6, 2, (128, 300, 301), 16)-torch.float32-scaled]",
     f"{FORMULA}[cuda-(50, 3, (1, 2, 3, 4, 5), 1)-torch.bfloat16-scaled]",
     f"{FORMULA}[cuda-(400, 2, (65, 64, 63), 130)-torch.bfloat16-plain]",
     f"{FUSION}test_kept_products_give_the_same_gradients[cuda-(13, 1, (3, 17), 301)-torch.float32]",
+    f"{GROUPS}[(6, 2, (128, 300, 301), 16)-tf32-again]",
+    f"{GROUPS}[(50, 3, (1, 2, 3, 4, 5), 1)-bfloat16-again]",
     f"{FUSION}test_products_of_lower_precision_keep_float32_sums[cuda-tf32]",
 )
 
