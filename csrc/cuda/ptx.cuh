@@ -120,38 +120,32 @@ __device__ inline void settle(float (&sum)[kNumbers]) {
   ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58," \
   "%59,%60,%61,%62,%63"
 
+#define LOGINMEA_MULTIPLY_GROUP(kind, numbers, of_a, of_b, one, orders, ...)                                         \
+  asm volatile("{\n.reg .pred adds;\nsetp.ne.b32 adds, " one ", 0;\nwgmma.mma_async.sync.aligned." kind " {" numbers \
+               "}, " of_a ", " of_b ", adds, 1, 1" orders ";\n}"                                                     \
+               : __VA_ARGS__                                                                                         \
+               : "l"(a), "l"(b), "r"(1))
+
 // c [64 x N] += a [64 x 32 bytes] b [N x 32 bytes]^T, a warpgroup together, N twice the numbers that a thread has; of
 // bfloat16, or of float32 as TF32. a and b are descriptors of shared memory.
 template <bool kNarrow>
 __device__ inline void multiply_group(float (&c)[32], std::uint64_t a, std::uint64_t b) {
   if constexpr (kNarrow) {
-    asm volatile(
-        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-        "{" LOGINMEA_NAMES_32 "}, %32, %33, adds, 1, 1, 0, 0;\n}"
-        : LOGINMEA_SIXTEEN(0), LOGINMEA_SIXTEEN(16)
-        : "l"(a), "l"(b), "r"(1));
+    LOGINMEA_MULTIPLY_GROUP("m64n64k16.f32.bf16.bf16", LOGINMEA_NAMES_32, "%32", "%33", "%34", ", 0, 0",
+                            LOGINMEA_SIXTEEN(0), LOGINMEA_SIXTEEN(16));
   } else {
-    asm volatile(
-        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k8.f32.tf32.tf32 "
-        "{" LOGINMEA_NAMES_32 "}, %32, %33, adds, 1, 1;\n}"
-        : LOGINMEA_SIXTEEN(0), LOGINMEA_SIXTEEN(16)
-        : "l"(a), "l"(b), "r"(1));
+    LOGINMEA_MULTIPLY_GROUP("m64n64k8.f32.tf32.tf32", LOGINMEA_NAMES_32, "%32", "%33", "%34", "", LOGINMEA_SIXTEEN(0),
+                            LOGINMEA_SIXTEEN(16));
   }
 }
 template <bool kNarrow>
 __device__ inline void multiply_group(float (&c)[64], std::uint64_t a, std::uint64_t b) {
   if constexpr (kNarrow) {
-    asm volatile(
-        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-        "{" LOGINMEA_NAMES_64 "}, %64, %65, adds, 1, 1, 0, 0;\n}"
-        : LOGINMEA_SIXTEEN(0), LOGINMEA_SIXTEEN(16), LOGINMEA_SIXTEEN(32), LOGINMEA_SIXTEEN(48)
-        : "l"(a), "l"(b), "r"(1));
+    LOGINMEA_MULTIPLY_GROUP("m64n128k16.f32.bf16.bf16", LOGINMEA_NAMES_64, "%64", "%65", "%66", ", 0, 0",
+                            LOGINMEA_SIXTEEN(0), LOGINMEA_SIXTEEN(16), LOGINMEA_SIXTEEN(32), LOGINMEA_SIXTEEN(48));
   } else {
-    asm volatile(
-        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k8.f32.tf32.tf32 "
-        "{" LOGINMEA_NAMES_64 "}, %64, %65, adds, 1, 1;\n}"
-        : LOGINMEA_SIXTEEN(0), LOGINMEA_SIXTEEN(16), LOGINMEA_SIXTEEN(32), LOGINMEA_SIXTEEN(48)
-        : "l"(a), "l"(b), "r"(1));
+    LOGINMEA_MULTIPLY_GROUP("m64n128k8.f32.tf32.tf32", LOGINMEA_NAMES_64, "%64", "%65", "%66", "", LOGINMEA_SIXTEEN(0),
+                            LOGINMEA_SIXTEEN(16), LOGINMEA_SIXTEEN(32), LOGINMEA_SIXTEEN(48));
   }
 }
 
@@ -159,6 +153,7 @@ __device__ inline void multiply_group(float (&c)[64], std::uint64_t a, std::uint
 #undef LOGINMEA_SIXTEEN
 #undef LOGINMEA_NAMES_32
 #undef LOGINMEA_NAMES_64
+#undef LOGINMEA_MULTIPLY_GROUP
 
 // To the digits that TF32 keeps, to nearest, ties away from zero.
 __device__ inline std::uint32_t to_tf32(float x) {

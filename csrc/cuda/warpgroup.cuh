@@ -40,7 +40,7 @@ __device__ inline std::uint64_t operand_at(const void* shared) {
 // What a thread has of a tile, number after number, as wgmma takes it.
 template <class Of>
 __device__ inline auto& numbers_of(Fragments<Of> (&p)[Of::kRanks]) {
-  return reinterpret_cast<float(&)[Of::kRanks * Of::kColumnTiles * 4]>(p);
+  return reinterpret_cast<float (&)[Of::kRanks * Of::kColumnTiles * 4]>(p);
 }
 
 // Adds one stage to what a warpgroup has of a tile; the products go on until they are waited for.
