@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,16 +12,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from bench._graphs import generated
 from bench.gpu import faults, graphs, session, tasks
 from bench.gpu import table as gpu_table
 from bench.gpu import work as floor
 from bench.gpu.command import parse
+from bench.gpu.run import Run
 from bench.gpu.sanitizer import judged, kernels_in
+from loginmea_fast.native import loader
 from tests.emulation.faults import FAULTS
 from tests.helpers.plain_checkout import checkout, python_with
 
@@ -208,6 +213,22 @@ def test_every_kernel_of_a_source_is_found() -> None:
         assert len(kernels_in(text)) == wanted, path.name
     text = (ROOT / "csrc" / "cuda" / "relation_reflection_attention.cuh").read_text()
     assert kernels_in(text) == ["through_activation", "Forward", "BackwardSource", "BackwardSet"]
+
+
+def test_hoppers_own_ways_are_tried_where_card_and_library_have_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run("task", "full", io.StringIO())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    for library, there in ((SimpleNamespace(fusion_group_forward=None), True), (SimpleNamespace(), False)):
+        monkeypatch.setitem(loader._loaded, "cuda", library)
+        assert run.hopper is there
+    monkeypatch.delitem(loader._loaded, "cuda")
+    monkeypatch.setitem(loader._failed, "cuda", "no compiler")
+    assert not run.hopper
+    assert not Run("task", "rehearse", io.StringIO()).hopper
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    assert not run.hopper
 
 
 def test_an_unknown_stage_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -179,10 +179,8 @@ def test_layers_and_every_gradient(backend: str, case: str, triple: bool, dtype:
     ("width", "dtype"),
     [
         (8, torch.float32),
-        (
-            192,
-            torch.float32,
-        ),  # 48 KiB of shared memory, which with what the kernel declares must be asked for
+        # 48 KiB of shared memory, which with what the kernel declares must be asked for.
+        (192, torch.float32),
         (300, torch.float32),
         (24, torch.bfloat16),
         (30, torch.float64),
