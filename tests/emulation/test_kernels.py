@@ -59,7 +59,7 @@ def test_a_table_that_no_launch_takes_is_named() -> None:
             logits = logits.data_ptr(), len(logits), 1, 1, native.dtype_code(logits.dtype)
         with pytest.raises(ValueError, match=words):
             kernels.attention_forward(
-                segments, 0, 0, wire, wire, logits, nothing, True, wire, *[nothing] * 3, 0
+                segments, 0, 0, wire, wire, logits, nothing, True, wire, *[nothing] * 3, False, 0
             )
 
 
