@@ -66,24 +66,30 @@ struct Parts {
   }
 };
 
+// The sum of a segment, which is a part of its row or all of it.
+template <class Op>
+__device__ void finish(const Op& op, const Segments& segments, const Parts<typename Op::R::A>& parts,
+                       std::int64_t segment, Sum<typename Op::R>& sum) {
+  if (segment < segments.parts) {
+    parts.template store<Op>(segment, sum);
+  } else {
+    op.end(segments.row[segment], sum, segments.start[segment] == segments.stop[segment]);
+  }
+}
+
 template <class Op>
 __global__ void __launch_bounds__(kSegmentThreads) walk(Segments segments, Parts<typename Op::R::A> parts, Op op) {
   const std::int64_t segment = std::int64_t{blockIdx.x} * kSegmentWarps + threadIdx.x / 32;
   if (segment >= segments.count) return;
-  const std::int64_t row = segments.row[segment];
   const int start = segments.start[segment], stop = segments.stop[segment];
-  auto of_row = op.begin(row);
+  auto of_row = op.begin(segments.row[segment]);
   auto sum = Op::nothing();
   for (int e = start; e < stop; ++e) {
     using R = typename Op::R;
     const Gathered at = op.gathers(e);
     op.edge(of_row, e, at, R::load(op.first()[at.first], op.width), R::load(op.second()[at.second], op.width), sum);
   }
-  if (segment < segments.parts) {
-    parts.template store<Op>(segment, sum);
-  } else {
-    op.end(row, sum, start == stop);
-  }
+  finish(op, segments, parts, segment, sum);
 }
 
 // The edges of a segment, whose row numbers a warp holds 32 at a time and the next 32, so that no copy waits for them.
@@ -128,19 +134,18 @@ __global__ void __launch_bounds__(kSegmentThreads)
     publish_barriers();
   }
   __syncwarp();
-  const std::int64_t row = segments.row[segment];
   const int start = segments.start[segment], stop = segments.stop[segment];
-  Ahead<Op> to_ask{op, start, stop}, to_take{op, start, stop};
+  Ahead<Op> ahead{op, start, stop};
   const auto ask = [&](int e, int slot) {
     if (e >= stop) return;
-    const Gathered at = to_ask.at(e);
+    const Gathered at = ahead.at(e);
     if (!first_lane()) return;
     expect_bytes(&full[warp][slot], bytes);
     copy_row(slot_0 + slot * bytes, op.first()[at.first], first_bytes, &full[warp][slot]);
     copy_row(slot_0 + slot * bytes + first_bytes, op.second()[at.second], bytes - first_bytes, &full[warp][slot]);
   };
   for (int slot = 0; slot < slots; ++slot) ask(start + slot, slot);
-  auto of_row = op.begin(row);
+  auto of_row = op.begin(segments.row[segment]);
   auto sum = Op::nothing();
   int slot = 0, phase = 0;
   for (int e = start; e < stop; ++e) {
@@ -152,13 +157,9 @@ __global__ void __launch_bounds__(kSegmentThreads)
     __syncwarp();
     ask(e + slots, slot);
     if (++slot == slots) slot = 0, phase ^= 1;
-    op.edge(of_row, e, to_take.at(e), a, b, sum);
+    op.edge(of_row, e, op.gathers(e), a, b, sum);
   }
-  if (segment < segments.parts) {
-    parts.template store<Op>(segment, sum);
-  } else {
-    op.end(row, sum, start == stop);
-  }
+  finish(op, segments, parts, segment, sum);
 #else
   __trap();
 #endif
