@@ -246,6 +246,7 @@ def propagate_rounds(
         pairs = torch.stack([rows[0][mutual[:, 0]], rows[1][mutual[:, 1]]], 1)
         if rejected is not None:
             pairs = pairs[~is_among(pairs, rejected)]
+        del found, sides  # before as much is made again
         found = propagate_labels(graph, torch.cat([seeds, pairs]), backend=backend, **options)  # type: ignore[arg-type]
     return found, pairs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 
 import pytest
 import torch
@@ -253,3 +254,17 @@ def test_zh_en_by_structure_alone(dataset) -> None:
     ranks, _ = lf.ops.alignment_ranks(left, right, csls_k=10)
     assert (ranks <= 1).float().mean() > 0.68
     assert seconds < 20  # of two cores: ten times what it takes alone
+
+
+def test_rows_are_let_go_of_before_the_next_round_forms_them_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    formed = []
+
+    def propagate(*args: object, **more: object) -> propagation.Propagated:
+        assert all(one() is None for one in formed), "two embeddings at once"
+        found = propagate_labels(*args, **more)
+        formed.append(weakref.ref(found.embedding))
+        return found
+
+    monkeypatch.setattr(propagation, "propagate_labels", propagate)
+    propagate_rounds(twins(), links(0, 20), torch.arange(60), torch.arange(60, 120), rounds=2, width=64)
+    assert len(formed) == 3

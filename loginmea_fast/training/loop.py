@@ -324,6 +324,7 @@ class Trainer:
         before = self.bootstrapping.joined
         # Pairs of the round before are no evidence for themselves: what is proposed now is judged afresh.
         config = self.config.override(late_pairs=False)
+        self.embedding = self.joint  # lets go of the round before's, before as much is made again
         self.embedding = embedding_of(self.joint, self.problem, config, before)
         proposed = propose(
             self.embedding,
@@ -434,7 +435,7 @@ class Trainer:
         assert best is not None, "the last epoch is always validated"
         self.model.load_state_dict(best.part("model"))
         joined = best.part("links").get("joined", self.problem.split.train[:0])
-        model = model_embedding(self.joint, self.problem, self.config)
+        model = self.embedding = model_embedding(self.joint, self.problem, self.config)
         started = time.perf_counter()
         self.embedding = late = beside_model(model, self.problem, self.config, joined)
         seconds = round(time.perf_counter() - started, 4)

@@ -127,8 +127,9 @@ def plan_memory(problem: Problem, model: EntityModel, config: Config) -> Plan:
     search += joined_width(config) * count // 2 * 4  # of the links, before each entity has its link's
     search += late * _kept(propagated) + sum(_kept(count * wide * 4) for wide in kept)
     search += parameters  # of the best checkpoint, as it is read back
-    search += _RANKING + bool(config.rounds) * ranked * _CANDIDATE
-    search += bool(late or names) * 2 * min(_WEIGHED + 2 * len(problem.split.valid), count) * columns * size
+    # Weights are chosen before anything is ranked by them.
+    weighed = bool(late or names) * 2 * min(_WEIGHED + 2 * len(problem.split.valid), count) * columns * size
+    search += max(_RANKING, weighed) + bool(config.rounds) * ranked * _CANDIDATE
     labels = config.propagation_width * 4
     return Plan(
         standing=resident_memory(problem.device) - there,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.runs import evaluate, fit
-from loginmea_fast.training import Config, loop
+from loginmea_fast.training import Config, late, loop
 from loginmea_fast.training.loop import Trainer
 from loginmea_fast.training.rounds import propose
 from loginmea_fast.training.updates import Updates
@@ -306,3 +307,20 @@ def test_a_warm_start_is_of_the_first_round(tmp_path):
     first, anew = ([r["loss"] for r in records(result, "epoch")] for result in (warm, cold))
     assert first[0] < anew[0]
     assert first[2] > first[1], "the second round begins from new parameters"
+
+
+def test_an_embedding_is_let_go_of_before_the_next_is_formed(monkeypatch):
+    formed = []
+
+    def beside(*args, **more):
+        assert all(one() is None for one in formed), "two embeddings at once"
+        found = late.beside_model(*args, **more)
+        formed.append(weakref.ref(found.beside[0].rows))
+        return found
+
+    monkeypatch.setattr(loop, "beside_model", beside)
+    monkeypatch.setattr(
+        loop, "embedding_of", lambda joint, *rest: beside(late.model_embedding(joint, *rest[:2]), *rest)
+    )
+    quiet_fit()
+    assert len(formed) == 3
