@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+OTHER := $(VENV)-torch-$(TORCH)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints-dev.txt
 NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/*/*.h tests/emulation/*.c* \
                    tests/emulation/include/*.h tests/emulation/include/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-emulated fuzz kill-test hostile-test lint format typecheck docs native compile-cuda compile-triton clean \
+.PHONY: help demo test test-emulated test-torch fuzz kill-test hostile-test lint format typecheck docs native compile-cuda compile-triton clean \
         accuracy accuracy-smoke bench bench-attention bench-fusion bench-loss bench-search bench-step bench-sizes bench-gpu
 
 help:
@@ -44,6 +45,13 @@ test-emulated: $(VENV)/.test ## every CUDA kernel executed on the CPU, in three 
 	for seed in 2 3; do LOGINMEA_EMULATED_CUDA=$$seed $(BIN)/python -m pytest tests/ops -k cuda --timeout 1200 || exit 1; done
 	$(BIN)/python -m tests.emulation.faults
 	$(BIN)/python scripts/render_faults.py
+
+test-torch: ## the test suite under another torch, in an environment of its own; TORCH=2.6.0 is the oldest that is admitted; gigabytes
+	@test -n "$(TORCH)" || { echo "which torch? make test-torch TORCH=2.6.0"; exit 2; }
+	@test -x $(OTHER)/bin/python || $(PYTHON) -m venv $(OTHER)
+	@grep -v -e '^torch==' -e '^triton==' constraints-dev.txt > $(OTHER)/constraints.txt
+	@$(OTHER)/bin/pip --disable-pip-version-check install --quiet --constraint $(OTHER)/constraints.txt torch==$(TORCH) --editable '.[test]'
+	OMP_WAIT_POLICY=passive $(OTHER)/bin/python -m pytest -n auto --dist loadfile
 
 fuzz: $(VENV)/.test ## readers against 20,000 damaged copies of real files; minutes
 	OMP_WAIT_POLICY=passive LOGINMEA_FUZZ_CASES=20000 $(BIN)/python -m pytest tests/fuzz
@@ -120,4 +128,4 @@ bench-gpu: $(VENV)/.bench ## every operator on a CUDA device
 	$(BIN)/python bench/gpu
 
 clean: ## remove the environment and everything built here
-	rm -rf $(VENV) build dist *.egg-info loginmea_fast/native/lib
+	rm -rf $(VENV) $(VENV)-torch-* build dist *.egg-info loginmea_fast/native/lib

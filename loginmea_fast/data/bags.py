@@ -100,6 +100,8 @@ def csr_matrix(
 
 def sparse_csr(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
     """A checked CSR tensor, without PyTorch's remark that the layout is in beta."""
+    if not len(columns):  # NumPy's empty arrays come with a stride of 0, which torch 2.6 refuses
+        columns, values = columns.new_empty(0), values.new_empty(0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         return torch.sparse_csr_tensor(crow, columns, values, shape, check_invariants=True)

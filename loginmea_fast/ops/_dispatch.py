@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, List, NamedTuple  # noqa: UP035 see _LISTS
 
 import torch
 from torch import Tensor
@@ -202,7 +202,7 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     Autocast's own, or float32 where that is float16, which the operators have no kernels for.
     """
     device = tensor.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device == "meta" or not torch.is_autocast_enabled(device):
         return None
     dtype = torch.get_autocast_dtype(device)
     return dtype if dtype in FLOATS else torch.float32
@@ -216,6 +216,12 @@ def under_autocast(*tensors: Any) -> list[Any]:
         return tensor.float() if narrow and autocast_dtype(tensor) is not None else tensor
 
     return [take(tensor) for tensor in tensors]
+
+
+_LISTS = List[Tensor]  # noqa: UP006 torch 2.6 knows no `list[Tensor]`
+# Inductor of before takes a tensor that a kernel only reads for one that it has written, as in PyTorch's issue 183575,
+# and reuses its memory: gradients of a compiled model were wrong under 2.6 and 2.7, and are right under 2.13.
+_MISPLACING = torch.__version__ < "2.13"  # compares numbers, not letters
 
 
 def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
@@ -246,10 +252,30 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
                         raise
                     raise InputError(f"{name}: {error}") from error  # a launch that no card takes
 
+        hints = body.__annotations__
+        for of, hint in hints.items():
+            hints[of] = _LISTS if hint == "list[Tensor]" else hint
         schema = torch.library.infer_schema(body, mutates_args=())
-        return torch.library.custom_op(f"loginmea_fast::{name}", served, mutates_args=(), schema=schema)
+        defined = torch.library.custom_op(f"loginmea_fast::{name}", served, mutates_args=(), schema=schema)
+        if _MISPLACING:
+            register_fake = defined.register_fake
+            defined.register_fake = lambda fake: register_fake(_in_own_place(fake))  # type: ignore[method-assign]
+        return defined
 
     return register
+
+
+def _in_own_place(fake: Callable[..., Any]) -> Callable[..., Any]:
+    """A fake, which torch.compile calls while it traces, that has inductor give every result memory of its own."""
+
+    @functools.wraps(fake)
+    def traced(*arguments: Any) -> Any:
+        from torch._inductor import config
+
+        config.inplace_buffers = False
+        return fake(*arguments)
+
+    return traced
 
 
 def _tensors_in(arguments: Iterable[Any]) -> Iterator[Tensor]:

@@ -19,7 +19,6 @@ from loginmea_fast.errors import BackendError, InputError
 from loginmea_fast.ops import _dispatch
 from loginmea_fast.ops._loss_backends import (
     Arguments,
-    Outputs,
     by_cpu,
     by_reference,
     by_triton,
@@ -380,7 +379,7 @@ def _contrastive_loss(
     precision: str,
     with_gradient: bool,
     backend: str,
-) -> Outputs:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # torch 2.6 looks no alias up
     """The sum of row losses times `coefficients` (None: 1 / B), and the row losses [B].
 
     `with_gradient` its gradients follow, to queries, keys, more keys, bias [C] and temperatures [B]; else tensors

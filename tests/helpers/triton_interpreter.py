@@ -18,8 +18,9 @@ def repair() -> None:
         return
     patch = interpreter._patch_lang_tensor
 
-    def patch_and_repair(tensor: Any, scope: Any) -> None:
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+    def patch_and_repair(tensor: Any, *scope: Any) -> None:
+        patch(tensor, *scope)
+        set_attr = scope[0].set_attr if scope else setattr  # Triton 3.2 has none
+        set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     interpreter._patch_lang_tensor = patch_and_repair

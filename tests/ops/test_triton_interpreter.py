@@ -12,7 +12,8 @@ import pytest
 
 from tests.helpers.cases import assert_cases_pass
 
-pytest.importorskip("triton", reason="Triton is not installed")
+triton = pytest.importorskip("triton", reason="Triton is not installed")
+TRITON = tuple(int(part) for part in triton.__version__.split(".")[:2])
 
 CASES = (
     "relation_reflection_attention.py::test_saturated_rows_have_finite_gradients[triton]",
@@ -43,5 +44,6 @@ CASES = (
 )
 
 
+@pytest.mark.skipif(TRITON < (3, 3), reason="the interpreter of Triton before 3.3 crashes")
 def test_kernels_are_right_under_the_interpreter(tmp_path: Path) -> None:
     assert_cases_pass(CASES, {"TRITON_INTERPRET": "1"}, tmp_path)

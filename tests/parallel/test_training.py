@@ -37,6 +37,9 @@ KEYS: dict[str, dict[str, Any]] = {
     },
 }
 ALL = {"rounds": 0, "propagation": "none", "seed_ratio": 0.5, "valid_ratio": 0.2, "threads": 1, "csls_k": 3}
+shards = pytest.mark.skipif(
+    torch.__version__ < "2.8", reason="checkpoints of several processes need torch 2.8"
+)
 
 
 KEYS["rounds"] = {**KEYS["default"], "rounds": 2, "epochs": 3, "certainty": 0.2}
@@ -123,6 +126,7 @@ def stopped(name: str, out: str, epochs: int) -> None:
     raise AssertionError("the run was not stopped")
 
 
+@shards
 @pytest.mark.parametrize("name", ["default", "both"])
 def test_a_checkpoint_is_read_by_other_numbers_of_processes(name: str, tmp_path: Path) -> None:
     expected = trained(name)
@@ -152,6 +156,7 @@ def without_epochs(metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@shards
 def test_a_run_of_one_process_goes_on_in_several(tmp_path: Path) -> None:
     stopped("default", str(tmp_path / "run"), 3)
     expected = trained("default")
@@ -166,6 +171,7 @@ def divided(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@shards
 @pytest.mark.parametrize("how", ["missing", "cut"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_damaged_shard_is_one_error_everywhere(divided: Path, tmp_path: Path, how: str, count: int) -> None:
