@@ -266,7 +266,10 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
 
 
 def _in_own_place(fake: Callable[..., Any]) -> Callable[..., Any]:
-    """A fake, which torch.compile calls while it traces, that has inductor give every result memory of its own."""
+    """A fake, which torch.compile calls while it traces, that has inductor give every result memory of its own.
+
+    From then on, in the whole process: inductor reads its switch when the tracing has ended.
+    """
 
     @functools.wraps(fake)
     def traced(*arguments: Any) -> Any:

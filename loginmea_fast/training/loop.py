@@ -435,6 +435,7 @@ class Trainer:
         assert best is not None, "the last epoch is always validated"
         self.model.load_state_dict(best.part("model"))
         joined = best.part("links").get("joined", self.problem.split.train[:0])
+        # Taking its place lets go of the last round's embedding, before as much is made again.
         model = self.embedding = model_embedding(self.joint, self.problem, self.config)
         started = time.perf_counter()
         self.embedding = late = beside_model(model, self.problem, self.config, joined)
