@@ -207,6 +207,7 @@ void search_lists(const void* packed, std::int64_t first_row, std::int64_t num_r
   const auto visit = [&](int thread, std::int64_t top, std::int64_t rows, std::int64_t first, std::int64_t count,
                          const float* scores) {
     Panel& p = panels[thread];
+    const float factor = scale;  // what is captured is read anew for each score, and such a loop makes no vectors
     for (std::int64_t r = 0; r < rows; ++r, scores += kPanel) {
       const std::int64_t place = (thread * num_rows + top + r) * row_capacity;
       const List row{row_values + place, row_index + place, row_capacity};
@@ -216,12 +217,12 @@ void search_lists(const void* packed, std::int64_t first_row, std::int64_t num_r
         int any = 0;
 #pragma omp simd reduction(| : any)
         for (std::int64_t c = g; c < g + kGroup; ++c) {
-          const float scaled = scale * scores[c];
+          const float scaled = factor * scores[c];
           any |= (scaled - p.shift[c] > smallest) | (scaled - shift > p.smallest[c]);
         }
         if (!any) continue;
         for (std::int64_t c = g; c < g + kGroup; ++c) {
-          const float scaled = scale * scores[c];
+          const float scaled = factor * scores[c];
           if (scaled - p.shift[c] > smallest) {
             row.replace(scaled - p.shift[c], static_cast<std::int32_t>(first_column + first + c));
             smallest = row.value[0];

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/elementwise.h"
@@ -173,20 +174,29 @@ void modality_scale_backward(const void* g, const std::vector<uintptr_t>& inputs
             const A ds = scale.weight[m] * (dr[m] / scale.length[m] - mean);
             const S* from = x[m] + row * input_strides[m];
             S* to = dx[m] + row * widths[m];
-            if (!q) {
+            // Whether something is there to add to is known before the loops: asked in them, it keeps them from
+            // vectors.
+            const auto differentiate = [&](auto adds) {
+              if (!q) {
 #pragma omp simd
-              for (int64_t c = 0; c < widths[m]; ++c) {
-                const A before = add ? static_cast<A>(to[c]) : A(0);
-                to[c] = static_cast<S>(before + along * (shrink * static_cast<A>(from[c])));
+                for (int64_t c = 0; c < widths[m]; ++c) {
+                  const A before = adds ? static_cast<A>(to[c]) : A(0);
+                  to[c] = static_cast<S>(before + along * (shrink * static_cast<A>(from[c])));
+                }
+                return;
               }
-              continue;
-            }
 #pragma omp simd
-            for (int64_t c = 0; c < width; ++c) {
-              const A value = static_cast<A>(from[c]), bent = hyperbolic_tangent(value);
-              const A before = add ? static_cast<A>(to[c]) : A(0);
-              dq[c] += ds * bent;
-              to[c] = static_cast<S>(before + along * (shrink * value) + ds * q[c] * (A{1} - bent * bent));
+              for (int64_t c = 0; c < width; ++c) {
+                const A value = static_cast<A>(from[c]), bent = hyperbolic_tangent(value);
+                const A before = adds ? static_cast<A>(to[c]) : A(0);
+                dq[c] += ds * bent;
+                to[c] = static_cast<S>(before + along * (shrink * value) + ds * q[c] * (A{1} - bent * bent));
+              }
+            };
+            if (add) {
+              differentiate(std::true_type{});
+            } else {
+              differentiate(std::false_type{});
             }
           }
         }

@@ -13,7 +13,9 @@ template <class A>
 A maximum(const A* s, std::int64_t count) {
   A largest = -std::numeric_limits<A>::infinity();
 #pragma omp simd reduction(max : largest)
-  for (std::int64_t c = 0; c < count; ++c) largest = std::max(largest, s[c]);
+  for (std::int64_t c = 0; c < count; ++c) {
+    largest = largest < s[c] ? s[c] : largest;  // std::max, whose references GCC makes no vectors of
+  }
   return largest;
 }
 
