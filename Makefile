@@ -38,7 +38,7 @@ demo: $(VENV)/.package ## align two real knowledge graphs, with progress, in min
 	@$(BIN)/loginmea-fast demo
 
 test: $(VENV)/.test ## the test suite, a process a core; tests on real data skip where ../shared/data is absent
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-emulated: $(VENV)/.test ## every CUDA kernel executed on the CPU, in three orders of threads, one under address sanitizer; and with planted faults; long
 	LOGINMEA_EMULATED_CUDA=1 $(BIN)/python -m tests.emulation.library pytest tests/ops -k cuda --timeout 1200
@@ -51,7 +51,7 @@ test-torch: ## the test suite under another torch, in an environment of its own;
 	@test -x $(OTHER)/bin/python || $(PYTHON) -m venv $(OTHER)
 	@grep -v -e '^torch==' -e '^triton==' constraints-dev.txt > $(OTHER)/constraints.txt
 	@$(OTHER)/bin/pip --disable-pip-version-check install --quiet --constraint $(OTHER)/constraints.txt torch==$(TORCH) --editable '.[test]'
-	OMP_WAIT_POLICY=passive $(OTHER)/bin/python -m pytest -n auto --dist loadfile
+	OMP_WAIT_POLICY=passive $(OTHER)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 fuzz: $(VENV)/.test ## readers against 20,000 damaged copies of real files; minutes
 	OMP_WAIT_POLICY=passive LOGINMEA_FUZZ_CASES=20000 $(BIN)/python -m pytest tests/fuzz

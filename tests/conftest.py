@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,9 +80,19 @@ def dataset(data_root: Path) -> Callable[[str], Path]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without a CUDA device GPU tests are deselected, which is not passing and not skipping.
 
-    The file that takes longest comes first: at the end one process would wait for it.
+    Files that take longest come first, then those with most tests: at the end one process would wait for them. It needs
+    `--no-loadscope-reorder`, or pytest-xdist goes by the number of tests alone.
     """
-    items.sort(key=lambda item: item.path.name != "test_lanes.py")
+    tests = Counter(item.path for item in items)
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(
+        key=lambda item: (
+            item.path.name != "test_lanes.py",
+            not slow[item.path],
+            -tests[item.path],
+            item.path,
+        )
+    )
     if torch.cuda.is_available():
         return
     gpu = [item for item in items if item.get_closest_marker("gpu")]

@@ -90,6 +90,13 @@ _CHOICES = (
     ),
 )
 
+_BEST = (
+    Row("as it is"),
+    Row("two models side by side", ("members=2",)),
+    Row("two models, more epochs", ("members=2", "epochs=12")),
+    Row("further rounds of bootstrapping", ("rounds=4",)),
+)
+
 _MEMBERS = (
     Row("one model"),
     Row("two side by side", ("members=2",)),
@@ -143,5 +150,6 @@ STUDIES = {
         "entities without attributes and values, %",
     ),
     "choices": Study("What the recipe is chosen by", dict.fromkeys(_MAIN, _CHOICES), held_out=0.3),
+    "best": Study("What `best` is chosen by", dict.fromkeys(_MAIN, _BEST), preset="default", held_out=0.3),
 }
 """By the name that the command takes."""
