@@ -179,16 +179,19 @@ def _one_to_one(rows: Rows) -> bool:
 
 
 def _seconds(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The medians of each machine, in the order of their letters; a run that was stopped and went on has none."""
-    known: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["seconds"] is not None:
-            known.setdefault(row["machine"], []).append(row)
-    return [
-        ", ".join(f"{statistics.median(row[key] for row in known[name]):.0f}" for name in sorted(known))
-        or "-"
-        for key in ("seconds", "cpu_seconds")
-    ]
+    """Medians of each machine, in the order of their letters, of wall seconds and of CPU seconds.
+
+    A run that was stopped and went on has neither, one beside other work perhaps no wall seconds.
+    """
+    found = list(rows)
+    cells = []
+    for key in ("seconds", "cpu_seconds"):
+        known: dict[str, list[float]] = {}
+        for row in found:
+            if row[key] is not None:
+                known.setdefault(row["machine"], []).append(row[key])
+        cells.append(", ".join(f"{statistics.median(known[name]):.0f}" for name in sorted(known)) or "-")
+    return cells
 
 
 def _mean(values: Sequence[float]) -> str:

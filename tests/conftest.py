@@ -80,9 +80,15 @@ def dataset(data_root: Path) -> Callable[[str], Path]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without a CUDA device GPU tests are deselected, which is not passing and not skipping.
 
-    Files that take longest come first, then those with most tests: at the end one process would wait for them. It needs
+    Files with slow tests come first, then those with most tests: at the end one process would wait for them. It needs
     `--no-loadscope-reorder`, or pytest-xdist goes by the number of tests alone.
     """
+    if not torch.cuda.is_available():
+        gpu = [item for item in items if item.get_closest_marker("gpu")]
+        if gpu:
+            config.hook.pytest_deselected(items=gpu)
+            config.stash[_gpu_deselected] = len(gpu)
+            items[:] = [item for item in items if not item.get_closest_marker("gpu")]
     tests = Counter(item.path for item in items)
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(
@@ -93,13 +99,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.path,
         )
     )
-    if torch.cuda.is_available():
-        return
-    gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if gpu:
-        config.hook.pytest_deselected(items=gpu)
-        config.stash[_gpu_deselected] = len(gpu)
-        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,4 +1,4 @@
-"""GPU kernels, compiled for one real GPU where there is none. What compiles is not thereby right: tests/ops judge that.
+"""GPU kernels, compiled for a real GPU where there is none. What compiles is not thereby right: tests/ops judge that.
 
 `make compile-cuda` and `make compile-triton` compile for every GPU, which takes three times and twice as long.
 """
@@ -56,4 +56,5 @@ def test_every_cuda_source_compiles_and_the_page_says_what_it_takes() -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_every_triton_kernel_compiles() -> None:
-    assert "sm_90: " in _run("scripts/compile_triton.py", "--only", "90")
+    """For the architecture with less shared memory."""
+    assert "sm_80: " in _run("scripts/compile_triton.py", "--only", "80")

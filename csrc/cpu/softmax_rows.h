@@ -14,7 +14,7 @@ A maximum(const A* s, std::int64_t count) {
   A largest = -std::numeric_limits<A>::infinity();
 #pragma omp simd reduction(max : largest)
   for (std::int64_t c = 0; c < count; ++c) {
-    largest = largest < s[c] ? s[c] : largest;  // std::max, whose references GCC makes no vectors of
+    largest = largest < s[c] ? s[c] : largest;  // std::max, of whose references GCC makes no reduction
   }
   return largest;
 }
