@@ -1,8 +1,7 @@
 """Compiles every CUDA source for real machines, on a machine that needs no GPU, and reports registers and spills.
 
-The report is kept in build/cuda-report.txt: a line a kernel and architecture; that of fewer architectures, by
-LOGINMEA_CUDA_ARCHS, in a file that bears their names. With --render, the table of docs/gpu.md is written from it.
-Exits 1 where a source does not compile.
+The report is kept in build/cuda-report.txt: a line a kernel and architecture. With --render, the table of
+docs/gpu.md is written from it. Exits 1 where a source does not compile.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from loginmea_fast.native.toolchain import jobs
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "cuda"
-EVERY = ["80", "90", "90a"]
-ARCHITECTURES = os.environ.get("LOGINMEA_CUDA_ARCHS", ";".join(EVERY)).split(";")
+ARCHITECTURES = os.environ.get("LOGINMEA_CUDA_ARCHS", "80;90;90a").split(";")
 
 _KERNEL = re.compile(r"Compiling entry function '(?P<name>\S+)' for '(?P<arch>\w+)'")
 _SPILL = re.compile(
@@ -99,8 +97,7 @@ def main() -> int:
         f"{f'{row.spilled} bytes spilled' if row.spilled else 'no spills':>20}  {row.name}"
         for row in compiled
     ]
-    some = "" if ARCHITECTURES == EVERY else f"-sm_{'-'.join(ARCHITECTURES)}"
-    target = ROOT / "build" / f"cuda-report{some}.txt"
+    target = ROOT / "build" / "cuda-report.txt"
     target.write_text("\n".join([f"nvcc {nvcc_release(nvcc)}", *report]) + "\n")
     print(target.read_text(), end="")
     failed = sum(code != 0 for _, code, _ in results)
