@@ -10,6 +10,7 @@ __all__ = [
     "DataError",
     "InputError",
     "LoginMEAError",
+    "LostOthersError",
     "OutOfMemoryError",
 ]
 
@@ -52,3 +53,7 @@ class BuildError(BackendError):
 
 class OutOfMemoryError(BackendError):
     """A device has no room for the results or the workspace of a call."""
+
+
+class LostOthersError(LoginMEAError):
+    """Another process of a run that several share is gone, or keeps this one waiting for too long."""

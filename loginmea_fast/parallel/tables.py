@@ -34,7 +34,7 @@ def write_tables(directory: Path, tables: Mapping[str, Tensor], shards: Shards) 
     """
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    with _told(f"cannot write {directory}", "make room there and go on with --resume"):
+    with _told(f"cannot write {directory}", "make room there and go on with --resume"), shards.world.others():
         save(
             {name: _divided(table.detach(), shards) for name, table in tables.items()},
             storage_writer=_storage().HuggingFaceStorageWriter(str(directory), save_distributed=True),
@@ -79,7 +79,8 @@ def read_tables(
             name: torch.empty(shards.num_rows, *shape[1:], dtype=dtype, device=shards.device)
             for name, (shape, dtype) in shapes.items()
         }
-        _load({name: _divided(table, shards) for name, table in own.items()}, directory, remedy, False)
+        with shards.world.others():
+            _load({name: _divided(table, shards) for name, table in own.items()}, directory, remedy, False)
         return own
     whole = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
     _load(whole, directory, remedy, True)
@@ -124,19 +125,26 @@ def _storage() -> Any:
 
 @contextmanager
 def _told(what: str, remedy: str) -> Iterator[None]:
-    """What torch raises or warns of, as one sentence."""
+    """What torch raises or warns of, as one sentence.
+
+    Raises:
+        CheckpointError: a process could not write or read.
+        BaseException: a signal that came meanwhile, as its handler raised it: torch takes it for a failure.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException  # no Exception, in all versions of torch
+
     level = logging.getLogger("torch.distributed.checkpoint").level
     logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             yield
-    except LoginMEAError:
-        raise
-    except Exception as error:
-        failures = getattr(error, "failures", {})
-        reason = next((failure[0] for failure in failures.values()), error)
-        why = (str(reason).strip().splitlines() or [type(reason).__name__])[0][:200]
+    except CheckpointException as error:
+        reasons = [reason for reason, _ in error.failures.values()]
+        for reason in reasons:
+            if isinstance(reason, LoginMEAError) or not isinstance(reason, Exception):
+                raise reason from None
+        why = (str(reasons[0]).strip().splitlines() or [type(reasons[0]).__name__])[0][:200]
         raise CheckpointError(f"{what}: {why}; {remedy}") from None
     finally:
         logging.getLogger("torch.distributed.checkpoint").setLevel(level)

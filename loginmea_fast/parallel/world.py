@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from loginmea_fast.errors import ConfigError, LoginMEAError
+from loginmea_fast.errors import ConfigError, LoginMEAError, LostOthersError
 
 __all__ = ["ALONE", "World", "world"]
 
@@ -63,7 +63,7 @@ class World:
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        with self._others():
+        with self.others():
             dist.all_gather_object(found, value)
         return found
 
@@ -100,7 +100,7 @@ class World:
         """
         if self.size == 1:
             return work()
-        with self._others():
+        with self.others():
             dist.broadcast(torch.zeros(1), 0)  # process 0 begins
         result, error, told = None, None, None
         if self.leads:
@@ -111,7 +111,7 @@ class World:
                 ours = isinstance(failed, LoginMEAError)
                 told = failed if ours else LoginMEAError(f"process 0 of {self.size}: {_reason(failed)}")
         box = [(result, told)]
-        with self._others():
+        with self.others():
             dist.broadcast_object_list(box, src=0, group=self._patient)
         if error is not None:
             raise error
@@ -157,7 +157,7 @@ class World:
         for alike in kinds.values():
             flat = alike[0].reshape(-1) if len(alike) == 1 else torch.cat([t.reshape(-1) for t in alike])
             flat = flat.contiguous()
-            with self._others():
+            with self.others():
                 dist.all_reduce(flat)
             for tensor, total in zip(alike, flat.split([t.numel() for t in alike]), strict=True):
                 tensor.copy_(total.view_as(tensor))
@@ -165,14 +165,14 @@ class World:
     def broadcast(self, tensor: Tensor, source: int) -> Tensor:
         """What process `source` has, in place; a collective."""
         if self.size > 1 and tensor.numel():
-            with self._others():
+            with self.others():
                 dist.broadcast(tensor, source)
         return tensor
 
     def gather_tensors(self, tensor: Tensor, target: int) -> list[Tensor] | None:
         """Tensors of one shape of all processes, in process `target`; None elsewhere. A collective."""
         parts = [torch.empty_like(tensor) for _ in range(self.size)] if self.rank == target else None
-        with self._others():
+        with self.others():
             dist.gather(tensor, parts, dst=target)
         return parts
 
@@ -182,14 +182,14 @@ class World:
         A collective, which all processes must go through to the end.
         """
         if self.rank:
-            with self._others():
+            with self.others():
                 if len(rows):
                     dist.send(rows.contiguous(), 0)
             return
         yield rows
         for process, count in list(enumerate(counts))[1:]:
             part = rows.new_empty(count, *rows.shape[1:])
-            with self._others():
+            with self.others():
                 if count:
                     dist.recv(part, process)
             yield part
@@ -203,20 +203,24 @@ class World:
             received: rows that come from each process.
             sent: rows that go to each process.
         """
-        with self._others():
+        with self.others():
             dist.all_to_all_single(out, rows.contiguous(), list(received), list(sent))
         return out
 
     @contextmanager
-    def _others(self) -> Iterator[None]:
-        """What torch raises where another process is gone or late, as one sentence."""
+    def others(self) -> Iterator[None]:
+        """Context in which what torch raises where another process is gone or late becomes one sentence.
+
+        Raises:
+            LostOthersError: another process is gone, or kept this one waiting for too long.
+        """
         try:
             yield
         except RuntimeError as error:
             if isinstance(error, LoginMEAError):
                 raise
             why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-            raise LoginMEAError(
+            raise LostOthersError(
                 f"process {self.rank} of {self.size} has lost the others ({why}); the process that failed first says "
                 "why, and a run goes on with --resume"
             ) from None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from loginmea_fast.data import AlignmentPair, Split
-from loginmea_fast.errors import ConfigError
+from loginmea_fast.errors import ConfigError, LostOthersError
 from loginmea_fast.evaluation.embedding import Embedding
 from loginmea_fast.machine import give_back
 from loginmea_fast.nn import EntityModel
@@ -27,7 +27,7 @@ from loginmea_fast.runs.problem import Problem, assemble, build_model, sketch_mo
 from loginmea_fast.runs.warm_start import warm_start
 from loginmea_fast.training.callbacks import Callback, check_callbacks
 from loginmea_fast.training.config import Config
-from loginmea_fast.training.interrupt import StopOnSignal
+from loginmea_fast.training.interrupt import StopOnSignal, TrainingInterrupted
 from loginmea_fast.training.loop import Trainer
 from loginmea_fast.training.objectives import further_entities
 from loginmea_fast.training.plan import Plan, check_plan, plan_with_advice
@@ -229,6 +229,12 @@ def _train(
             trainer.train(stop, progress)
             stop.interrupt_with(f"stopped while the test links were measured; {trainer.how_to_go_on()}")
             metrics = trainer.finish()
+        except LostOthersError:
+            if stop.received is None:
+                raise
+            # It came to all: another process was where it could leave at once, this one between two exchanges.
+            how = f"go on from the last checkpoint with {trainer.resume_command()}"
+            raise TrainingInterrupted(f"stopped, as another process has; {how}", stop.received) from None
         finally:
             trainer.end(metrics)
     return FitResult(

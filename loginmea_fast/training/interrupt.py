@@ -20,8 +20,10 @@ class TrainingInterrupted(LoginMEAError):
         exit_code: what a shell expects of a process that the signal ended: 130 for SIGINT, 143 for SIGTERM.
     """
 
-    def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, signal_number: int = signal.SIGTERM) -> None:
+        super().__init__(
+            message
+        )  # which is all that another process makes it anew from, before it sets `exit_code`
         self.exit_code = 128 + signal_number
 
 

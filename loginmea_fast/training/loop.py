@@ -219,8 +219,11 @@ class Trainer:
 
     def how_to_go_on(self) -> str:
         """For the message of an interrupted run."""
-        path = self.run.path if self.run else None
-        return f"all is saved in {path}; go on with loginmea-fast train --resume {shlex.quote(str(path))}"
+        return f"all is saved in {self.run.path if self.run else None}; go on with {self.resume_command()}"
+
+    def resume_command(self) -> str:
+        """As a shell takes it."""
+        return f"loginmea-fast train --resume {shlex.quote(str(self.run.path if self.run else None))}"
 
     def _epoch(self, bar: Progress, stop: StopOnSignal) -> None:
         """The updates that are left of an epoch; a stop between two of them is saved as it stands."""

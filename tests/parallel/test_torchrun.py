@@ -103,7 +103,8 @@ def test_sigterm_saves_and_stops_all(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "all is saved in" in err
+    assert "all is saved in" in err, err
+    assert "loginmea-fast: error" not in err, err
 
 
 def test_what_cannot_be_shared_is_one_sentence() -> None:

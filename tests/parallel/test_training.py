@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import signal
 from pathlib import Path
@@ -14,9 +15,10 @@ import torch
 
 from loginmea_fast.errors import CheckpointError, ConfigError
 from loginmea_fast.nn import members_of
-from loginmea_fast.parallel import world
+from loginmea_fast.parallel import tables, world
 from loginmea_fast.runs import dividing, evaluate, fit
 from loginmea_fast.training import Callback, TrainingInterrupted
+from loginmea_fast.training.interrupt import StopOnSignal
 from tests.parallel.processes import answers, in_processes
 from tests.training.synthetic import synthetic_pair
 
@@ -126,6 +128,79 @@ def stopped(name: str, out: str, epochs: int) -> None:
     raise AssertionError("the run was not stopped")
 
 
+def stopped_apart(out: str) -> tuple[str, int]:
+    """What a process says of a signal that meets one where it leaves at once and the other a moment later."""
+    interrupt_with = StopOnSignal.interrupt_with
+
+    def then_signal(stop: StopOnSignal, message: str | None) -> None:
+        ends = message is None and stop._at_once is not None
+        if ends and world().rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        interrupt_with(stop, message)
+        if ends:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    StopOnSignal.interrupt_with = then_signal  # type: ignore[method-assign]
+    return told_when_stopped(out)
+
+
+def told_when_stopped(out: str) -> tuple[str, int]:
+    with pytest.raises(TrainingInterrupted) as told:
+        fit(synthetic_pair(), out=out, progress=False, **ALL, **KEYS["paper"])
+    return str(told.value), told.value.exit_code
+
+
+def stopped_while_it_writes(out: str) -> tuple[str, int]:
+    """What a process says of a signal that meets one of two as it writes its rows, where it may leave at once."""
+    writer = tables._storage().HuggingFaceStorageWriter
+    write = writer.write_data
+
+    def with_signal(self: Any, *arguments: Any) -> Any:
+        if world().rank == 1 and (Path(out) / "best.safetensors").is_file():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return write(self, *arguments)
+
+    writer.write_data = with_signal
+    return told_when_stopped(out)
+
+
+@shards
+def test_a_signal_while_a_process_writes_its_rows_is_a_stop_in_all(tmp_path: Path) -> None:
+    for told, code in in_processes(2, stopped_while_it_writes, str(tmp_path / "run")):
+        assert told.startswith("stopped after epoch 2 of 5; all is saved in ")
+        assert code == 128 + signal.SIGTERM
+
+
+def without_room(out: str) -> None:
+    if world().rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    fit(synthetic_pair(), out=out, progress=False, **ALL, **KEYS["default"])
+
+
+@shards
+def test_rows_that_cannot_be_written_are_one_error_everywhere(tmp_path: Path) -> None:
+    for error in answers(2, without_room, str(tmp_path / "run")):
+        assert isinstance(error, CheckpointError), error
+        assert re.match(
+            f"cannot write {tmp_path}/run/last.tables-a: .*too large.*; make room there", str(error)
+        )
+
+
+@shards
+def test_a_signal_that_meets_processes_apart_is_a_stop_in_all(tmp_path: Path) -> None:
+    (first, code), (second, other) = in_processes(2, stopped_apart, str(tmp_path / "run"))
+    assert code == other == 128 + signal.SIGTERM
+    assert first.startswith(
+        "stopped, as another process has; go on from the last checkpoint with loginmea-fast"
+    )
+    assert second.startswith("stopped after epoch 2 of 5; all is saved in ")
+    resumed, whole = (
+        in_processes(2, trained, "paper", out, resume)[0]
+        for out, resume in ((str(tmp_path / "run"), True), (None, False))
+    )
+    close(resumed["metrics"], whole["metrics"])
+
+
 @shards
 @pytest.mark.parametrize("name", ["default", "both"])
 def test_a_checkpoint_is_read_by_other_numbers_of_processes(name: str, tmp_path: Path) -> None:
@@ -172,7 +247,7 @@ def divided(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @shards
-@pytest.mark.parametrize("how", ["missing", "cut"])
+@pytest.mark.parametrize("how", ["missing", "cut", "changed"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_damaged_shard_is_one_error_everywhere(divided: Path, tmp_path: Path, how: str, count: int) -> None:
     run = tmp_path / "run"
@@ -180,16 +255,22 @@ def test_a_damaged_shard_is_one_error_everywhere(divided: Path, tmp_path: Path, 
     shard = sorted((run / "last.tables-a").iterdir())[1]
     if how == "missing":
         shard.unlink()
-    else:
+    elif how == "cut":
         shard.write_bytes(shard.read_bytes()[:-100])
-    words = "is missing, one shard of the checkpoint" if how == "missing" else "is cut short or damaged"
+    else:
+        shard.write_bytes(b"\xff" * 100 + shard.read_bytes()[100:])
+    words = {
+        "missing": f"{shard.name} is missing, one shard of the checkpoint",
+        "cut": f"{shard.name} is cut short or damaged",
+        "changed": f"{shard.parent} cannot be read",
+    }[how]
     if count == 1:
-        with pytest.raises(CheckpointError, match=f"{shard.name} {words}"):
+        with pytest.raises(CheckpointError, match=words):
             trained("default", str(run), True)
     else:
         for error in answers(count, trained, "default", str(run), True):
             assert isinstance(error, CheckpointError)
-            assert f"{shard.name} {words}" in str(error)
+            assert words in str(error)
             assert "train anew" in str(error)
 
 
