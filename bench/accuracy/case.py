@@ -95,6 +95,7 @@ def measure(case: Case, work: Path, again: bool = False) -> dict[str, Any]:
         "seconds": None if resumed else round(seconds, 1),
         "cpu_seconds": None if resumed else round(busy, 1),
         "peak_memory": answer["peak_memory"],
+        "best_epoch": answer["best_epoch"],
         "rounds": _rounds(run / "metrics.jsonl"),
         "validation": {
             name: round(value, 5) for name, value in answer["validation"].items() if name in ("hits@1", "mrr")

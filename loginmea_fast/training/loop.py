@@ -12,7 +12,7 @@ import signal
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -159,8 +159,7 @@ class Trainer:
                 f"{file} was trained with other rejected pairs; go on with those, or train into a new directory"
             )
         self.bootstrapping.joined, self.bootstrapping.candidates = links["joined"], links["candidates"]
-        known = {field.name for field in fields(Standing)}  # an earlier version may have saved more
-        self.standing = Standing(**{name: value for name, value in checkpoint.state.items() if name in known})
+        self.standing = Standing.of(checkpoint.state)
 
     def _save(self) -> None:
         if self.run is not None:
@@ -393,7 +392,7 @@ class Trainer:
             bar.say(f"validation Hits@1 {metrics['hits@1']:.3f}, MRR {metrics['mrr']:.3f}{among}")
 
     def _score(self) -> tuple[dict[str, float], float | None, list[float]]:
-        """Metrics to choose the epoch by, the one that decides, and `Standing.best_ranks` of it.
+        """Metrics to choose the epoch by, the one that decides, and `Standing.highest_ranks` of it.
 
         None and no ranks where there is nothing to choose by; no ranks where test links choose, as the authors have it.
         """

@@ -28,6 +28,7 @@ def test_a_run_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     row = measure(case, tmp_path / "work")
     assert row["pairs"] == 24
     assert row["key"] == "small fast 3 epochs=2"
+    assert row["best_epoch"] == 2, "validated at the end of its only round"
     assert 0 <= row["sinkhorn"]["right_to_left"]["mrr"] <= 1
     assert not any((tmp_path / "work" / "runs").iterdir()), "what is measured is kept, the run is not"
     monkeypatch.setattr(measuring.subprocess, "run", None)

@@ -13,6 +13,7 @@ from loginmea_fast.runs import evaluate, fit
 from loginmea_fast.training import Config, late, loop
 from loginmea_fast.training.loop import Trainer
 from loginmea_fast.training.rounds import propose
+from loginmea_fast.training.standing import Standing
 from loginmea_fast.training.updates import Updates
 from tests.training.synthetic import synthetic_pair
 
@@ -216,6 +217,59 @@ def test_a_round_is_worse_where_more_than_chance_says_so(monkeypatch, second, ke
     result = quiet_fit(eval_every=0)
     assert result.best_epoch == kept
     assert len(records(result, "epoch")) == kept + 6, "a round that is worse is the last"
+
+
+def test_rounds_are_held_against_the_highest_of_all(tmp_path, monkeypatch):
+    """Each is worse than the one before by less than chance, the third than the first by more."""
+    of_round = [(0.9, 0.9), (1.0, 0.78), (0.88, 0.86), (0.1, 0.1)]
+
+    def fake(self):
+        ranks = list(of_round[(self.standing.epoch - 1) // 6]) * 10
+        return {"hits@1": 0.0, "mrr": sum(ranks) / 20}, ranks
+
+    monkeypatch.setattr(Trainer, "_validation_metrics", fake)
+    monkeypatch.setattr(loop, "propose", lambda *_: synthetic_pair().links[-5:])
+    result = quiet_fit(tmp_path / "run", eval_every=0, rounds=3)
+    assert result.best_epoch == 12
+    assert len(records(result, "epoch")) == 18, "a round that is worse is the last"
+    standing = Standing.of(result.run.load("last")[0].state)
+    assert (standing.best_score, standing.highest_score) == (pytest.approx(0.89), pytest.approx(0.9))
+    assert standing.highest_ranks == [0.9] * 20
+
+
+def test_links_that_fall_a_little_each_round_do_not_fall_for_ever():
+    """225 links, each round .9 standard errors of the difference below the one before."""
+    standing, config = Standing(), Config(epochs=1, rounds=3)
+    apart = torch.randn(4, 225, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    apart = (apart - apart.mean(1, True)) / apart.std(1, keepdim=True) * 0.3 / 2**0.5
+    for epoch, score in enumerate((0.8, 0.782, 0.764, 0.746), 1):
+        standing.epoch = epoch
+        kept = standing.judge(score, (score + apart[epoch - 1]).tolist(), config)
+        assert kept == (epoch < 3)
+        assert standing.best_epoch == min(epoch, 2)
+    assert (standing.best_score, standing.highest_score) == (0.782, 0.8)
+
+
+def test_within_a_round_the_best_counts_and_no_epoch_is_far_below_the_highest():
+    standing, config = Standing(), Config(epochs=3)
+    told = [
+        (3, (0.9, 0.9), True),
+        (4, (1.0, 0.78), True),  # less than an error below
+        (5, (1.0, 0.77), False),  # so is this, but the round has a better one
+        (6, (0.895, 0.895), False),  # better than that, and surely worse than the highest
+    ]
+    for epoch, ranks, kept in told:
+        standing.epoch = epoch
+        assert standing.judge(sum(ranks) / 2, list(ranks) * 10, config) == kept, epoch
+
+
+def test_a_checkpoint_that_knows_no_highest_goes_on_from_what_it_kept():
+    old = {"epoch": 6, "best_score": 0.9, "best_ranks": [0.9, 0.9], "best_epoch": 6, "gone": 1}
+    standing = Standing.of(old)
+    assert (standing.best_score, standing.best_epoch) == (0.9, 6)
+    assert (standing.highest_score, standing.highest_ranks) == (0.9, [0.9, 0.9])
+    assert Standing.of({"epoch": 1, "best_score": None}).highest_score is None
+    assert Standing.of(vars(standing)) == standing
 
 
 def test_a_round_that_patience_has_ended_is_resumed_bit_for_bit(tmp_path, monkeypatch):
