@@ -11,7 +11,7 @@ from pydantic import ValidationError, model_validator
 
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.training.keys import KEYS, SECTIONS, ConfigKeys
-from loginmea_fast.training.presets import PRESETS
+from loginmea_fast.training.presets import PRESET_KEYS, PRESETS
 from loginmea_fast.training.spelling import check_known, flatten, parse_overrides, read_toml, toml_item
 
 __all__ = ["Config"]
@@ -85,14 +85,17 @@ class Config(ConfigKeys):
         return self.epochs * (1 + self.rounds)
 
     def beside_preset(self) -> list[str]:
-        """`key=value` of each key of model and training that was given another value than the preset means."""
-        preset = PRESETS[self.preset]
-        if not preset:  # whose values are the keys' own defaults
+        """`key=value` of each key that was given another value than the preset means; nothing without a preset.
+
+        Keys of model and training, and what any preset sets besides: data, seeds and devices are no part of a recipe.
+        """
+        if self.preset == "default" and "preset" not in self.model_fields_set:
             return []
+        preset = PRESETS[self.preset]
         return [
             f"{name}={getattr(self, name)}"
             for name, key in KEYS.items()
-            if key.section in ("model", "training")
+            if (key.section in ("model", "training") or name in PRESET_KEYS)
             and name in self.model_fields_set - {"preset"}
             and getattr(self, name) != preset.get(name, key.default)
         ]

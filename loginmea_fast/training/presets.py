@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["PRESETS"]
+__all__ = ["PRESETS", "PRESET_KEYS"]
 
 # The model of the paper under this package's own procedure: one step an epoch, InfoNCE, no labels beside it.
 _LOGINMEA: Mapping[str, Any] = {
@@ -56,3 +56,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "csls_k": 3,
     },
 }
+
+PRESET_KEYS = frozenset().union(*PRESETS.values())
+"""What any of them sets."""

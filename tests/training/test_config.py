@@ -9,6 +9,7 @@ from loginmea_fast import AlignmentGraph, LoginMEA
 from loginmea_fast.errors import ConfigError
 from loginmea_fast.training.config import Config
 from loginmea_fast.training.keys import KEYS
+from loginmea_fast.training.presets import PRESETS
 from loginmea_fast.training.spelling import parse_overrides
 from tests.helpers.graphs import sizes_of
 
@@ -301,9 +302,44 @@ def test_a_preset_chosen_later_fills_what_was_not_given():
 def test_a_key_beside_its_preset_wins_and_is_named():
     config = Config(preset="best", epochs=20, lr=0.1, rounds=3, csls_k=5)
     assert (config.epochs, config.rounds) == (20, 3)
-    assert config.beside_preset() == ["epochs=20", "lr=0.1"]
+    assert config.beside_preset() == ["epochs=20", "lr=0.1", "csls_k=5"]
     assert Config(preset="best", rounds=0).beside_preset() == ["rounds=0"]
-    assert Config(epochs=20).beside_preset() == [], "defaults are no preset"
+    assert Config(epochs=20, csls_k=5).beside_preset() == [], "defaults are no preset"
+
+
+def test_whatever_a_preset_sets_is_named_beside_it():
+    config = Config(preset="loginmea", bag_size=500, bags="types", valid_ratio=0.05)
+    assert config.beside_preset() == ["bags=types", "bag_size=500"]
+    assert Config(preset="authors", csls_k=10).beside_preset() == ["csls_k=10"]
+    assert Config(compat="authors", csls_k=10).beside_preset() == ["csls_k=10"]
+    assert Config(preset="authors", csls_k=3, valid_ratio=0.0).beside_preset() == []
+
+
+def test_keys_beside_the_default_are_named_where_it_was_asked_for():
+    assert Config(preset="default", rounds=0, bag_size=500).beside_preset() == ["bag_size=500", "rounds=0"]
+    assert Config(preset="default").override(csls_k=5).beside_preset() == ["csls_k=5"]
+    assert Config(preset="default", rounds=3).beside_preset() == []
+    assert Config.build(preset="default").beside_preset() == []
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_no_preset_speaks_of_is_not_named_beside_one(preset):
+    config = Config(
+        preset=preset,
+        path="data",
+        modalities=["name"],
+        vectors={"image": "a.npz"},
+        seed_ratio=0.2,
+        split_seed=1,
+        decoder="all",
+        candidates="all",
+        seed=3,
+        device="cpu",
+        threads=2,
+        compile=True,
+        tensorboard=True,
+    )
+    assert config.beside_preset() == []
 
 
 def test_what_is_unset_is_what_the_preset_says(tmp_path):
