@@ -41,6 +41,7 @@ _QUANTITY = re.compile(r"^([+-]?[\d.,]+(?:[eE][+-]?\d+)?)\s*([^\W\d_][\w/^²³]{
 _DATE = re.compile(r"^([+-]?\d{4,})-(\d\d)(?:-(\d\d))?(?:[T ].*|Z|[+-]\d\d:\d\d)?$")
 _ZONE = re.compile(r"(?:Z|[+-]\d\d:\d\d)$")
 _MOSTLY = 0.5  # of the values of an attribute are numbers, or it is a text: a film may well be called "1984"
+_NO_MONTH = int(np.iinfo(np.int64).min)  # of what is no date; years before 0 have negative months
 _LONGEST = 100  # characters of a number or a date; what is longer is a text
 _NO_UNITS = (
     "http://www.w3.org/",
@@ -108,7 +109,7 @@ class _Parsed:
     """What the values of a table turned out to be, position by position, and what was odd about them."""
 
     number: np.ndarray  # [V] float64, the decimal year of a date; NaN where there is none
-    month: np.ndarray  # [V] int64, 12 year + month - 1 of a date, -1 where there is none
+    month: np.ndarray  # [V] int64, 12 year + month - 1 of a date, _NO_MONTH where there is none
     day: np.ndarray  # [V] int64, of the month, 0 where there is none
     no_numbers: int = 0
     by_chance: int = 0
@@ -209,7 +210,9 @@ def _meanings(table: ValueTable, number: np.ndarray, links: Tensor) -> np.ndarra
 
 def _parse(table: ValueTable) -> _Parsed:
     count = len(table.texts)
-    parsed = _Parsed(np.full(count, np.nan), np.full(count, -1), np.zeros(count, dtype=np.int64), units={})
+    parsed = _Parsed(
+        np.full(count, np.nan), np.full(count, _NO_MONTH), np.zeros(count, dtype=np.int64), units={}
+    )
     assert parsed.units is not None
     for position, (text, kind) in enumerate(zip(table.texts, table.kind.tolist(), strict=True)):
         value = _read(text)
@@ -220,11 +223,11 @@ def _parse(table: ValueTable) -> _Parsed:
         else:
             parsed.number[position] = value.number
             parsed.month[position], parsed.day[position] = value.month, value.day
-            if value.month < 0:
+            if value.month == _NO_MONTH:
                 parsed.units.setdefault(kind, Counter())[value.unit] += 1
     there = ~np.isnan(parsed.number)
     by_chance = there & ~_mostly_numbers(table, there)[table.kind.numpy()]
-    parsed.number[by_chance], parsed.month[by_chance] = np.nan, -1
+    parsed.number[by_chance], parsed.month[by_chance] = np.nan, _NO_MONTH
     parsed.by_chance = int(by_chance.sum())
     for kind in set(table.kind.numpy()[by_chance].tolist()):
         parsed.units.pop(kind, None)
@@ -241,10 +244,10 @@ def _mostly_numbers(table: ValueTable, there: np.ndarray) -> np.ndarray:
 
 
 class _Value(NamedTuple):
-    """A number or a date: its decimal year, 12 year + month - 1 or -1, its day or 0; the unit of a number."""
+    """A number or a date: its decimal year, 12 year + month - 1 or _NO_MONTH, its day or 0; the unit of a number."""
 
     number: float
-    month: int = -1
+    month: int = _NO_MONTH
     day: int = 0
     unit: str = ""
 
@@ -288,7 +291,7 @@ def _number(text: str) -> float | None:
 
 def _decimal_years(kind: np.ndarray, parsed: _Parsed) -> None:
     """Months of attributes whose numbers are twelfths of a year."""
-    is_number = (parsed.month < 0) & ~np.isnan(parsed.number)
+    is_number = (parsed.month == _NO_MONTH) & ~np.isnan(parsed.number)
     number = np.where(is_number & (np.abs(parsed.number) < 1e6), parsed.number, 0.5)
     twelfths = np.rint(number * 12)
     near = np.abs(number * 12 - twelfths) < 1e-4
@@ -310,7 +313,7 @@ def _tokens(
     """Entity, token and share of every token of every value; tokens numbered from 0 over all sorts."""
     here = np.flatnonzero(~np.isnan(parsed.number))
     number, month = parsed.number[here], parsed.month[here]
-    dated = month >= 0
+    dated = month != _NO_MONTH
     # To the year where a date is known, so that "1982" and "1982-05" share a token.
     exact = np.where(dated, np.floor(month / 12), number)
     sorts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [(here, _six_digits(exact), np.ones(len(here)))]

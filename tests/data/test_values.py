@@ -72,6 +72,43 @@ def test_a_date_matches_its_year() -> None:
     assert like[0, 1] > like[0, 2]
 
 
+def test_a_date_before_year_0_matches_as_one_after() -> None:
+    """Its day, its month and its year, each by tokens that are worth the same; -0001-12 is the month before 0000-01."""
+    likes = []
+    for year, of_the_month, of_the_year in (
+        ("0044", "0044-03", "0044"),
+        ("-0044", "-0044-03", "-0044"),
+        ("-0001", "-0001-03", "-0001"),
+    ):
+        date = f"{year}-03-15"
+        rows = [
+            (0, "a", date),
+            (1, "b", date),
+            (2, "b", of_the_month),
+            (3, "b", of_the_year),
+            (4, "a", "7000"),
+        ]
+        likes.append(likeness(table(*rows), 50)[0])
+    day, month, year = likes[0][1:4].tolist()
+    assert day > month > year > 0
+    # What a date is less alike to its bare year by, the buckets: they are of another width there.
+    for like in likes[1:]:
+        assert like[1] - like[2] == pytest.approx(day - month)
+        assert like[2] > like[3] > 0
+    last = likeness(table((0, "a", "-0001-12-31"), (1, "b", "-0001-12"), (2, "b", "-0001-11")), 50)[0]
+    assert last[1] > last[2]
+
+
+def test_a_decimal_year_before_0_meets_the_date() -> None:
+    """-43.83333333 is March of -0044, where the attribute is one of decimal years."""
+    recent = [(i, "born", f"{1900 + i}.66666667") for i in range(3, 23)]
+    rows = [(0, "born", "-43.83333333"), (1, "birthDate", "-0044-03-15"), (2, "birthDate", "-0044-04-15")]
+    like = likeness(table(*rows, *recent), 50)
+    alone = likeness(table((0, "length", "-43.83333333"), *rows[1:]), 50)
+    assert like[0, 1] > like[0, 2] > 0
+    assert like[0, 2] > alone[0, 2], "the year is shared as well"
+
+
 def test_rare_values_weigh_more() -> None:
     rows = [(i, "a", "7") for i in range(10)] + [(0, "b", "123456"), (1, "b", "123456")]
     like = likeness(table(*rows), 12)
