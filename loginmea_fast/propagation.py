@@ -24,11 +24,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loginmea_fast.data import Feature
+from loginmea_fast.data import AlignmentPair, Feature
 from loginmea_fast.data.split import is_among
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import AlignmentGraph
@@ -40,12 +41,12 @@ from loginmea_fast.whitening import whiten_rows
 __all__ = [
     "VIEWS",
     "Propagated",
+    "cautions",
     "join",
     "late_weight",
     "one_sided",
     "propagate_labels",
     "propagate_rounds",
-    "silent_seeds",
 ]
 
 VIEWS = ("entities", "relations", "triples")
@@ -58,6 +59,7 @@ _BLOCK = 4096  # rows that are made ready at a time
 _RANKED = 1024  # rows whose cosines with all others are held at a time
 _NO_LENGTH = 1e-24  # square of a row without a direction
 _TIE = 1e-6  # between scores of equal rows, whose float32 sums may end otherwise
+_REACHED = 0.5  # of a graph's entities without a link; where labels can reach fewer, it is said
 _NARROW = 4  # the entities' view needs a fourth of the columns: nothing in it is a product of two sketches
 
 
@@ -81,17 +83,6 @@ class Propagated:
     def feature(self) -> Feature:
         """The embedding as a modality, in half precision. For training make it with `folds`."""
         return Feature(self.embedding.half(), self.reached, "labels of the known links, propagated")
-
-    def summary(self, left_entities: Tensor, right_entities: Tensor) -> str:
-        """How many entities of each graph labels reach, for a report."""
-        shares = [
-            f"{int(there.sum()):,} of {len(there):,}"
-            for there in (
-                self.reached[side.to(self.reached.device)] for side in (left_entities, right_entities)
-            )
-        ]
-        text = f"labels of the known links reach {shares[0]} entities of the left graph and {shares[1]} of the right"
-        return f"{text}; {silent_seeds(self.one_sided, self.seeds)}" if self.one_sided else text
 
 
 class _Incidence(NamedTuple):
@@ -188,9 +179,42 @@ def one_sided(graph: AlignmentGraph, seeds: Tensor) -> int:
     return count
 
 
-def silent_seeds(count: int, of: int) -> str:
-    """In words, how many known links' labels reach nobody; see `one_sided`."""
-    return f"{count:,} of {of:,} known links have an entity without a neighbour, so that their labels join nothing"
+def cautions(pair: AlignmentPair, links: Tensor) -> list[str]:
+    """What is to be said of known links [S, 2] before their labels are propagated, a sentence each; mostly nothing.
+
+    Labels of links that have an entity without a neighbour join nothing. Entities that no path joins to a known link
+    are reached by none, however far labels travel: it is said where they are more than half of those without a link.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    ends = pair.triples[:, ::2]
+    stands = torch.zeros(pair.num_entities, dtype=torch.bool)
+    stands[ends] = True
+    joins = stands[links].all(1)
+    said = []
+    if lost := int((~joins).sum()):
+        said.append(
+            f"{lost:,} of {len(links):,} known links have an entity without a neighbour, so that their labels join "
+            "nothing"
+        )
+    edges = coo_array((np.ones(len(ends), dtype=np.int8), tuple(ends.T.numpy())), shape=(len(stands),) * 2)
+    component = torch.from_numpy(connected_components(edges, directed=False)[1]).long()
+    spoken = torch.zeros(len(stands), dtype=torch.bool)
+    spoken[component[links[joins]]] = True
+    shares, few = [], False
+    for side, entities in enumerate((pair.left_entities, pair.right_entities)):
+        others = entities[~torch.isin(entities, links[:, side])]
+        reached = int(spoken[component[others]].sum())
+        shares.append(f"{reached:,} of {len(others):,}")
+        few |= reached < _REACHED * len(others)
+    if few:
+        said.append(
+            f"labels of the known links can reach {shares[0]} entities without a link in the left graph and "
+            f"{shares[1]} in the right; give links in further parts of the graphs, or names or values to tell the "
+            "rest by"
+        )
+    return said
 
 
 def propagate_rounds(

@@ -14,7 +14,7 @@ from loginmea_fast import propagation
 from loginmea_fast.errors import InputError
 from loginmea_fast.graph import AlignmentGraph
 from loginmea_fast.ops import alignment_ranks
-from loginmea_fast.propagation import VIEWS, join, late_weight, propagate_labels, propagate_rounds
+from loginmea_fast.propagation import VIEWS, cautions, join, late_weight, propagate_labels, propagate_rounds
 
 
 def twins(entities: int = 60, triples: int = 240, relations: int = 5, alone: int = 0) -> AlignmentGraph:
@@ -122,18 +122,52 @@ def test_a_rejected_pair_is_not_learned_from() -> None:
 def test_who_is_not_reached_is_counted() -> None:
     found = propagate_labels(twins(alone=10), links(0, 20), width=64)
     assert not found.reached[50:60].any()
-    assert found.summary(torch.arange(60), torch.arange(60, 120)).startswith(
-        f"labels of the known links reach {int(found.reached[:60].sum())} of 60 entities of the left graph"
-    )
     assert found.one_sided == 0
-    feature = found.feature()
-    assert torch.equal(feature.present, found.reached)
-    some = propagate_labels(twins(alone=10), links(45, 53), width=64)
-    assert some.summary(torch.arange(60), torch.arange(60, 120)).endswith(
-        "; 3 of 8 known links have an entity without a neighbour, so that their labels join nothing"
-    )
+    assert propagate_labels(twins(alone=10), links(45, 53), width=64).one_sided == 3
+    assert torch.equal(found.feature().present, found.reached)
     with pytest.raises(InputError, match="each of the 4 known links has an entity without a neighbour"):
         propagate_labels(twins(alone=10), torch.tensor([[0, 110], [50, 60], [51, 61], [52, 62]]))
+
+
+def pair_of(triples: list[list[int]], size: int) -> lf.data.AlignmentPair:
+    """Entities 0 to size - 1 on the left, as many on the right, and the same triples in both."""
+    left = torch.tensor(triples)
+    names = [str(entity) for entity in range(2 * size)]
+    return lf.data.AlignmentPair(
+        "pair",
+        names,
+        names,
+        torch.arange(size),
+        torch.arange(size, 2 * size),
+        torch.cat([left, left + torch.tensor([size, 0, size])]),
+        len(left),
+        1,
+        links(0, size, size),
+    )
+
+
+def test_it_is_said_where_labels_reach_few() -> None:
+    couple = pair_of([[0, 0, 1], [2, 0, 2]], 3)  # 0 and 1 know each other, 2 itself
+    (told,) = cautions(couple, links(0, 2, 3))
+    assert told.startswith(
+        "labels of the known links can reach 0 of 1 entities without a link in the left graph and 0 of 1 in the right; "
+        "give links in further parts of the graphs"
+    )
+    chain = [[i, 0, i + 1] for i in range(9)]
+    assert cautions(pair_of(chain, 10), links(0, 1, 10)) == []
+    split = [triple for triple in chain if triple[0] != 5]  # 0 to 5 and 6 to 9
+    assert cautions(pair_of(split, 10), links(0, 1, 10)) == [], "5 of 9"
+    (told,) = cautions(pair_of(split, 10), links(7, 8, 10))
+    assert "can reach 3 of 9 entities" in told
+    assert cautions(pair_of(split, 10), links(0, 10, 10)) == [], "nobody is left"
+
+
+def test_labels_that_join_nothing_are_counted_and_reach_nobody() -> None:
+    alone = pair_of([[0, 0, 1], [2, 0, 3]], 5)
+    few, reached = cautions(alone, torch.tensor([[0, 5], [2, 9]]))  # 9 has no neighbour
+    assert few == "1 of 2 known links have an entity without a neighbour, so that their labels join nothing"
+    assert "can reach 1 of 3 entities without a link in the left graph and 1 of 3 in the right" in reached
+    assert cautions(alone, torch.tensor([[0, 5], [2, 7]])) == []
 
 
 def test_joined_cosines_are_the_weighted_mean() -> None:

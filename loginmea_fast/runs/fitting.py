@@ -18,7 +18,7 @@ from loginmea_fast.evaluation.embedding import Embedding
 from loginmea_fast.machine import give_back
 from loginmea_fast.nn import EntityModel
 from loginmea_fast.parallel import World, world
-from loginmea_fast.propagation import one_sided, silent_seeds
+from loginmea_fast.propagation import cautions
 from loginmea_fast.runs.checking import check_configuration
 from loginmea_fast.runs.device import prepare_kernels
 from loginmea_fast.runs.directory import RunDirectory
@@ -166,12 +166,11 @@ def _prepare(pair: AlignmentPair, config: Config, split: Split | None) -> tuple[
 
 def _begin(problem: Problem, config: Config, goes_on: bool) -> tuple[EntityModel, list[str]]:
     """A new model, and what is to be said of its beginning."""
-    model, train = build_model(problem, config), problem.split.train
-    notes = []
+    model, notes = build_model(problem, config), []
     if not goes_on and config.init_from is not None:
         notes.append(warm_start(model, problem.graph, config.init_from))
-    if not goes_on and config.propagation == "late" and (lost := one_sided(problem.graph, train)):
-        notes.append(silent_seeds(lost, len(train)))
+    if not goes_on and config.propagation == "late":
+        notes += cautions(problem.pair, problem.split.train)
     return model, notes
 
 

@@ -270,3 +270,24 @@ def test_known_links_whose_labels_join_nothing_are_told():
     assert any(note.startswith(f"1 of {len(split.train)} known links have an entity") for note in notes), (
         notes
     )
+
+
+def test_labels_that_reach_nobody_are_told():
+    pair = synthetic_pair()
+    split = pair.split(SMALL["seed_ratio"], SMALL["valid_ratio"])
+    among = torch.isin(pair.triples[:, ::2], split.train.reshape(-1)).all(1)
+    closed = replace(
+        pair, triples=pair.triples[among], num_left_triples=int(among[: pair.num_left_triples].sum())
+    )
+    told = f"labels of the known links can reach 0 of {40 - len(split.train)} entities without a link"
+    for propagation, times in (("late", 1), ("none", 0)):
+        notes = quiet_fit(SMALL, pair=closed, propagation=propagation, epochs=1).history[0]["notes"]
+        assert sum(note.startswith(told) for note in notes) == times, notes
+        for method in ("model", "propagate"):
+            config = Config.build(SMALL, propagation=propagation, epochs=1)
+            notes = align(
+                closed, config=config, method=method, seeds=split.train, pivots=False, progress=False
+            ).notes
+            said = sum(note.startswith(told) for note in notes)
+            assert said == (1 if method == "propagate" else times), notes
+    assert not any("can reach" in note for note in quiet_fit(SMALL, epochs=1).history[0]["notes"])

@@ -16,8 +16,7 @@ from loginmea_fast.data.values import made_of_values, value_feature
 from loginmea_fast.errors import ConfigError, DataError
 from loginmea_fast.evaluation.embedding import Embedding, StoredEmbedding
 from loginmea_fast.graph import AlignmentGraph
-from loginmea_fast.log import log
-from loginmea_fast.propagation import join, one_sided, propagate_rounds, silent_seeds
+from loginmea_fast.propagation import join, one_sided, propagate_rounds
 from loginmea_fast.runs.aligning.keeping import Kept
 from loginmea_fast.runs.fitting import fit
 from loginmea_fast.training.config import Config
@@ -202,8 +201,6 @@ class _Propagation:
         spoken = _spoken(pair, self.config)
         sketches = [sketch(_feature(pair, name, links)) for name in spoken]
         if self.weights is None:
-            if len(pair.triples) and (lost := one_sided(graph, links)):
-                log.warning("%s", silent_seeds(lost, len(links)))
             self.weights = self._chosen(pair, graph, sketches, links) if sketches else []
         found = self._labels(pair, graph, links)
         parts = [("labels", found.shape[1])]

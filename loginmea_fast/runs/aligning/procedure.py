@@ -22,6 +22,7 @@ from loginmea_fast.evaluation.embedding import Embedding, shares_of
 from loginmea_fast.evaluation.matches import match_metrics
 from loginmea_fast.evaluation.rows import check_links
 from loginmea_fast.log import announce
+from loginmea_fast.propagation import cautions
 from loginmea_fast.runs.aligning.alignment import Alignment, BestCandidates
 from loginmea_fast.runs.aligning.confidence import (
     FEW,
@@ -330,6 +331,8 @@ def _from_pair(
         )
         pivots, confidence = pivots.only(probable), confidence[probable.numpy()]
         links = torch.cat([known, pivots.links])
+    if len(pair.triples) and (method == "propagate" or config.propagation == "late"):
+        notes += cautions(pair, links)
     free = [
         ~torch.isin(entities, links[:, side])
         for side, entities in enumerate((pair.left_entities, pair.right_entities))
