@@ -9,10 +9,13 @@ import torch
 
 import loginmea_fast as lf
 from loginmea_fast.data import AlignmentPair
+from loginmea_fast.data.sketch import sketch
+from loginmea_fast.data.values import value_feature
 from loginmea_fast.errors import ConfigError, DataError, InputError
 from loginmea_fast.evaluation.decoders import Candidates
+from loginmea_fast.runs.aligning import methods
 from loginmea_fast.runs.aligning.matching import match_features
-from tests.training.synthetic import synthetic_pair
+from tests.training.synthetic import synthetic_pair, with_values
 
 SMALL = {"propagation_width": 128, "backend": "reference"}
 
@@ -264,3 +267,29 @@ def test_tables_of_rows_are_aligned_by_what_the_rows_say() -> None:
     assert all(a[1:] == b[1:] for a, b in zip(columns["left"], columns["right"], strict=True))
     with pytest.raises(DataError, match="neither triples nor names nor values"):
         lf.align(pair.with_features({}), method="propagate", pivots=False, progress=False, **SMALL)
+
+
+def test_values_are_weighed_by_links_that_have_not_taught_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What links have taught would look better on these than it is; what entities are matched by is of them all."""
+    plain = synthetic_pair()
+    links = plain.links[:30]
+    pair = with_values(plain, links[:6])
+    by_all, by_others, by_none = (
+        sketch(value_feature(pair.values, 80, known)[0]) for known in (links, links[6:], links[:0])
+    )
+    assert torch.equal(by_others, by_none)
+    assert not torch.equal(by_others, by_all), "those held out alone teach anything"
+    weighed = []
+
+    def watched(labels, beside, pair, chosen, *rest):
+        weighed.append((chosen, beside[0][0]))
+        return [1.0]
+
+    monkeypatch.setattr(methods, "weights_by_links", watched)
+    config = lf.Config.build(SMALL, modalities=["value"])
+    found = methods.embed_by("propagate", config, False)(pair, links)
+    ((chosen, rows),) = weighed
+    assert torch.equal(chosen, links[:6])
+    assert torch.equal(rows, by_others)
+    part = found.rows[:, -by_all.shape[1] :]
+    torch.testing.assert_close(torch.nn.functional.normalize(part, dim=1), by_all)

@@ -7,6 +7,8 @@ from dataclasses import replace
 import torch
 
 from loginmea_fast.data import AlignmentPair, Feature
+from loginmea_fast.data.tables import ValueTable
+from loginmea_fast.data.values import value_feature
 
 
 def synthetic_pair(count: int = 40, degree: int = 4, relations: int = 6, seed: int = 0) -> AlignmentPair:
@@ -58,3 +60,21 @@ def thinned(pair: AlignmentPair, share: float, seed: int = 0) -> AlignmentPair:
     kept = torch.rand(len(pair.triples), generator=torch.Generator().manual_seed(seed)) < share
     own = int(kept[: pair.num_left_triples].sum())
     return replace(pair, triples=pair.triples[kept], num_left_triples=own)
+
+
+def with_values(pair: AlignmentPair, links: torch.Tensor) -> AlignmentPair:
+    """The pair with the modality 'value': who learns from `links` takes its attributes a and b for the same.
+
+    Entities of `links` alone have numbers by a on the left and b on the right, which agree. By c the left ones have
+    those of others, so that tokens of b and c part where b is taken for a.
+    """
+    numbers = [f"{100 + 7 * place}" for place in range(len(links))]
+    left, right = links.unbind(1)
+    table = ValueTable(
+        torch.cat([left, right, left]),
+        torch.arange(3).repeat_interleave(len(links)),
+        [*numbers, *numbers, *numbers[1:], numbers[0]],
+        ["a", "b", "c"],
+    )
+    feature, _ = value_feature(table, pair.num_entities)
+    return replace(pair, values=table, features={**pair.features, "value": feature})

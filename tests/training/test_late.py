@@ -11,6 +11,7 @@ from loginmea_fast.data.names import tfidf_bag
 from loginmea_fast.data.sketch import sketch
 from loginmea_fast.errors import ConfigError, InputError
 from loginmea_fast.evaluation import JointEmbedding, decode, evaluate_links
+from loginmea_fast.evaluation.embedding import StoredEmbedding
 from loginmea_fast.propagation import join, propagate_labels
 from loginmea_fast.runs import align, assemble, evaluate, fit, load_run
 from loginmea_fast.training import Config, late
@@ -194,8 +195,11 @@ def test_a_run_from_before_is_read_as_it_was(tmp_path):
     assert [part.name for part in asked.embedding.beside] == ["labels", "joined"]
 
 
-def test_test_partners_change_no_weight():
-    """The weight is chosen by validation links: other test partners leave it and the embedding as they are."""
+def test_test_partners_change_no_weight(monkeypatch):
+    """The weight is chosen by validation links: other test partners leave it and the embedding as they are.
+
+    Also where labels find the partners and the model finds the others, so that test links would choose by them.
+    """
     first = quiet_fit(SMALL)
     problem = first.problem
     test = problem.split.test.clone()
@@ -205,6 +209,20 @@ def test_test_partners_change_no_weight():
     again = late.beside_model(joint, permuted, first.config, problem.split.train[:0])
     assert again.weights == first.embedding.weights
     assert torch.equal(again.beside[0].rows, labels_of(first).rows)
+    left, right = problem.split.test.unbind(1)
+    own = torch.eye(40)[: len(left)]
+    right_ones, wrong_ones = torch.zeros(2, 80, 40)
+    right_ones[left], right_ones[right] = own, own
+    wrong_ones[left], wrong_ones[test[:, 1]] = own, own
+    found = replace(late.propagate_labels(problem.graph, problem.split.train), embedding=right_ones)
+    monkeypatch.setattr(late, "propagate_labels", lambda *_, **__: found)
+    weights = [
+        late.beside_model(
+            StoredEmbedding(wrong_ones, []), each, first.config, problem.split.train[:0]
+        ).weights
+        for each in (problem, permuted)
+    ]
+    assert weights[0] == weights[1]
 
 
 def test_the_weight_follows_validation(monkeypatch):

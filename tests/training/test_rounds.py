@@ -15,7 +15,7 @@ from loginmea_fast.training.loop import Trainer
 from loginmea_fast.training.rounds import propose
 from loginmea_fast.training.standing import Standing
 from loginmea_fast.training.updates import Updates
-from tests.training.synthetic import synthetic_pair
+from tests.training.synthetic import synthetic_pair, with_values
 
 ROUNDS = {
     "hidden_dim": 16,
@@ -139,7 +139,7 @@ def test_test_partners_change_no_parameter_and_no_choice(whole):
     """Test links are read once, at the end: who belongs to whom among them is seen by nothing before."""
     split = whole.problem.split
     test = torch.stack([split.test[:, 0], split.test[:, 1].roll(1)], 1)
-    pair = synthetic_pair()
+    pair = with_values(synthetic_pair(), split.test)  # which attributes mean the same is learned, too
     links = torch.cat([split.train, split.valid, test])
     other = fit(
         replace(pair, links=links, official_split=replace(split, test=test)),

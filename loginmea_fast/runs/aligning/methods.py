@@ -201,7 +201,7 @@ class _Propagation:
         spoken = _spoken(pair, self.config)
         sketches = [sketch(_feature(pair, name, links)) for name in spoken]
         if self.weights is None:
-            self.weights = self._chosen(pair, graph, sketches, links) if sketches else []
+            self.weights = self._chosen(pair, graph, dict(zip(spoken, sketches, strict=True)), links)
         found = self._labels(pair, graph, links)
         parts = [("labels", found.shape[1])]
         for name, rows, weight in zip(spoken, sketches, self.weights, strict=True):
@@ -210,17 +210,23 @@ class _Propagation:
         return StoredEmbedding(found, parts)
 
     def _chosen(
-        self, pair: AlignmentPair, graph: AlignmentGraph, sketches: list[Tensor], links: Tensor
+        self, pair: AlignmentPair, graph: AlignmentGraph, sketches: dict[str, Tensor], links: Tensor
     ) -> list[float]:
+        if not sketches:
+            return []
         held = min(max(int(len(links) * HELD_OUT), 1), MOST_HELD_OUT)
         known, chosen = links[held:], links[:held]
         chosen = chosen[_is_apart(chosen, known)]
         if len(chosen) < _TO_WEIGH:  # so few say no more than chance
             return [_USUAL_MODALITY_WEIGHT] * len(sketches)
         labels = StoredEmbedding(self._labels(pair, graph, known))
-        return weights_by_links(
-            labels, [(rows, _USUAL_MODALITY_WEIGHT) for rows in sketches], pair, chosen, links, self.config
-        )
+        # What links have taught would look better on these than it is on others.
+        apart = [
+            sketch(_feature(pair, name, known)) if _is_taught(pair, name) else rows
+            for name, rows in sketches.items()
+        ]
+        beside = [(rows, _USUAL_MODALITY_WEIGHT) for rows in apart]
+        return weights_by_links(labels, beside, pair, chosen, links, self.config)
 
     def _labels(self, pair: AlignmentPair, graph: AlignmentGraph, links: Tensor) -> Tensor:
         config = self.config
@@ -257,7 +263,12 @@ def _spoken(pair: AlignmentPair, config: Config) -> list[str]:
 
 def _feature(pair: AlignmentPair, name: str, links: Tensor) -> Feature:
     """A modality; that of values as links tell which attributes of the two graphs mean the same."""
-    feature = pair.features[name]
-    if name == "value" and pair.values is not None and made_of_values(feature):
+    if _is_taught(pair, name):
+        assert pair.values is not None, "links teach what the values are"
         return value_feature(pair.values, pair.num_entities, links)[0]
-    return feature
+    return pair.features[name]
+
+
+def _is_taught(pair: AlignmentPair, name: str) -> bool:
+    """Whether links decide what a modality is."""
+    return name == "value" and pair.values is not None and made_of_values(pair.features[name])
