@@ -212,7 +212,7 @@ def contrastive_loss(
 ) -> tuple[Tensor, Tensor, list[Tensor] | None]:
     """Loss, row losses [B] and, `with_gradient`, gradients to queries, each of two blocks, bias and temperatures.
 
-    Arguments as the operator's body has them; the columns of `blocks` of keys follow each other.
+    Arguments as `ops._loss_backends.Arguments` has them; the columns of `blocks` of keys follow each other.
     """
     batch, width = queries.shape
     floats = {"dtype": torch.float32, "device": queries.device}
@@ -223,8 +223,7 @@ def contrastive_loss(
             keys.append((rows, slice(first, first + len(rows))))
         first += len(rows)
     columns = first
-    own = torch.arange(batch, device=queries.device) if positives is None else positives.contiguous()
-    pairs = None if excluded is None else excluded.contiguous()
+    own = torch.arange(batch, device=queries.device) if positives is None else positives
     tau = temperature if isinstance(temperature, Tensor) else torch.full((batch,), temperature, **floats)
     inverse = 1.0 / tau
     c = torch.full((batch,), 1.0 / batch, **floats) if coefficients is None else coefficients
@@ -248,9 +247,9 @@ def contrastive_loss(
         _take_positive[grid(triton.cdiv(len(some), 128))](
             logits, own, positive, start, len(some), columns, OUT, COUNTS=positive_in_denominator, BN=128
         )
-        if pairs is not None:
-            _exclude[grid(triton.cdiv(len(pairs), 128))](
-                logits, pairs, len(pairs), start, len(some), columns, OUT, BN=128
+        if excluded is not None:
+            _exclude[grid(triton.cdiv(len(excluded), 128))](
+                logits, excluded, len(excluded), start, len(some), columns, OUT, BN=128
             )
         return logits
 

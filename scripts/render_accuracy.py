@@ -142,7 +142,8 @@ def _held_out_line(
     def mean(rows: Mapping[int, Mapping[str, Any]], metric: str) -> float:
         return statistics.fmean(of_seed["validation"][metric] for of_seed in rows.values())
 
-    gain = f"{mean(found, 'mrr') - mean(base, 'mrr'):+.3f}" if found.keys() == base.keys() else "-"
+    beside = found.keys() == base.keys() and all(_comparable(found[seed], base[seed]) for seed in found)
+    gain = f"{mean(found, 'mrr') - mean(base, 'mrr'):+.3f}" if beside else "-"
     scores = [f"{mean(found, metric):.3f}" for metric in ("hits@1", "mrr")]
     return [row.label, _changes(row), *scores, gain, _seconds(found.values())[1]]
 
@@ -150,11 +151,17 @@ def _held_out_line(
 def _line(
     row: Row, found: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]
 ) -> list[str]:
-    """A row over its seeds; the gain is over those that the first row has as well."""
-    gains = [_hits(of_seed) - _hits(base[seed]) for seed, of_seed in found.items() if seed in base]
+    """A row over its seeds; the gain is over those that the first row has as well, of the same sources."""
+    pairs = ((of_seed, base[seed]) for seed, of_seed in found.items() if seed in base)
+    gains = [_hits(own) - _hits(first) for own, first in pairs if _comparable(own, first)]
     gain = f"{statistics.fmean(gains):+.3f}" if gains else "-"
     scores = _scores(list(found.values()))
     return [row.label, _changes(row), str(len(found)), *scores, gain, _seconds(found.values())[1]]
+
+
+def _comparable(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether nothing says that they are of different sources: what stands between versions is no gain of a row."""
+    return "sources" not in row or "sources" not in other or row["sources"] == other["sources"]
 
 
 def _changes(row: Row) -> str:

@@ -175,6 +175,24 @@ def test_choices_are_shown_by_links_held_out_alone(scripts: None, tmp_path: Path
     assert lines[-1].endswith("`aggregation=both`, `missing=mask` | 0.550 | 0.650 | +0.050 | 2 |")
 
 
+@pytest.mark.parametrize(("sources", "gain"), [(("a", "a"), "+0.050"), (("a", "b"), "-")])
+@pytest.mark.parametrize("name", ["choices", "ingredients"])
+def test_no_gain_is_told_between_versions(
+    scripts: None, tmp_path: Path, name: str, sources: tuple[str, str], gain: str
+) -> None:
+    from render_accuracy import render_study
+
+    from bench.accuracy.studies import STUDIES
+
+    first, second, *_ = [case for _, case in STUDIES[name].cases() if case.task == "zh_en"]
+    rows = [
+        accuracy_row(case.task, 1, hits, key=case.key, sources=of, validation={"hits@1": hits, "mrr": hits})
+        for case, hits, of in zip((first, second), (0.5, 0.55), sources, strict=True)
+    ]
+    accuracy_record(tmp_path, rows)
+    assert f" | {gain} | " in render_study(tmp_path, STUDIES[name]).splitlines()[-1]
+
+
 def test_pictures_of_accuracy_are_drawn_from_records_the_same_again(scripts: None, tmp_path: Path) -> None:
     from plot_accuracy import draw
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench._record import machine
+from bench._sources import digest_of_sources
 from bench.accuracy.tasks import DATA, TASKS
 from bench.accuracy.thinning import without_attributes
 
@@ -47,12 +48,18 @@ class Case:
 
 
 def measure(case: Case, work: Path, again: bool = False) -> dict[str, Any]:
-    """The figures of one training, kept in a file; a training that was stopped goes on, and says no seconds."""
+    """The figures of one training, kept in a file; a training that was stopped goes on, and says no seconds.
+
+    What was kept of other sources is measured again: figures of two versions are not to be compared.
+    """
     task = TASKS[case.task]
     stem = "".join(letter if letter.isalnum() or letter in ".=-_" else "-" for letter in case.key)
-    kept, run = work / f"{stem}.json", work / "runs" / stem
+    sources = digest_of_sources()
+    kept, run = work / f"{stem}.json", work / "runs" / sources / stem
     if kept.is_file() and not again:
-        return json.loads(kept.read_text())
+        row: dict[str, Any] = json.loads(kept.read_text())
+        if row.get("sources") == sources:
+            return row
     work.mkdir(parents=True, exist_ok=True)
     resumed = (run / "last.safetensors").is_file() and not again
     if resumed:
@@ -106,6 +113,7 @@ def measure(case: Case, work: Path, again: bool = False) -> dict[str, Any]:
         "date": here["date"],
         "time": f"{datetime.datetime.now():%H:%M}",
         "commit": here["commit"],
+        "sources": sources,
     }
     kept.write_text(json.dumps(row, indent=1) + "\n")
     shutil.rmtree(run)

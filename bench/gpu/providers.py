@@ -408,6 +408,25 @@ def _time(
         with run.attempt(**what) as row:
             row |= run.measure(*_parts(function, leaves, what["op"] == "contrastive_loss"), seconds=0.5)
             _add_work(row, costs or [])
+            row["kernel_us"] = _kernel_times(run, function, leaves)
+
+
+def _kernel_times(run: Run, function: Function, leaves: list[Tensor]) -> dict[str, float | None]:
+    """Microseconds of each kernel in one call with its gradients, longest first: what docs/gpu.md predicts of each.
+
+    Empty where the driver allows no profiling. A rehearsal has the CPU's operators in their place, and no times.
+    """
+    calls = 3
+    activity = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(activities=[activity.CPU if run.rehearsal else activity.CUDA]) as seen:
+        for _ in range(calls):
+            _run(function, leaves)
+        if run.device.type == "cuda":
+            torch.cuda.synchronize()
+    if run.rehearsal:
+        return {event.key: None for event in seen.key_averages()}
+    events = sorted(seen.key_averages(), key=lambda event: -event.self_device_time_total)
+    return {e.key: round(e.self_device_time_total / calls, 1) for e in events if e.self_device_time_total}
 
 
 def _parts(function: Function, leaves: list[Tensor], together: bool) -> list[Callable[[Any], Any]]:

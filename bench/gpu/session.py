@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench._sources import digest_of_sources
 from bench.gpu import table
 from bench.gpu.tasks import STAGES, TASKS, Stage, Task
 
@@ -229,13 +229,3 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def digest_of_sources() -> str:
-    """What was measured, where there is no git to ask: SHA-256 over the package's and the kernels' sources."""
-    total = hashlib.sha256()
-    for folder in ("csrc", "kernels", "loginmea_fast"):
-        for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in (".py", ".cu", ".cuh", ".cpp", ".h", ".txt"):
-                total.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
-    return total.hexdigest()[:16]

@@ -56,7 +56,7 @@ def presence_of(
     """Which entity has which modality, bool [N, M], modalities in order; None where everybody has all.
 
     Raises:
-        InputError: a mask for an unknown modality, or one of another shape or dtype.
+        InputError: a mask for an unknown modality, or one of another shape, dtype or device.
     """
     if unknown := sorted(set(present) - set(modalities)):
         raise InputError(
@@ -69,6 +69,10 @@ def presence_of(
             raise InputError(
                 f"present[{name!r}] must be bool [{num_entities}], one flag an entity; "
                 f"got {str(mask.dtype).removeprefix('torch.')} {list(mask.shape)}"
+            )
+        if mask.device != device:
+            raise InputError(
+                f"present[{name!r}] is on {mask.device}, the graph on {device}; move it with .to({str(device)!r})"
             )
     everybody = torch.ones(num_entities, dtype=torch.bool, device=device)
     return torch.stack([present.get(name, everybody) for name in modalities], 1)

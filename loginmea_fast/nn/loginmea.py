@@ -489,6 +489,7 @@ class LoginMEA(nn.Module):
         )
 
     def _check_features(self, features: Mapping[str, RawFeatures], rows: int) -> None:
+        device = next(self.parameters()).device
         for name in self.modalities:
             if name not in features:
                 raise InputError(f"features of modality {name!r} are missing; got {list(features)}")
@@ -496,4 +497,10 @@ class LoginMEA(nn.Module):
                 raise InputError(
                     f"features of modality {name!r} must have one row an entity, {rows}; "
                     f"got {features[name].shape[0]}"
+                )
+            # Rows in a file or in a store are read on the host and sent.
+            if isinstance(rows_of := features[name], Tensor) and rows_of.device != device:
+                raise InputError(
+                    f"features of modality {name!r} are on {rows_of.device}, the model on {device}; move them with "
+                    f"features[{name!r}].to({str(device)!r})"
                 )

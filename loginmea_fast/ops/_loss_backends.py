@@ -15,7 +15,7 @@ Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class Arguments(NamedTuple):
-    """What a backend is given: the operator's arguments, checked."""
+    """What a backend is given: the operator's arguments, checked, all but rows contiguous."""
 
     queries: Tensor
     keys: Tensor
@@ -97,15 +97,6 @@ def by_cpu(call: Arguments) -> Outputs:
         excluded = pairs[(pairs[:, 0] * sum(map(len, blocks)) + pairs[:, 1]).argsort(), 1].contiguous()
         start = torch.zeros(len(queries) + 1, dtype=torch.int64)
         start[1:] = torch.bincount(pairs[:, 0], minlength=len(queries)).cumsum(0)
-    small = {
-        name: None if tensor is None else tensor.contiguous()
-        for name, tensor in (
-            ("positives", call.positives),
-            ("key_bias", call.key_bias),
-            ("temperatures", call.temperatures),
-            ("coefficients", call.coefficients),
-        )
-    }
     wants_bias, wants_temperature = (
         call.with_gradient and tensor is not None for tensor in (call.key_bias, call.temperatures)
     )
@@ -113,9 +104,9 @@ def by_cpu(call: Arguments) -> Outputs:
         native.dtype_code(queries.dtype),
         queries.data_ptr(), queries.stride(0), len(queries), queries.shape[1],
         [keys.data_ptr() for keys in blocks], [keys.stride(0) for keys in blocks], [len(keys) for keys in blocks],
-        native.address(small["positives"]), native.address(start), native.address(excluded),
-        native.address(small["key_bias"]),
-        call.temperature, native.address(small["temperatures"]), native.address(small["coefficients"]),
+        native.address(call.positives), native.address(start), native.address(excluded),
+        native.address(call.key_bias),
+        call.temperature, native.address(call.temperatures), native.address(call.coefficients),
         call.normalize, call.positive_in_denominator, call.both_ways, call.precision == "bfloat16",
         rows.data_ptr(),
         gradients[0].data_ptr() if call.with_gradient else 0,

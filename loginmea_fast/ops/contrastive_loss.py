@@ -401,6 +401,13 @@ def _contrastive_loss(
     if temperatures is not None and not bool(((temperatures > 0) & temperatures.isfinite()).all()):
         wrong = temperatures[~((temperatures > 0) & temperatures.isfinite())][0].item()
         raise InputError(f"temperature must be positive and finite; got {wrong:g}")
+    if excluded is not None and not len(excluded):
+        excluded = None
+    # Kernels take such vectors one number after the other; rows they take with their strides.
+    positives, temperatures, key_bias, excluded, coefficients = (
+        None if tensor is None else tensor.contiguous()
+        for tensor in (positives, temperatures, key_bias, excluded, coefficients)
+    )
     call = Arguments(
         queries,
         keys,
@@ -409,7 +416,7 @@ def _contrastive_loss(
         temperature,
         temperatures,
         key_bias,
-        excluded if excluded is not None and len(excluded) else None,
+        excluded,
         coefficients,
         normalize,
         positive_in_denominator,

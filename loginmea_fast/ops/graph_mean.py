@@ -19,6 +19,7 @@ from loginmea_fast.graph import AlignmentGraph, View
 from loginmea_fast.ops._dispatch import (
     check_float,
     check_graph,
+    check_same_device,
     check_shape,
     check_view,
     choose_backend,
@@ -114,7 +115,11 @@ def csr_product(matrix: Tensor, x: Tensor, view: View | None = None) -> Tensor:
 
     Returns:
         [rows, d].
+
+    Raises:
+        InputError: they are on different devices.
     """
+    check_same_device(matrix=matrix, x=x)
 
     def transpose() -> tuple[Tensor, Tensor, Tensor]:
         t = matrix.detach().to_sparse_csc()

@@ -30,9 +30,14 @@ def test_a_run_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert row["key"] == "small fast 3 epochs=2"
     assert row["best_epoch"] == 2, "validated at the end of its only round"
     assert 0 <= row["sinkhorn"]["right_to_left"]["mrr"] <= 1
-    assert not any((tmp_path / "work" / "runs").iterdir()), "what is measured is kept, the run is not"
+    assert not any((tmp_path / "work" / "runs" / row["sources"]).iterdir()), (
+        "what is measured is kept, the run is not"
+    )
     monkeypatch.setattr(measuring.subprocess, "run", None)
     assert measure(case, tmp_path / "work")["csls"] == row["csls"]
+    monkeypatch.setattr(measuring, "digest_of_sources", lambda: "of other sources")
+    with pytest.raises(TypeError):  # it would train again
+        measure(case, tmp_path / "work")
 
 
 def test_a_run_that_was_stopped_goes_on_and_says_no_seconds(

@@ -71,6 +71,9 @@ def test_what_was_rehearsed_is_right(rehearsal: tuple[dict, str]) -> None:
     assert not bad
     losses = {row["first_loss"] for row in record["rows"] if "first_loss" in row and row["dtype"] == "tf32"}
     assert max(losses) - min(losses) < 1e-3, "models that start from the same parameters differ"
+    alone = [row for row in record["rows"] if row.get("alone") and row["status"] == "ok"]
+    assert alone
+    assert all(row["kernel_us"] for row in alone), "no kernel was seen"
 
 
 @pytest.mark.slow
@@ -78,6 +81,7 @@ def test_a_rehearsal_claims_nothing_about_a_gpu(rehearsal: tuple[dict, str]) -> 
     record, printed = rehearsal
     assert record["rehearsal"]
     assert not any(row.get("ms") or row.get("rate") for row in record["rows"]), "something was timed"
+    assert not any(us for row in record["rows"] for us in row.get("kernel_us", {}).values())
     assert all(goal["measured"] is None for goal in record["goals"])
     on_cuda = [row for row in record["rows"] if "cuda" in (row.get("provider"), row.get("backend"))]
     assert on_cuda

@@ -137,6 +137,26 @@ def test_what_is_no_view_of_the_model(graph: AlignmentGraph) -> None:
         model.to("meta")(features, graph.view())
 
 
+@pytest.mark.parametrize("layout", ["dense", "sparse"])
+def test_features_on_another_device_are_named(graph: AlignmentGraph, layout: str) -> None:
+    """A kernel of one device that is handed an address of another reads what is not there."""
+    model, features = LoginMEA(*sizes_of(graph), DIMS, hidden_dim=6, rank=3), features_of(graph)
+    name = next(iter(features))
+    own = features[name] if layout == "dense" else features[name].to_sparse_csr()
+    elsewhere = {**features, name: own.to("meta")}
+    with pytest.raises(
+        InputError, match=rf"features of modality '{name}' are on meta, the model on cpu; move"
+    ):
+        model(elsewhere, graph.view())
+    with pytest.raises(
+        InputError, match=rf"features of modality '{name}' are on meta, the model on cpu; move"
+    ):
+        model.joint_rows(elsewhere, graph.view())
+    absent = {name: torch.ones(len(own), dtype=torch.bool, device="meta")}
+    with pytest.raises(InputError, match=rf"present\['{name}'\] is on meta, the graph on cpu; move it with"):
+        model(features, graph.view(), absent)
+
+
 def test_a_compiled_model_takes_a_view(graph: AlignmentGraph) -> None:
     model, features = LoginMEA(*sizes_of(graph), DIMS, hidden_dim=6, rank=3), features_of(graph)
     features = Features({name: t.to_dense().float() for name, t in features.items()})

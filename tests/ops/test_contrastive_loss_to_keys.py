@@ -272,8 +272,20 @@ def test_strided_arguments(backend) -> None:
     for name in ("queries", "keys", "excluded"):
         problem[name] = problem[name].T.contiguous().T
     for name in ("positives", "temperature", "key_bias", "row_weights"):
-        problem[name] = torch.stack([problem[name]] * 2, 1)[:, 0]
+        problem[name] = torch.stack([problem[name], -problem[name]], 1)[:, 0]
     assert torch.equal(contrastive_loss_to_keys(**problem, backend=backend), expected)
+
+
+def test_one_number_expanded_to_all(backend) -> None:
+    """It lies in memory once: what read on from there would read what is not its own."""
+    problem = _problem((12, 15, 9), torch.float32, _device(backend))
+    for name in ("temperature", "key_bias", "row_weights"):
+        problem[name] = problem[name][:1].clone().expand_as(problem[name])
+    dense = {name: tensor.contiguous() for name, tensor in problem.items()}
+    losses = [
+        contrastive_loss_to_keys(**given, backend=backend, reduction="none") for given in (problem, dense)
+    ]
+    assert torch.equal(*losses)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

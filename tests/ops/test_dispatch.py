@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from loginmea_fast import AlignmentGraph, ops
 from loginmea_fast.errors import InputError, OutOfMemoryError
 from loginmea_fast.ops import _attention_cuda, _dispatch, _fusion_cuda, _wide_products
+from loginmea_fast.ops.graph_mean import csr_product
 from tests.helpers.compare import assert_close
 from tests.helpers.graphs import triples_of
 
@@ -87,6 +89,7 @@ def _graph() -> AlignmentGraph:
         ),
         lambda g: ops.relation_reflectors(_elsewhere(2 * g.num_relations, 8), g),
         lambda g: ops.neighbor_mean(_elsewhere(g.num_entities, 8), g),
+        lambda g: csr_product(torch.eye(4).to_sparse_csr(), _elsewhere(4, 8)),
         lambda g: ops.low_rank_fusion(
             [torch.zeros(3, 4), _elsewhere(3, 4)], [torch.zeros(2, 5, 6)] * 2, torch.zeros(1, 2), torch.zeros(1, 6)
         ),
@@ -166,6 +169,26 @@ def test_a_torch_of_before_wide_products(monkeypatch: pytest.MonkeyPatch) -> Non
         assert_close(_wide_products.wide_product(a, b), a.double() @ b.double(), "product")
     finally:
         _wide_products._runs.cache_clear()
+
+
+@pytest.mark.parametrize("error", _wide_products._NO_ANSWER)
+def test_what_ails_the_device_is_no_answer_of_a_torch(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is raised, and asked again the next time."""
+    torch_mm = torch.mm
+
+    def mm(*arguments: Tensor, **options: Any) -> Tensor:
+        raise error("for the moment")
+
+    _wide_products._runs.cache_clear()
+    monkeypatch.setattr(torch, "mm", mm)
+    a, b = torch.ones(3, 4).bfloat16(), torch.ones(4, 2).bfloat16()
+    with pytest.raises(error, match="for the moment"):
+        _wide_products.wide_product(a, b)
+    monkeypatch.setattr(torch, "mm", torch_mm)
+    assert torch.equal(_wide_products.wide_product(a, b), torch.full((3, 2), 4.0))
+    assert _wide_products._runs.cache_info().currsize == 1
 
 
 @pytest.mark.parametrize("served", [(), ("mm",), ("mm", "addmm")], ids=str)
