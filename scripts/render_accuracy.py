@@ -81,12 +81,17 @@ def render_directions(results: Path) -> Iterator[str]:
                 hits.append(_mean([row[decoder][way]["hits@1"] for row in rows]))
         if not _one_to_one(rows):
             hits[-2:] = ["-", "-"]
-        lines.append([task, f"`{preset}`", *hits])
+        apart = [
+            row["csls_without_joined"]["left_to_right"]["hits@1"]
+            for row in rows
+            if "csls_without_joined" in row
+        ]
+        lines.append([task, f"`{preset}`", *hits, _mean(apart) if apart else "-"])
     if lines:
         yield table(
             "Means over seeds:",
             "data | preset | cosine, left to right | right to left | CSLS, left to right | right to left "
-            "| Sinkhorn, left to right | right to left",
+            "| Sinkhorn, left to right | right to left | CSLS without links that joined, left to right",
             lines,
         )
 

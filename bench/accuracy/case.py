@@ -115,6 +115,10 @@ def measure(case: Case, work: Path, again: bool = False) -> dict[str, Any]:
         "commit": here["commit"],
         "sources": sources,
     }
+    if len(row["rounds"]) > 1:  # links joined, and stand beside the model
+        apart = [sys.executable, "-m", "loginmea_fast", "evaluate", str(run), "--no-late-pairs", "--json"]
+        said = subprocess.run(apart, check=True, stdout=subprocess.PIPE, text=True).stdout
+        row["csls_without_joined"] = _scores(json.loads(said)["csls"])
     kept.write_text(json.dumps(row, indent=1) + "\n")
     shutil.rmtree(run)
     return row

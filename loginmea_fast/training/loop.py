@@ -324,7 +324,8 @@ class Trainer:
         started = time.perf_counter()
         standing = self.standing
         before = self.bootstrapping.joined
-        # Pairs of the round before are no evidence for themselves: what is proposed now is judged afresh.
+        # A vector that two entities share would make a pair of the round before propose itself. Labels of such pairs
+        # are propagated, though: without, rounds propose less well (docs/training.md, Links that joined).
         config = self.config.override(late_pairs=False)
         self.embedding = self.joint  # lets go of the round before's, before as much is made again
         self.embedding = embedding_of(self.joint, self.problem, config, before)
