@@ -136,15 +136,16 @@ def test_accuracy_is_the_mean_over_seeds(scripts: None, tmp_path: Path) -> None:
     from render_accuracy import render_directions, render_tasks
 
     rows = [accuracy_row("a", seed, hits) for seed, hits in ((1, 0.5), (2, 0.6), (6, 0.7))]
-    accuracy_record(tmp_path, [*rows, accuracy_row("b", 3, 0.3, candidates="all")])
+    apart = {"csls_without_joined": {"left_to_right": {"hits@1": 0.2}}}
+    accuracy_record(tmp_path, [*rows, accuracy_row("b", 3, 0.3, candidates="all", **apart)])
     mean = "0.600 ± 0.100"
     assert render_tasks(tmp_path).splitlines()[-2:] == [
         f"| a: relation | `fast` | 3 | {mean} | {mean} | {mean} | {mean} | 2 | 4 |",
         "| b: relation | `fast` | 1 | 0.300 | 0.300 | 0.300 | - | 3 | 6 |",
     ]
-    assert render_directions(tmp_path).splitlines()[-1] == (
-        "| b | `fast` | 0.300 | 0.300 | 0.300 | 0.300 | - | - |"
-    )
+    first, second = render_directions(tmp_path).splitlines()[-2:]
+    assert first.endswith(f" | {mean} | {mean} | - |")
+    assert second == "| b | `fast` | 0.300 | 0.300 | 0.300 | 0.300 | - | - | 0.200 |"
 
 
 def test_rows_of_two_machines_are_one_table_and_told_apart(scripts: None, tmp_path: Path) -> None:

@@ -21,10 +21,15 @@ from loginmea_fast.training.spelling import parse_overrides
 from tests.training.synthetic import synthetic_pair
 
 
-def test_a_run_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task of this name, quickly trained."""
     data.save(synthetic_pair(), tmp_path / "pair", "dbp15k")
     monkeypatch.setitem(TASKS, "small", Task("pair", ("relation",), 0.4))
     monkeypatch.setattr(measuring, "DATA", tmp_path)
+
+
+def test_a_run_is_measured_once(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("small", "fast", 3, ("epochs=2",))
     row = measure(case, tmp_path / "work")
     assert row["pairs"] == 24
@@ -42,12 +47,9 @@ def test_a_run_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_nearest_neighbours_of_a_bootstrapped_run_are_told_without_the_links_that_joined(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those hold decisions of an optimal transport, which published figures of nearest neighbours do not."""
-    data.save(synthetic_pair(), tmp_path / "pair", "dbp15k")
-    monkeypatch.setitem(TASKS, "small", Task("pair", ("relation",), 0.4))
-    monkeypatch.setattr(measuring, "DATA", tmp_path)
     run, commands = measuring.subprocess.run, []
 
     def watched(command: list[str], **options: Any) -> Any:
@@ -67,11 +69,8 @@ def test_nearest_neighbours_of_a_bootstrapped_run_are_told_without_the_links_tha
 
 
 def test_a_run_that_was_stopped_goes_on_and_says_no_seconds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data.save(synthetic_pair(), tmp_path / "pair", "dbp15k")
-    monkeypatch.setitem(TASKS, "small", Task("pair", ("relation",), 0.4))
-    monkeypatch.setattr(measuring, "DATA", tmp_path)
     case = Case("small", "fast", 3, ("epochs=2",))
     whole = measure(case, tmp_path / "whole")
     monkeypatch.setattr(measuring.shutil, "rmtree", lambda *_, **__: None)
