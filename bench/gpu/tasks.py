@@ -104,7 +104,7 @@ def _tasks() -> Iterator[Task]:
     for op in OPERATORS:
         yield Task(f"tests/{op}", "suite:suite", (op,), 180, needs_cuda=True)
     for number in map(str, range(FAULTS)):
-        yield Task(f"faults/{number}", "faults:check", (number,), 240, needs_cuda=True)
+        yield Task(f"faults/{number}", "faults:check", (number,), 480, needs_cuda=True)
         yield Task(f"planted/{number}", "faults:case", (number,), hidden=True)
 
 

@@ -205,9 +205,56 @@ def test_how_a_planted_fault_was_seen() -> None:
     clean = "1 passed\n========= ERROR SUMMARY: 0 errors"
     assert faults.seen_by("memcheck", clean) == "no"
     assert faults.seen_by("memcheck", "1 failed\n========= ERROR SUMMARY: 2 errors") == "memcheck"
-    assert faults.seen_by("racecheck", "1 failed\n========= RACECHECK SUMMARY: 0 hazards") == "wrong number"
-    with pytest.raises(AssertionError, match="did not run"):
-        faults.seen_by("memcheck", "========= Error: Device not supported")
+    compared = "E   AssertionError: out (hub): relative L2 error 1.0e-01, bound 2e-05\n1 failed"
+    assert (
+        faults.seen_by("racecheck", f"{compared}\n========= RACECHECK SUMMARY: 0 hazards") == "wrong number"
+    )
+    for told, words in (
+        ("E   loginmea_fast.errors.BuildError: building loginmea_cuda failed\n1 failed", "BuildError"),
+        ("E   RuntimeError: fusion_forward: invalid argument\n1 failed in 2.1s", "invalid argument"),
+        ("========= Error: Device not supported", "Device not supported"),
+    ):
+        seen = faults.seen_by("memcheck", f"{told}\n========= ERROR SUMMARY: 0 errors")
+        assert seen.startswith("failed otherwise: ")
+        assert words in seen
+    assert faults.seen_by("memcheck", "SKIPPED [1] of compute capability 9.0\n1 skipped").startswith(
+        "not run"
+    )
+
+
+@pytest.mark.parametrize(
+    ("sound", "faulty", "expected"),
+    [
+        ("1 passed", "E   AssertionError: dx differs\n1 failed", {"status": "ok", "seen": "wrong number"}),
+        ("1 passed", "1 passed", {"status": "ok", "seen": "no"}),
+        ("1 passed", "E   RuntimeError: invalid argument\n1 failed", {"status": "failed"}),
+        ("E   AssertionError: dx differs\n1 failed", "never asked", {"status": "failed"}),
+        ("========= ERROR SUMMARY: 2 errors\n1 passed", "never asked", {"status": "failed"}),
+        ("1 skipped", "never asked", {"status": "not run"}),
+    ],
+)
+def test_a_fault_counts_only_where_its_case_passes_without_it(
+    sound: str, faulty: str, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def told(run: Run, tool: list[str], tree: Path, number: str, environment: dict[str, str]) -> str:
+        asked.append(tree)
+        return sound if tree == ROOT else faulty
+
+    monkeypatch.setattr(faults, "_told", told)
+    monkeypatch.setattr(faults, "program", lambda: "compute-sanitizer")
+    monkeypatch.setenv("LOGINMEA_BENCH_SCRATCH", str(tmp_path))
+    rows = io.StringIO()
+    for number in ("0", "1"):  # of one case
+        faults.check(Run(f"faults/{number}", "rehearse", rows), number)
+    for line in rows.getvalue().splitlines():
+        row = json.loads(line)
+        assert row.get("seen") == expected.get("seen")
+        assert row["status"] == expected["status"], row
+    tools = 3 if expected.get("seen") == "no" else 1
+    assert asked.count(ROOT) == tools, "the case without a fault runs once under each tool"
+    assert len(asked) == tools * (1 if faulty == "never asked" else 3)
 
 
 def test_every_kernel_of_a_source_is_found() -> None:
