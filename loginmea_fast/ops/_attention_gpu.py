@@ -25,12 +25,13 @@ def relation_reflection_forward(chain: Chain, kernels: Any) -> None:
     `kernels` is the module of Triton's or of CUDA's launches, whose functions have the same names and arguments.
     """
     sets, width = chain.reflectors.shape
+    reflectors, vectors = _aligned(chain, kernels)
     for layer, index in enumerate(chain.of_layers()):
         segments = schedule_of(index, sets).by_destination
         sums = chain.logits.new_empty(segments.parts, width)
         kernels.forward(Forward(
-            segments, index[1], index[2], kernels.rows(chain.z[layer]), chain.reflectors, chain.logits[layer],
-            _row(chain.neighbor_vectors, layer), chain.activation == "tanh",
+            segments, index[1], index[2], kernels.rows(chain.z[layer]), reflectors, chain.logits[layer],
+            _row(vectors, layer), chain.activation == "tanh",
             chain.z[layer + 1], chain.lse[layer], sums, chain.logits.new_empty(2, segments.parts),
         ))  # fmt: skip
 
@@ -43,7 +44,8 @@ def relation_reflection_backward(
     Returns:
         dx in the dtype of z, du [U, d], dc [L, U] and dw [L, d] or None in the dtype of the sums.
     """
-    z, logits, reflectors, vectors = chain.z, chain.logits, chain.reflectors, chain.neighbor_vectors
+    z, logits = chain.z, chain.logits
+    reflectors, vectors = _aligned(chain, kernels)
     sets, width = reflectors.shape
     layers = len(logits)
     tanh, graphs = chain.activation == "tanh", chain.of_layers()
@@ -86,6 +88,12 @@ def relation_reflection_backward(
             dw[layer] = _weighted(x, slopes, index[3]) + _weighted(reflectors, tilts, schedule.set_ptr)
         upstream = dx
     return upstream.to(z[0].dtype), du, dc, dw
+
+
+def _aligned(chain: Chain, kernels: Any) -> tuple[Tensor, Tensor | None]:
+    """Reflectors and w as kernels read them: contiguous tensors may still begin within another's memory."""
+    vectors = chain.neighbor_vectors
+    return kernels.rows(chain.reflectors), None if vectors is None else kernels.rows(vectors)
 
 
 def _sums(values: Tensor, ptr: Tensor) -> Tensor:

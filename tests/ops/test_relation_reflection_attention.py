@@ -422,6 +422,23 @@ def test_strided_input_and_expanded_gradient(backend: str) -> None:
         assert torch.equal(grad, results[0][1])
 
 
+@pytest.mark.parametrize("offset", ["x", "reflectors", "neighbor_vectors"])
+def test_arguments_that_begin_within_other_memory(backend: str, offset: str) -> None:
+    """Contiguous, and not where four columns can be read at a time: nothing that is asked of a caller."""
+    if backend == "triton" and _device(backend) == "cpu":
+        pytest.skip("Triton's interpreter takes seconds for rows that its kernels read one number at a time")
+    graph = make_graph("random")
+    inputs = make_inputs(graph, 600, triple=True, dtype=torch.float32).map(lambda t: t.to(_device(backend)))
+    given = getattr(inputs, offset)
+    flat = torch.empty(1 + given.numel(), device=given.device)
+    moved = inputs._replace(**{offset: flat[1:].view_as(given).copy_(given)})
+    upstream = torch.randn(graph.num_entities, 1800)
+    out, grads = _results(graph, moved, "tanh", backend, upstream)
+    expected, expected_grads = _truth(graph, inputs.map(Tensor.cpu), out, "tanh", upstream)
+    assert_close(out, expected, "out")
+    _assert_gradients(grads, expected_grads, out, upstream, offset, torch.float32)
+
+
 @pytest.mark.parametrize("triple", [False, True], ids=["relation", "triple"])
 def test_nan_reaches_neighbours_and_no_others(backend: str, triple: bool) -> None:
     graph = make_graph("random")
