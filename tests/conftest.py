@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -31,6 +31,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 if emulated_cuda.SEED in os.environ:
     emulated_cuda.install()
 
+_outcomes: Counter[str] = Counter()  # of this session's tests, in whichever process they ran
 _gpu_deselected = pytest.StashKey[int]()
 
 
@@ -99,6 +100,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.path,
         )
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Over the emulator a backend that refuses to serve is a failure, not a skip: nothing would have been shown."""
+    report = yield
+    emulated = emulated_cuda.SEED in os.environ
+    if emulated and report.skipped and emulated_cuda.wrongly_refused(str(report.longrepr)):
+        report.outcome = "failed"
+        report.longrepr = f"the emulated backend must serve: {report.longrepr}"
+    return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Counts how tests ended."""
+    if report.when == "call" or not report.passed:
+        _outcomes[report.outcome] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Tests over the emulator of which none has passed show nothing."""
+    if emulated_cuda.SEED in os.environ and exitstatus == 0 and not _outcomes["passed"]:
+        print("\nover the emulator no test has passed")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

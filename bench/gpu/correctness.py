@@ -122,12 +122,15 @@ def relation_reflection_attention(run: Run, backend: str) -> None:
         large[zh_en.name] = zh_en.graph
     for dtype in run.pick(DTYPES, DTYPES, DTYPES[:1]):
         widths = run.pick((1, 63, 300, 301) if dtype == torch.float32 else (63, 300), (63, 300), (5,))
+        further = run.pick((64,) if dtype == torch.float64 else (64, 330, 600, 1024), (), ())
         checks = [
             (name, g, w, mode)
             for name, g in graphs.items()
             for w in widths
             for mode in ("relation", "triple")
         ]
+        # With the widths above every layout of CUDA C++, on a graph whose rows are cut and joined.
+        checks += [("hub", graphs["hub"], w, mode) for w in further for mode in ("relation", "triple")]
         checks += [(name, g, 300, "relation") for name, g in large.items()]
         ways = ({}, {"hopper": True}) if backend == "cuda" and run.hopper else ({},)
         for (name, graph, width, mode), way in itertools.product(checks, ways):
@@ -187,6 +190,7 @@ def low_rank_fusion(run: Run, backend: str) -> None:
         (33, (63, 64), 4, 63),
         (200, (300, 300, 300), 8, 300),
         (70, (301, 7, 33, 300), 3, 301),
+        (50, (5, 1, 3, 2, 4, 6), 2, 40),
     )
     if not run.rehearsal:
         shapes += ((5000, (300, 300, 300), 8, 300),)

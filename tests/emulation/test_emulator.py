@@ -206,8 +206,9 @@ def test_the_order_of_threads_changes_from_launch_to_launch(probes: ModuleType) 
 def test_a_grid_that_no_card_takes_is_said_and_so_is_shared_memory(probes: ModuleType) -> None:
     with pytest.raises(ValueError, match="got 1 x 65536 x 1; use fewer rows"):
         probes.grid(1, 65536, 0)
-    with pytest.raises(RuntimeError, match="more shared memory than the kernel was given"):
-        probes.grid(1, 1, 228 << 10)
+    for shared in (227 << 10, (227 << 10) - 255):  # all of it, and all but what the kernel declares
+        with pytest.raises(ValueError, match=f"grid: needs {shared} bytes .* gives it {(227 << 10) - 256};"):
+            probes.grid(1, 1, shared)
 
 
 @pytest.mark.slow

@@ -23,14 +23,17 @@ scale_ops = importlib.import_module("loginmea_fast.ops.modality_scale")
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-# rows, rank, widths of the modalities, out width; the last two have more rows than a block of any kernel
+# rows, rank, widths of the modalities, out width, 1 to 6 modalities; the last two have more rows than a block of any
+# kernel
 SHAPES = (
     (0, 2, (3, 5), 4),
     (1, 1, (1,), 1),
     (7, 3, (5,), 63),
     (6, 2, (128, 300, 301), 16),
     (13, 1, (3, 17), 301),
+    (70, 3, (9, 2, 7, 4), 66),
     (50, 3, (1, 2, 3, 4, 5), 1),
+    (9, 2, (4, 1, 2, 3, 2, 6), 33),
     (33, 8, (63, 63, 63), 63),
     (1030, 2, (20, 33), 65),
     (400, 2, (65, 64, 63), 130),

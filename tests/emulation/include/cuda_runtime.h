@@ -19,6 +19,7 @@
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorLaunchFailure = 719 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin };
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -29,9 +30,16 @@ struct cudaLaunchConfig_t {
 namespace emulation {
 inline cudaError_t last_error = cudaSuccess;
 inline const char* last_message = "no error";
-// What a kernel was promised, 0 where nothing was asked for. 227 KiB is all that a block of sm_90 can have.
+// What a kernel was promised, 0 where nothing was asked for.
 inline std::size_t& allowed_shared(const void* kernel);
-constexpr std::size_t kMostShared = 227 << 10, kSharedUnasked = 48 << 10;
+// What a kernel declares is known when it runs. So all are said to declare this much, and one that asks for memory may
+// not declare more.
+constexpr std::size_t kSharedUnasked = 48 << 10, kSharedDeclared = 256;
+// What a block can have: that of sm_90, unless a test gives the card another number of KiB.
+inline std::size_t most_shared() {
+  const char* told = std::getenv("LOGINMEA_EMULATED_CUDA_SHARED");
+  return std::size_t{1024} * (told ? std::atoi(told) : 227);
+}
 }  // namespace emulation
 
 inline std::size_t& emulation::allowed_shared(const void* kernel) {
@@ -55,7 +63,7 @@ inline const char* cudaGetErrorString(cudaError_t error) {
 
 template <class... Parameters>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribute, int bytes) {
-  if (static_cast<std::size_t>(bytes) > emulation::kMostShared) {
+  if (static_cast<std::size_t>(bytes) + emulation::kSharedDeclared > emulation::most_shared()) {
     emulation::last_message = "more shared memory than a block can have";
     return emulation::last_error = cudaErrorInvalidValue;
   }
@@ -69,7 +77,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const char* error = nullptr;
   const std::size_t asked = emulation::allowed_shared(reinterpret_cast<const void*>(kernel));
   // What a kernel declares counts beside what a launch gives it.
-  const std::size_t most = asked == 0 ? emulation::kSharedUnasked : emulation::kMostShared;
+  const std::size_t most =
+      asked == 0 ? emulation::kSharedUnasked : config->dynamicSmemBytes + emulation::kSharedDeclared;
   if (asked != 0 && config->dynamicSmemBytes > asked) {
     error = "more shared memory than the kernel was given";
   } else {
@@ -99,11 +108,21 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, 
                                              cudaDriverEntryPointQueryResult* result);
 
 struct cudaFuncAttributes {
+  std::size_t sharedSizeBytes;
   int ptxVersion;
 };
 template <class Kernel>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel*) {
+  attributes->sharedSizeBytes = emulation::kSharedDeclared;
   attributes->ptxVersion = 90;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = static_cast<int>(emulation::most_shared());
   return cudaSuccess;
 }
 
