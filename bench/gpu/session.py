@@ -60,13 +60,15 @@ class Session:
         return self.budget - (time.monotonic() - self.started)
 
     def chosen(self, stage: Stage) -> list[Task]:
-        """The stage's tasks that were asked for."""
+        """The stage's tasks that were asked for; whatever was, the first stage says what card there is."""
         return [
             task
             for task in TASKS.values()
             if task.stage == stage.name
             and not task.hidden
-            and (not self.wanted or task.name in self.wanted or stage.name in self.wanted)
+            and (
+                not self.wanted or stage is STAGES[0] or task.name in self.wanted or stage.name in self.wanted
+            )
         ]
 
     def run(self) -> None:

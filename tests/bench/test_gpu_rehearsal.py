@@ -201,6 +201,15 @@ def test_a_planted_fault_is_looked_for_in_a_checkout_of_its_own(tmp_path: Path) 
     assert len(FAULTS) == tasks.FAULTS, "the record of the emulated faults is older than they are"
 
 
+def test_a_run_of_one_stage_asks_for_the_card_first(tmp_path: Path) -> None:
+    run = session.Session("full", 60, tmp_path, ["faults"])
+    chosen = {stage.name: len(run.chosen(stage)) for stage in tasks.STAGES}
+    assert {name: count for name, count in chosen.items() if count} == {
+        "environment": 1,
+        "faults": tasks.FAULTS,
+    }
+
+
 def test_how_a_planted_fault_was_seen() -> None:
     clean = "1 passed\n========= ERROR SUMMARY: 0 errors"
     assert faults.seen_by("memcheck", clean) == "no"
