@@ -3,11 +3,13 @@
     python -m tests.emulation.faults               # all, with two orders of threads; minutes
     python -m tests.emulation.faults "a mask"      # those whose kernel or name contains this
 
-The record is faults.json beside this file; scripts/render_faults.py writes it into docs/gpu.md.
+The record is faults.json beside this file, with a digest of the sources that it is of where all faults were planted;
+scripts/render_faults.py writes it into docs/gpu.md.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -22,7 +24,7 @@ from loginmea_fast.native.toolchain import jobs
 from tests.emulation import library
 from tests.emulation.test_kernels import ATTENTION, FORMULA, GROUPS
 
-__all__ = ["FAULTS", "RECORD", "SEEN", "Fault", "planted"]
+__all__ = ["FAULTS", "RECORD", "SEEN", "Fault", "digest_of_sources", "planted"]
 
 RECORD = Path(__file__).with_name("faults.json")
 SEEDS = (1, 2)
@@ -35,6 +37,9 @@ VIEW = "views.py::test_layers_of_a_view[cuda-parallel-triple-torch.float32]"
 DEEP = f"{FORMULA}[cuda-(6, 2, (128, 300, 301), 16)-torch.float32-scaled]"
 DEEP_GROUPS = f"{GROUPS}[(6, 2, (128, 300, 301), 16)-tf32-again]"
 ODD_GROUPS = f"{GROUPS}[(7, 3, (5,), 63)-tf32-again]"
+MANY = f"{FORMULA}[cuda-(9, 2, (4, 1, 2, 3, 2, 6), 33)-torch.float32-scaled]"
+WIDE = f"{ATTENTION}test_rows_as_wide_as_every_layout[cuda-1024-torch.float32-triple]"
+ODD_WIDE = f"{ATTENTION}test_rows_as_wide_as_every_layout[cuda-330-torch.float32-triple]"
 RING = f"{ATTENTION}test_cuda_rings_bring_the_same_rows[8-torch.float32-relation]"
 NARROW_RING = f"{ATTENTION}test_cuda_rings_bring_the_same_rows[24-torch.bfloat16-triple]"
 WIDE_RING = f"{ATTENTION}test_cuda_rings_bring_the_same_rows[192-torch.float32-relation]"
@@ -109,6 +114,23 @@ FAULTS = (
         "column, column < width",
         "column, column + 1 < width",
         HUB,
+    ),
+    Fault("a layout narrower than its rows", "with_layout", _S, "Layout<S, 4, 8>", "Layout<S, 4, 7>", WIDE),
+    Fault(
+        "one column at a time, and too few",
+        "with_layout",
+        _S,
+        "Layout<S, 1, 16>",
+        "Layout<S, 1, 10>",
+        ODD_WIDE,
+    ),
+    Fault(
+        "a modality fewer than there are",
+        "with_parts",
+        "low_rank_fusion_dispatch.cuh",
+        "std::integral_constant<int, 6>",
+        "std::integral_constant<int, 5>",
+        MANY,
     ),
     Fault("a sum over half a warp", "sum_of_warp", _R, "int lanes = 16", "int lanes = 8", HUB),
     Fault(
@@ -334,6 +356,16 @@ def planted(fault: Fault) -> dict[str, str]:
     return files
 
 
+def digest_of_sources(root: Path = library.ROOT) -> str:
+    """What a record is of: the names and contents of the kernels and of all that emulates and judges them."""
+    total = hashlib.sha256()
+    for folder in ("csrc/cuda", "tests/emulation"):
+        for path in sorted((root / folder).rglob("*")):
+            if path.is_file() and path.suffix != ".pyc" and path.name != RECORD.name:
+                total.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return total.hexdigest()[:16]
+
+
 def judge(case: str, path: Path, seed: int, sanitize: bool) -> str:
     """What a case says of a library: "passed", "wrong number", "emulator" or "address sanitizer"."""
     environment = library.sanitized_environment() if sanitize else dict(os.environ)
@@ -376,17 +408,24 @@ def run(faults: tuple[Fault, ...]) -> Iterator[dict[str, Any]]:
 
 def main(wanted: str = "") -> int:
     """Plants the faults whose kernel or name contains `wanted`; the record keeps what it says of the others."""
-    kept = {}
+    kept, record, digest = {}, {"seeds": list(SEEDS)}, digest_of_sources()
     if wanted and RECORD.exists():
-        kept = {(row["kernel"], row["fault"]): row for row in json.loads(RECORD.read_text())["rows"]}
+        record = json.loads(RECORD.read_text())
+        kept = {(row["kernel"], row["fault"]): row for row in record["rows"]}
     for row in run(tuple(fault for fault in FAULTS if wanted in f"{fault.kernel}: {fault.name}")):
         kept[row["kernel"], row["fault"]] = row
         print(f"{row['kernel']}: {row['fault']}: {', '.join(row['seen'])}", flush=True)
         rows = [kept[key] for f in FAULTS if (key := (f.kernel, f.name)) in kept]
-        RECORD.write_text(json.dumps({"seeds": list(SEEDS), "rows": rows}, indent=1) + "\n")
+        _write(record | {"rows": rows})
+    if not wanted:
+        _write({"seeds": list(SEEDS), "sources": digest, "rows": rows})
     caught = sum(set(row["seen"]) <= SEEN for row in rows)
     print(f"{caught} of {len(rows)} faults seen with each of {len(SEEDS)} orders of threads")
     return 0 if caught == len(FAULTS) else 1
+
+
+def _write(record: dict[str, Any]) -> None:
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
