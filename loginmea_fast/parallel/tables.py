@@ -139,8 +139,10 @@ def _told(what: str, remedy: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             yield
-    except CheckpointException as error:
-        reasons = [reason for reason, _ in error.failures.values()]
+    except LoginMEAError:
+        raise
+    except (CheckpointException, Exception) as error:
+        reasons = [reason for reason, _ in getattr(error, "failures", {}).values()] or [error]
         for reason in reasons:
             if isinstance(reason, LoginMEAError) or not isinstance(reason, Exception):
                 raise reason from None

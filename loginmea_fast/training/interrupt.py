@@ -21,9 +21,8 @@ class TrainingInterrupted(LoginMEAError):
     """
 
     def __init__(self, message: str, signal_number: int = signal.SIGTERM) -> None:
-        super().__init__(
-            message
-        )  # which is all that another process makes it anew from, before it sets `exit_code`
+        # The message is all that another process makes it anew from, before it sets `exit_code`.
+        super().__init__(message)
         self.exit_code = 128 + signal_number
 
 
