@@ -9,18 +9,22 @@ total = sum of padded d_m and columns = K padded d, modality m has the columns p
 
 For precision "tf32" t and w are rounded to its digits here, once, and not wherever a tile is read. Both have the depth
 running fastest, which is how tensor cores of every generation take them.
+
+What a block writes for the launches after it is to be found in L2: t forward, dP backward. LOGINMEA_FUSION_ROWS asks
+for another number of rows backward: products of more rows, and dP in memory. No card has shown yet which is faster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 __all__ = ["BLOCK_ROWS", "PAD", "Operands", "in_tf32", "round_up"]
 
-DP_BYTES = 48 << 20  # of dP in one block of rows; an H100 has 50 MiB of L2, an A100 40
+BLOCK_BYTES = 48 << 20  # an H100 has 50 MiB of L2, an A100 40
 PAD, BLOCK_ROWS = 64, 128  # every tile of csrc/cuda/tile.cuh and of the Triton kernels divides them
 
 
@@ -36,8 +40,28 @@ def in_tf32(x: Tensor) -> Tensor:
     return torch.where(x.isnan(), x, rounded)  # a NaN's bits could carry over
 
 
+def _rows_asked_for() -> int | None:
+    """Rows of a block of the backward pass that LOGINMEA_FUSION_ROWS asks for, or None.
+
+    Raises:
+        ValueError: it is no whole number above 0.
+    """
+    asked = os.environ.get("LOGINMEA_FUSION_ROWS", "")
+    if asked and not (asked.isdecimal() and int(asked) > 0):
+        raise ValueError(f"LOGINMEA_FUSION_ROWS must be a whole number above 0; got {asked!r}")
+    return int(asked) if asked else None
+
+
 class Operands:
     """Sizes, the factors packed for this call, and room for a block of rows.
+
+    Args:
+        inputs: as in `low_rank_fusion`.
+        factors: as there, like `rank_weights` and `row_scale`.
+        rank_weights: as there.
+        row_scale: as there.
+        precision: of products.
+        backward: whether a block is followed by its dP.
 
     Attributes:
         inputs: x_m [B, d_m], the elements of a row adjacent.
@@ -53,6 +77,7 @@ class Operands:
         rank_weights: Tensor,
         row_scale: Tensor | None,
         precision: str,
+        backward: bool,
     ) -> None:
         self.inputs = [x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous() for x in inputs]
         self.scale = None if row_scale is None else row_scale.float().contiguous()
@@ -76,11 +101,25 @@ class Operands:
         if precision == "tf32":
             w = in_tf32(w)
         self.w, self.constants = w.view(self.columns, self.total), constants.view(self.count, self.columns)
-        row_bytes = self.count * self.columns * self.w.element_size()
-        most = max(DP_BYTES // row_bytes, BLOCK_ROWS)
+        row_numbers = self.count * self.columns if backward else max(self.total, 1)
+        most = max(BLOCK_BYTES // (row_numbers * self.w.element_size()), BLOCK_ROWS)
+        if backward:
+            most = _rows_asked_for() or most
         self.block = round_up(min(most, max(self.rows, 1)), BLOCK_ROWS)
         self.t = self.w.new_empty(self.block, self.total)
 
     def part(self, m: int) -> slice:
         """Columns of t and w that belong to a modality."""
         return slice(self.starts[m], self.starts[m + 1])
+
+    def groups(self) -> Iterator[slice]:
+        """Modalities whose products are one launch: all if they are of one padded width, else each by itself."""
+        alike = all(start == m * self.starts[1] for m, start in enumerate(self.starts))
+        size = self.count if alike else 1
+        yield from (slice(m, m + size) for m in range(0, self.count, size))
+
+    def side_by_side(self, table: Tensor, group: slice) -> Tensor:
+        """A view of a table [n, total] as [modalities of a group, n, padded width]."""
+        columns = table[:, self.starts[group.start] : self.starts[group.stop]]
+        size = group.stop - group.start
+        return columns.unflatten(1, (size, columns.shape[1] // size)).transpose(0, 1)

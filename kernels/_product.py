@@ -1,4 +1,4 @@
-"""Products of matrices in Triton, of any strides and with a precision of their own, with the epilogue of logits."""
+"""Products of matrices in Triton, of any strides, one or several at once, with the epilogue of logits."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ __all__ = ["multiply", "of_float32"]
 @triton.jit
 def _product(
     a, b, c, row_scale, column_scale, row_inverse, bias, m, n, k,
-    a_row, a_inner, b_inner, b_column, c_row,
+    a_each, a_row, a_inner, b_each, b_inner, b_column, c_each, c_row,
     SCALE: tl.constexpr, BIAS: tl.constexpr, ADD: tl.constexpr, ROUND: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """c_mn (+)= sum_k a_mk b_kn; SCALE, BIAS: times row_m column_n, plus inverse_m bias_n; ROUND: in bfloat16."""
     # Tiles go in groups of GROUP rows of tiles, so that neighbours in time share operands in L2.
     tiles_m, tiles_n = tl.cdiv(m, BM), tl.cdiv(n, BN)
+    number = tl.program_id(1).to(tl.int64)  # of the product
+    a, b, c = a + number * a_each, b + number * b_each, c + number * c_each
     first = tl.program_id(0) // (GROUP * tiles_n) * GROUP
     rows = min(tiles_m - first, GROUP)
     within = tl.program_id(0) % (GROUP * tiles_n)
@@ -67,18 +69,19 @@ def multiply(
     logits: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None,
     add: bool = False,
 ) -> None:
-    """Multiply a [m, k] and b [k, n], of any strides, into c [m, n].
+    """Multiply a [m, k] and b [k, n], of any strides, into c [m, n]; or G of each, with a first dimension more.
 
     `logits`: u_b / tau_b, v_j, 1 / tau_b and bias_j or None, with which c becomes logits.
     """
-    (m, k), n = a.shape, b.shape[1]
+    a, b, c = (matrix if matrix.dim() == 3 else matrix[None] for matrix in (a, b, c))
+    (count, m, k), n = a.shape, b.shape[2]
     rounded = precision == "bfloat16" or b.dtype == torch.bfloat16
     row_scale, column_scale, inverse, bias = (c, c, c, None) if logits is None else logits
     exact = precision == "ieee" and not rounded
     columns = 64 if exact else 128  # the parts of operands that are rounded want registers
-    _product[grid(triton.cdiv(m, 128) * triton.cdiv(n, columns))](
+    _product[grid(triton.cdiv(m, 128) * triton.cdiv(n, columns), count)](
         a, b, c, row_scale, column_scale, inverse, c if bias is None else bias, m, n, k,
-        a.stride(0), a.stride(1), b.stride(0), b.stride(1), c.stride(0),
+        *a.stride(), *b.stride(), c.stride(0), c.stride(1),
         SCALE=logits is not None, BIAS=bias is not None, ADD=add, ROUND=rounded,
         PRECISION=of_float32(precision),
         BM=128, BN=columns, BK=64 if a.dtype == b.dtype == torch.bfloat16 else 32, GROUP=8, num_warps=8, num_stages=3,

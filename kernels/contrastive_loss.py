@@ -21,6 +21,9 @@ from torch import Tensor
 __all__ = ["contrastive_loss"]
 
 PANEL_BYTES = 64 << 20  # of logits; an H100 has 50 MiB of L2, an A100 40
+# Where a program goes down columns: many rows a turn, since a turn costs what memory takes to answer, and narrow, so
+# that there are programs enough for every processor.
+COLUMN_TILE = {"BR": 64, "BN": 32}
 SHORTEST_ROW = 1e-12
 OUT = (
     -1e30
@@ -83,18 +86,20 @@ def _row_softmax(logits, lse, first_row, columns, BN: tl.constexpr):
 
 
 @triton.jit
-def _column_softmax(logits, largest, total, rows, batch, columns, BN: tl.constexpr):
+def _column_softmax(
+    logits, largest, total, rows, batch, columns, BR: tl.constexpr, BN: tl.constexpr
+):  # fmt: skip
     """Take a panel's rows into the running maximum and sum of each of the first `batch` columns."""
     j = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
     high = tl.load(largest + j, mask=j < batch, other=0.0)
     summed = tl.load(total + j, mask=j < batch, other=0.0)
-    line = logits + j
-    for _ in range(0, rows):
-        s = tl.load(line, mask=j < batch, other=0.0)
-        higher = tl.maximum(high, s)
-        summed = summed * tl.exp(high - higher) + tl.exp(s - higher)
+    for start in range(0, rows, BR):
+        row = start + tl.arange(0, BR).to(tl.int64)
+        mask = (row < rows)[:, None] & (j < batch)[None, :]
+        s = tl.load(logits + row[:, None] * columns + j[None, :], mask=mask, other=float("-inf"))  # [BR, BN]
+        higher = tl.maximum(high, tl.max(s, 0))
+        summed = summed * tl.exp(high - higher) + tl.sum(tl.exp(s - higher[None, :]), 0)
         high = higher
-        line += columns
     tl.store(largest + j, high, mask=j < batch)
     tl.store(total + j, summed, mask=j < batch)
 
@@ -130,18 +135,21 @@ def _temperature_gradient(
 
 @triton.jit
 def _bias_gradient(
-    logits, row_lse, row_share, positives, out, first_row, rows, batch, columns, BN: tl.constexpr
-):
+    logits, row_lse, row_share, positives, out, first_row, rows, batch, columns, BR: tl.constexpr, BN: tl.constexpr
+):  # fmt: skip
     """out_j += sum over the panel's rows of w_bj / tau_b."""
     j = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
     total = tl.load(out + j, mask=j < columns, other=0.0)
-    line = logits + j
-    for row in range(0, rows):
-        own = first_row + row
-        s = tl.load(line, mask=j < columns, other=0.0)
-        line += columns
-        total += _softmaxes(s, row_lse, row_lse, row_share, own, j, batch, columns, False)
-        total -= tl.where(j == tl.load(positives + own), tl.load(row_share + own), 0.0)
+    for start in range(0, rows, BR):
+        row = start + tl.arange(0, BR).to(tl.int64)
+        mask = (row < rows)[:, None] & (j < columns)[None, :]
+        own = (
+            first_row + tl.minimum(row, rows - 1)[:, None]
+        )  # what is beyond the panel counts for nothing below
+        s = tl.load(logits + row[:, None] * columns + j[None, :], mask=mask, other=0.0)  # [BR, BN]
+        w = _softmaxes(s, row_lse, row_lse, row_share, own, j[None, :], batch, columns, False)
+        w -= tl.where(j[None, :] == tl.load(positives + own), tl.load(row_share + own), 0.0)
+        total += tl.sum(tl.where(mask, w, 0.0), 0)
     tl.store(out + j, total, mask=j < columns)
 
 
@@ -262,8 +270,8 @@ def contrastive_loss(
                 BOTH=both_ways, BN=1024,
             )  # fmt: skip
         if key_bias is not None:
-            _bias_gradient[grid(triton.cdiv(columns, 64))](
-                logits, lse, share, own, bias_gradient, start, len(some), batch, columns, BN=64
+            _bias_gradient[grid(triton.cdiv(columns, COLUMN_TILE["BN"]))](
+                logits, lse, share, own, bias_gradient, start, len(some), batch, columns, **COLUMN_TILE
             )
         _weights[grid(len(some), triton.cdiv(columns, 1024))](
             logits, lse, column_lse, share, own, query_scale, key_scale, start, batch, columns,
@@ -289,8 +297,8 @@ def contrastive_loss(
         some = slice(start, start + len(logits))
         share[some] = torch.where(lse[some] < OUT / 2, 0.0, c[some] * inverse[some])
         if both_ways:
-            _column_softmax[grid(triton.cdiv(batch, 64))](
-                logits, largest, total, len(logits), batch, columns, BN=64
+            _column_softmax[grid(triton.cdiv(batch, COLUMN_TILE["BN"]))](
+                logits, largest, total, len(logits), batch, columns, **COLUMN_TILE
             )
         elif with_gradient:
             differentiate(start, logits)

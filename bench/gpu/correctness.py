@@ -21,6 +21,7 @@ from torch import Tensor
 from bench._graphs import generated
 from bench.gpu.graphs import problem
 from bench.gpu.run import Run
+from bench.gpu.tasks import HOPPER
 from loginmea_fast import AlignmentGraph, ops
 from loginmea_fast.ops.modality_scale import modality_scale as scale_operator
 from loginmea_fast.reference import contrastive_loss as loss_reference
@@ -132,7 +133,7 @@ def relation_reflection_attention(run: Run, backend: str) -> None:
         # With the widths above every layout of CUDA C++, on a graph whose rows are cut and joined.
         checks += [("hub", graphs["hub"], w, mode) for w in further for mode in ("relation", "triple")]
         checks += [(name, g, 300, "relation") for name, g in large.items()]
-        ways = ({}, {"hopper": True}) if backend == "cuda" and run.hopper else ({},)
+        ways = ({}, {"variables": HOPPER}) if backend == "cuda" and run.hopper else ({},)
         for (name, graph, width, mode), way in itertools.product(checks, ways):
             what = {"dtype": _name(dtype), "case": f"{name}, width {width}, {mode} mode", **way}
             with run.attempt(op="relation_reflection_attention", backend=backend, **what) as row:
@@ -208,7 +209,7 @@ def low_rank_fusion(run: Run, backend: str) -> None:
     if backend == "cuda" and run.hopper:
         for name in ROUNDED_PRODUCTS:
             for case, *what in [*cases, ("largest", *largest)]:
-                named = {"dtype": "float32", "case": f"{case}, products in {name}", "hopper": True}
+                named = {"dtype": "float32", "case": f"{case}, products in {name}", "variables": HOPPER}
                 with run.attempt(op="low_rank_fusion", backend=backend, **named) as row:
                     _fusion(run, row, *what, torch.float32, backend, name)
 

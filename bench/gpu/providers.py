@@ -21,7 +21,9 @@ from bench._authors import AuthorsAttention, AuthorsEdges, AuthorsFusion
 from bench._graphs import generated
 from bench.gpu import work
 from bench.gpu.graphs import problem
+from bench.gpu.kept_products import KeptProducts
 from bench.gpu.run import Run
+from bench.gpu.tasks import HOPPER, WAYS
 from loginmea_fast import AlignmentGraph, ops
 from loginmea_fast.ops.modality_scale import modality_scale
 from loginmea_fast.reference import alignment_search as search_reference
@@ -38,7 +40,6 @@ __all__ = [
 ]
 
 OURS = ("triton", "cuda")
-HOPPER = "cuda, Hopper's own ways"
 WIDTH, LAYERS, RANK, TEMPERATURE = 300, 2, 8, 0.1
 JOINT = 2400  # columns of the joint embedding of three modalities
 PRECISIONS = ((torch.float32, "tf32"), (torch.bfloat16, "bfloat16"))
@@ -77,6 +78,7 @@ def _attention(run: Run, name: str, graph: AlignmentGraph, dtype: torch.dtype) -
     table = torch.randn(2 * graph.num_relations, width, device=run.device)
     vectors = torch.randn(LAYERS, width, device=run.device) / width**0.5
     leaves = [t.to(dtype).requires_grad_() for t in (x, table, vectors)]
+    op = "relation_reflection_attention"
     clean = functools.partial(_clean_attention, graph)
     providers: dict[str, Callable[[], Function]] = {"clean": lambda: clean}
     if dtype == torch.float32:
@@ -84,17 +86,18 @@ def _attention(run: Run, name: str, graph: AlignmentGraph, dtype: torch.dtype) -
         # PyTorch Geometric comes with the benchmark extra only; the environment's record says whether it is there.
         if importlib.util.find_spec("torch_geometric") is not None:
             providers["PyG"] = lambda: _pyg_attention(graph)
-    providers |= {p: lambda p=p: functools.partial(_our_attention, graph, _backend(p)) for p in _ours(run)}
+    ours = _ours(run, op)
+    providers |= {p: lambda b=b: functools.partial(_our_attention, graph, b) for p, b in ours.items()}
     if dtype == torch.float32 and name.startswith("zh_en"):
         providers["torch.compile"] = lambda: run.compiled(clean)
     # The formula needs a dozen tensors of edges x width.
     wide = torch.float64 if 12 * graph.num_edges * width * 8 < 30e9 else torch.float32
-    what = {"op": "relation_reflection_attention", "case": name, "dtype": _name(dtype), "truth": _name(wide)}
+    what = {"op": op, "case": name, "dtype": _name(dtype), "truth": _name(wide)}
     _compare(run, what, providers, leaves, _truth(clean, leaves, wide), costs, _name(dtype))
     u = ops.relation_reflectors(leaves[1].detach(), graph).requires_grad_()
-    for provider in _ours(run):
-        alone = {**what, **_asked(provider), "alone": True}
-        attend = functools.partial(_attend, graph, _backend(provider))
+    for provider, backend in ours.items():
+        alone = {**what, **_asked(op, provider), "alone": True}
+        attend = functools.partial(_attend, graph, backend)
         _time(run, alone, attend, [leaves[0], u, leaves[2]], costs)
 
 
@@ -166,22 +169,26 @@ def low_rank_fusion(run: Run) -> None:
         leaves = [t.to(dtype).requires_grad_() for t in (*x, *w, *small)]
         size = rows, [width] * 3, rank, width, dtype.itemsize
         costs = [work.fusion_forward(*size), work.fusion_backward(*size)]
+        op, ours = "low_rank_fusion", _ours(run, "low_rank_fusion")
         providers: dict[str, Callable[[], Function]] = {"clean": lambda: _clean_fusion}
         if dtype == torch.float32:
             providers["authors"] = lambda: _authors_fusion(run, width, rank)
-        providers |= {p: lambda p=p: _our_fusion(_backend(p)) for p in _ours(run)}
+        providers |= {p: lambda b=b: _our_fusion(b) for p, b in ours.items()}
+        providers["products kept"] = lambda: _kept_products(run)
         if dtype == torch.float32:
             providers["torch.compile"] = lambda: run.compiled(_clean_fusion)
         truth = _truth(_clean_fusion, leaves, torch.float64)
         case = f"{rows:,} rows, 3 x {width}, rank {rank}"
-        what = {"op": "low_rank_fusion", "case": case, "dtype": precision}
+        what = {"op": op, "case": case, "dtype": precision}
         with _products_in(precision):
             _compare(run, what, providers, leaves, truth, costs, precision)
             scale = torch.rand(rows, 3, device=run.device, dtype=dtype).requires_grad_()
-            for provider in _ours(run):
-                alone = {**what, **_asked(provider), "alone": True}
-                fuse = functools.partial(_fuse, _backend(provider))
+            for provider, backend in ours.items():
+                alone = {**what, **_asked(op, provider), "alone": True}
+                fuse = functools.partial(_fuse, backend)
                 _time(run, alone, fuse, [*leaves[:8], scale], costs)
+            alone = {**what, "provider": "products kept", "alone": True}
+            _time(run, alone, KeptProducts(run), [*leaves[:8], scale], costs)
             costs = work.scale(rows, [width] * 3, dtype.itemsize)
             for provider, backend in (("clean", "reference"), ("triton", "triton")):
                 alone = {**what, "op": "modality_scale", "provider": provider, "alone": True}
@@ -195,6 +202,11 @@ def _clean_fusion(*t: Tensor) -> Tensor:
 
 def _our_fusion(backend: str) -> Function:
     return lambda *t: _fuse(backend, *t[:8], modality_scale(t[:3], t[8]))
+
+
+def _kept_products(run: Run) -> Function:
+    fuse = KeptProducts(run)
+    return lambda *t: fuse(*t[:8], fusion_reference.modality_scale(t[:3], t[8]))
 
 
 def _scale(backend: str, *t: Tensor) -> Tensor:
@@ -373,7 +385,7 @@ def _compare(
     """Check every provider against the truth and time it; `together` times forward and backward as one."""
     for provider, make in providers.items():
         if run.possible(**what, provider=provider):
-            with run.attempt(**what, **_asked(provider)) as row:
+            with run.attempt(**what, **_asked(what["op"], provider)) as row:
                 function = make()
                 out, gradients = _run(function, leaves)
                 errors = [_error(a, t) for a, t in zip([out, *gradients], [truth[0], *truth[1]], strict=True)]
@@ -384,16 +396,20 @@ def _compare(
                 _add_work(row, costs)
 
 
-def _ours(run: Run) -> tuple[str, ...]:
-    return (*OURS, HOPPER) if run.hopper else OURS
+def _ours(run: Run, op: str) -> dict[str, str]:
+    """Providers of ours that this card has, and their backends."""
+    ways = {
+        provider: backend
+        for provider, (backend, variables) in WAYS[op].items()
+        if run.hopper or not HOPPER.keys() & variables.keys()
+    }
+    return {backend: backend for backend in OURS} | ways
 
 
-def _backend(provider: str) -> str:
-    return "cuda" if provider == HOPPER else provider
-
-
-def _asked(provider: str) -> dict[str, Any]:
-    return {"provider": provider} | ({"hopper": True} if provider == HOPPER else {})
+def _asked(op: str, provider: str) -> dict[str, Any]:
+    """What `Run.attempt` is told of a provider."""
+    _, variables = WAYS.get(op, {}).get(provider, ("", {}))
+    return {"provider": provider} | ({"variables": variables} if variables else {})
 
 
 def _time(

@@ -14,7 +14,7 @@ import os
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -23,7 +23,7 @@ import torch
 from loginmea_fast import native
 from loginmea_fast.errors import BackendError, OutOfMemoryError
 
-__all__ = ["DeviceLost", "Run"]
+__all__ = ["DeviceLost", "Run", "environment"]
 
 WARM_UP = 3
 LONGEST_SECONDS = 0.6  # that one measurement repeats itself
@@ -80,7 +80,8 @@ class Run:
 
     def possible(self, **what: Any) -> bool:
         """Whether a row is worth an attempt; a rehearsal writes of CUDA kernels that they were not run."""
-        if self.rehearsal and "cuda" in (what.get("provider"), what.get("backend")):
+        asked = (str(what.get(key)).partition(",")[0] for key in ("provider", "backend"))
+        if self.rehearsal and "cuda" in asked:
             self.write(**what, status="not run", reason=NO_CUDA)
             return False
         return True
@@ -89,17 +90,16 @@ class Run:
     def attempt(self, **what: Any) -> Iterator[dict[str, Any]]:
         """A row that is written however its block ends: `status` is "ok" or says why not.
 
-        With `hopper=True` CUDA kernels go Hopper's own ways meanwhile.
+        The environment has the variables of `variables` meanwhile.
 
         Raises:
             DeviceLost: the block failed and the device with it.
         """
         row: dict[str, Any] = {**what, "status": "ok"}
-        started, before = time.monotonic(), os.environ.get("LOGINMEA_HOPPER", "")
+        started = time.monotonic()
         try:
-            if what.get("hopper"):
-                os.environ["LOGINMEA_HOPPER"] = "1"
-            yield row
+            with environment(what.get("variables", {})):
+                yield row
         except (torch.OutOfMemoryError, OutOfMemoryError) as error:
             row |= {"status": "out of memory", "reason": _first_line(error)}
         except BackendError as error:
@@ -109,7 +109,6 @@ class Run:
         except (Exception, SystemExit) as error:
             row |= {"status": "failed", "reason": f"{type(error).__name__}: {_first_line(error)}"}
             traceback.print_exc()
-        os.environ["LOGINMEA_HOPPER"] = before
         row["seconds"] = round(time.monotonic() - started, 2)
         self.write(**row)
         self._clean_up(row)
@@ -189,6 +188,21 @@ class Run:
         gc.collect()
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the process while a block runs."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _chain(parts: Sequence[Callable[[Any], Any]]) -> Any:

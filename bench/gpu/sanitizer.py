@@ -9,15 +9,13 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.gpu.run import Run
+from bench.gpu.run import Run, environment
 from bench.gpu.session import COMMAND, ROOT
 from loginmea_fast import AlignmentGraph, ops
 from tests.helpers.graphs import triples_of
@@ -128,17 +126,6 @@ def _normal(run: Run, *shape: int, dtype: torch.dtype) -> Tensor:
     return torch.randn(*shape, device=run.device).to(dtype).requires_grad_()
 
 
-@contextmanager
-def _own_ways(wanted: bool) -> Iterator[None]:
-    """CUDA kernels go Hopper's own ways meanwhile, where the card has them."""
-    before = os.environ.get("LOGINMEA_HOPPER", "")
-    os.environ["LOGINMEA_HOPPER"] = "1" if wanted else ""
-    try:
-        yield
-    finally:
-        os.environ["LOGINMEA_HOPPER"] = before
-
-
 def _attention(run: Run) -> None:
     cases = itertools.product(
         ("hub", "self loops"), (torch.float32, torch.bfloat16), (False, True), (False, True)
@@ -148,7 +135,7 @@ def _attention(run: Run) -> None:
         width = 40 if hopper else 37  # bulk copies take multiples of 16 bytes
         u = _normal(run, graph.num_relation_sets, width, dtype=dtype)
         w = _normal(run, 2, width, dtype=dtype) if triple else None
-        with _own_ways(hopper):
+        with environment({"LOGINMEA_HOPPER": "1" if hopper else ""}):
             ops.relation_reflection_layers(
                 _normal(run, graph.num_entities, width, dtype=dtype), u, None, graph, w, backend=_backend(run),
                 relation_vectors=_normal(run, 2, width, dtype=dtype),
@@ -163,7 +150,7 @@ def _fusion(run: Run) -> None:
         small = [_normal(run, 1, width, dtype=dtype) for width in (3, 45)]
         for precision, hopper in (("ieee", False), ("tf32", False), ("tf32", True)):
             scale = _normal(run, 131, 2, dtype=dtype)
-            with _own_ways(hopper):
+            with environment({"LOGINMEA_HOPPER": "1" if hopper else ""}):
                 out = ops.low_rank_fusion(
                     inputs, factors, *small, scale, backend=_backend(run), precision=precision
                 )

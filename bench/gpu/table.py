@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from bench.gpu.tasks import WAYS
+
 __all__ = ["choice", "goals", "render", "with_fractions"]
 
 Row = dict[str, Any]
 Choice = dict[str, dict[str, list[tuple[int, str]]]]
-OURS = ("triton", "cuda", "cuda, Hopper's own ways", "auto")
+OURS = ("triton", "cuda", *(way for ways in WAYS.values() for way in ways), "auto")
 # Which matrix rate bounds an operator's row. The search multiplies digits that tf32 keeps, whatever the rows' dtype.
 RATE = {"tf32": "tf32", "bfloat16": "bfloat16", "bfloat16 screen": "bfloat16"}
 

@@ -7,10 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["GPU_BACKENDS", "OPERATORS", "STAGES", "TASKS", "Stage", "Task"]
+__all__ = ["GPU_BACKENDS", "HOPPER", "OPERATORS", "STAGES", "TASKS", "WAYS", "Stage", "Task"]
 
 OPERATORS = ("relation_reflection_attention", "low_rank_fusion", "contrastive_loss", "alignment_search")
 GPU_BACKENDS = {op: ("triton", "cuda") for op in OPERATORS[:2]} | {op: ("triton",) for op in OPERATORS[2:]}
+# Ways that serve where an environment variable asks for them, until a record says that they win.
+HOPPER = {"LOGINMEA_HOPPER": "1"}
+_LONG = {"LOGINMEA_FUSION_ROWS": "8192"}
+WAYS: dict[str, dict[str, tuple[str, dict[str, str]]]] = {  # operator -> provider -> backend, variables
+    "relation_reflection_attention": {"cuda, Hopper's own ways": ("cuda", HOPPER)},
+    "low_rank_fusion": {
+        "triton, blocks of 8,192 rows": ("triton", _LONG),
+        "cuda, blocks of 8,192 rows": ("cuda", _LONG),
+        "cuda, Hopper's own ways": ("cuda", HOPPER),
+        "cuda, Hopper's own ways, blocks of 8,192 rows": ("cuda", HOPPER | _LONG),
+    },
+}
 ROOT = Path(__file__).resolve().parents[2]
 FAULTS = len(json.loads((ROOT / "tests" / "emulation" / "faults.json").read_text())["rows"])
 

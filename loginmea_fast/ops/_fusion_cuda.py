@@ -15,7 +15,7 @@ from torch import Tensor
 from loginmea_fast.kernels._operands import Operands
 from loginmea_fast.ops._cuda_launch import launch
 from loginmea_fast.ops._dispatch import capability, cuda_kernels
-from loginmea_fast.ops._wide_products import add_wide_product, wide_product
+from loginmea_fast.ops._wide_products import wide_products
 
 __all__ = ["forward", "input_gradients", "multiply", "pack_rows", "projection_gradient", "unsupported"]
 
@@ -84,11 +84,8 @@ def input_gradients(
 
 
 def multiply(f: Operands, a: Tensor, b: Tensor, out: Tensor, add: bool) -> None:
-    """Multiply into `out`, or add to it, float32."""
-    if add:
-        add_wide_product(a, b, out)
-    else:
-        wide_product(a, b, out)
+    """Multiply matrix by matrix into `out` [G, m, n], or add to it, float32."""
+    wide_products(a, b, out, add)
 
 
 def _by_groups(f: Operands) -> bool:

@@ -28,7 +28,7 @@ def low_rank_fusion_forward(
     kernels: Any,
 ) -> None:
     """Fill y [B, d] and, unless None, products [K, M, B, d] with P_mk, o_k folded into the first modality's."""
-    f = Operands(inputs, factors, rank_weights, row_scale, precision)
+    f = Operands(inputs, factors, rank_weights, row_scale, precision, backward=False)
     bias = bias.float().contiguous()
     for first in range(0, f.rows, f.block):
         count = min(f.block, f.rows - first)
@@ -48,7 +48,7 @@ def low_rank_fusion_backward(
     kernels: Any,
 ) -> None:
     """Fill `gradients`: dx_m, dW_m, do, db, dr, one after another; empty ones are not wanted."""
-    f = Operands(inputs, factors, rank_weights, row_scale, precision)
+    f = Operands(inputs, factors, rank_weights, row_scale, precision, backward=True)
     dx, dfactors, (do, db, dr) = gradients[: f.count], gradients[f.count : -3], gradients[-3:]
     inputs_needed, factors_needed = dr.numel() > 0 or any(g.numel() for g in dx), do.numel() > 0
     db.copy_(grad.float().sum(dim=0, keepdim=True))
@@ -62,13 +62,14 @@ def low_rank_fusion_backward(
         used = round_up(count, BLOCK_ROWS)  # what lies between is zero in t and dP
         kernels.pack_rows(f, first, count)
         kernels.projection_gradient(f, grad, products, dp, first, count)
-        for m in range(f.count):
-            part, dp_m = f.part(m), dp[m, :used]
+        if factors_needed:
+            constants += dp[:, :used].sum(dim=1, dtype=torch.float32)
+        for group in f.groups():
+            t, w, dp_m = f.side_by_side(f.t[:used], group), f.side_by_side(f.w, group), dp[group, :used]
             if factors_needed:
-                kernels.multiply(f, dp_m.T, f.t[:used, part], dw[:, part], add=True)
-                constants[m] += dp_m.sum(dim=0, dtype=torch.float32)
+                kernels.multiply(f, dp_m.mT, t, f.side_by_side(dw, group), add=True)
             if inputs_needed:
-                kernels.multiply(f, dp_m, f.w[:, part], dt[:used, part], add=False)
+                kernels.multiply(f, dp_m, w, f.side_by_side(dt[:used], group), add=False)
         if inputs_needed:
             kernels.input_gradients(f, dt, dx, wide_dr, first, count)
     if wide_dr is not None and dr.numel():

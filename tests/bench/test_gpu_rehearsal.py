@@ -23,9 +23,12 @@ from bench.gpu import faults, graphs, session, tasks
 from bench.gpu import table as gpu_table
 from bench.gpu import work as floor
 from bench.gpu.command import parse
+from bench.gpu.kept_products import KeptProducts
 from bench.gpu.run import Run
 from bench.gpu.sanitizer import judged, kernels_in
+from bench.gpu.tasks import WAYS
 from loginmea_fast.native import loader
+from loginmea_fast.reference.low_rank_fusion import low_rank_fusion
 from tests.emulation.faults import FAULTS
 from tests.helpers.plain_checkout import checkout, python_with
 
@@ -289,6 +292,34 @@ def test_hoppers_own_ways_are_tried_where_card_and_library_have_them(
     assert not Run("task", "rehearse", io.StringIO()).hopper
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     assert not run.hopper
+
+
+def test_variables_of_a_row_are_there_while_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGINMEA_HOPPER", "0")
+    monkeypatch.delenv("LOGINMEA_FUSION_ROWS", raising=False)
+    rows = io.StringIO()
+    for ends in (True, False):
+        _, variables = WAYS["low_rank_fusion"]["cuda, Hopper's own ways, blocks of 8,192 rows"]
+        with Run("task", "rehearse", rows).attempt(variables=variables):
+            assert (os.environ["LOGINMEA_HOPPER"], os.environ["LOGINMEA_FUSION_ROWS"]) == ("1", "8192")
+            assert ends
+        assert os.environ["LOGINMEA_HOPPER"] == "0"
+        assert "LOGINMEA_FUSION_ROWS" not in os.environ
+    assert [json.loads(line)["status"] for line in rows.getvalue().splitlines()] == ["ok", "wrong"]
+
+
+def test_kept_products_are_the_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(7, 3), (7, 5), (2, 4, 6), (2, 6, 6), (1, 2), (1, 6), (7, 2)]
+    t = [torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+    found = KeptProducts(Run("task", "rehearse", io.StringIO()))(*t)
+    expected = low_rank_fusion(t[:2], t[2:4], *t[4:])
+    upstream = torch.randn(found.shape, generator=generator, dtype=torch.float64)
+    for a, b in zip(
+        torch.autograd.grad(found, t, upstream), torch.autograd.grad(expected, t, upstream), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(found, expected)
 
 
 def test_an_unknown_stage_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -151,21 +151,21 @@ def test_a_card_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_torch_of_before_wide_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest that the metadata admits has no `out_dtype`, and its operator addmm no overload that takes one."""
-    torch_mm = torch.mm
+    """The oldest that the metadata admits has no `out_dtype`, and its operator baddbmm no overload that takes one."""
 
-    def mm(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
-        return torch_mm(a, b, out=out)
+    def of_before(multiply: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda a, b, *, out=None: multiply(a, b, out=out)
 
-    monkeypatch.setattr(torch, "mm", mm)
-    monkeypatch.setattr(_wide_products.torch.ops.aten, "addmm", SimpleNamespace(), raising=False)
+    for name in ("mm", "bmm"):
+        monkeypatch.setattr(torch, name, of_before(getattr(torch, name)))
+    monkeypatch.setattr(_wide_products.torch.ops.aten, "baddbmm", SimpleNamespace(), raising=False)
     _wide_products._runs.cache_clear()
     try:
         a, b = torch.randn(40, 30).bfloat16(), torch.randn(30, 20).bfloat16()
-        assert not any(_wide_products._runs(name, a.device) for name in ("mm", "addmm"))
-        out = torch.ones(40, 20)
-        _wide_products.add_wide_product(a, b, out)
-        assert_close(out, 1 + a.double() @ b.double(), "sum")
+        assert not any(_wide_products._runs(name, a.device) for name in ("mm", "bmm", "baddbmm"))
+        out = torch.ones(1, 40, 20)
+        _wide_products.wide_products(a[None], b[None], out, add=True)
+        assert_close(out[0], 1 + a.double() @ b.double(), "sum")
         assert_close(_wide_products.wide_product(a, b), a.double() @ b.double(), "product")
     finally:
         _wide_products._runs.cache_clear()
@@ -191,19 +191,22 @@ def test_what_ails_the_device_is_no_answer_of_a_torch(
     assert _wide_products._runs.cache_info().currsize == 1
 
 
-@pytest.mark.parametrize("served", [(), ("mm",), ("mm", "addmm")], ids=str)
+@pytest.mark.parametrize("served", [(), ("mm", "bmm"), ("mm", "bmm", "baddbmm")], ids=str)
 def test_products_of_bfloat16_into_float32(served: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever torch has, and whatever of it runs: on a CPU it has addmm with a wide result and refuses to run it."""
+    """Whatever torch has, and whatever of it runs: on a CPU baddbmm with a wide result may refuse."""
     device = torch.device("cpu")
     tried = _wide_products._runs
     monkeypatch.setattr(_wide_products, "_runs", lambda name, device: name in served and tried(name, device))
     a, b = torch.randn(40, 30).bfloat16(), torch.randn(30, 20).bfloat16()
-    start = torch.randn(40, 20)
     exact = a.double() @ b.double()
-    out = start.clone()
-    _wide_products.add_wide_product(a, b, out)
-    assert_close(out, start + exact, "sum")
-    _wide_products.wide_product(a, b, out)
-    assert_close(out, exact, "product")
     assert_close(_wide_products.wide_product(a, b), exact, "product")
-    assert isinstance(tried("addmm", device), bool)
+    several, others = torch.randn(3, 40, 30).bfloat16(), torch.randn(3, 20, 30).bfloat16().mT
+    start = torch.randn(40, 3, 20).transpose(0, 1)
+    exact = several.double() @ others.double()
+    out = start.clone(memory_format=torch.preserve_format)
+    assert out.stride() == start.stride(), "matrices side by side"
+    _wide_products.wide_products(several, others, out, add=True)
+    assert_close(out, start + exact, "sum")
+    _wide_products.wide_products(several, others, out, add=False)
+    assert_close(out, exact, "product")
+    assert isinstance(tried("baddbmm", device), bool)

@@ -45,7 +45,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Every backend that can serve here, on the GPU with blocks so small that a few hundred rows make several."""
     name: str = request.param
     _skip_unless_served(name, torch.float32)
-    monkeypatch.setattr("loginmea_fast.kernels._operands.DP_BYTES", 1)
+    monkeypatch.setattr("loginmea_fast.kernels._operands.BLOCK_BYTES", 1)
     return name
 
 
@@ -151,6 +151,45 @@ def test_kept_products_give_the_same_gradients(backend, shape, dtype) -> None:
     _assert_same(actual, _truth(case), dtype)
 
 
+@pytest.mark.parametrize("name", ["triton", "cuda"])
+def test_blocks_of_as_many_rows_as_are_asked_for(name, monkeypatch) -> None:
+    _skip_unless_served(name, torch.float32)
+    case = _case(400, 2, (65, 65, 65), 130, torch.float32, _device(name))
+    for rows in ("1", "256", "1000"):  # each a whole number of tiles, and no more than there are
+        monkeypatch.setenv("LOGINMEA_FUSION_ROWS", rows)
+        _assert_same(_run(low_rank_fusion, case, backend=name), _truth(case), torch.float32)
+    monkeypatch.setenv("LOGINMEA_FUSION_ROWS", "many")
+    with pytest.raises(InputError, match="LOGINMEA_FUSION_ROWS must be a whole number above 0; got 'many'"):
+        _run(low_rank_fusion, case, backend=name)
+
+
+def test_what_a_block_leaves_for_the_next_kernel_fits_in_l2(monkeypatch) -> None:
+    """Of zh_en, in tensors without memory; blocks of the forward pass are long enough for every processor."""
+    from loginmea_fast.kernels._operands import BLOCK_BYTES, BLOCK_ROWS, Operands
+
+    inputs = [torch.empty(38_960, 300, device="meta") for _ in range(3)]
+    factors = [torch.empty(8, 301, 300, device="meta") for _ in range(3)]
+    call = inputs, factors, torch.empty(1, 8, device="meta"), None, "tf32"
+    forward, backward = Operands(*call, backward=False), Operands(*call, backward=True)
+    assert forward.block // BLOCK_ROWS * (forward.padded // 64) > 2 * 132  # tiles, processors of an H100
+    for operands, columns in ((forward, forward.total), (backward, 3 * backward.columns)):
+        assert (operands.block - BLOCK_ROWS) * 4 * columns < BLOCK_BYTES < 2 * operands.block * 4 * columns
+    monkeypatch.setenv("LOGINMEA_FUSION_ROWS", "8192")
+    assert Operands(*call, backward=True).block == 8192
+    assert Operands(*call, backward=False).block == forward.block
+
+
+def test_products_of_modalities_of_one_width_are_one_launch() -> None:
+    from loginmea_fast.kernels._operands import Operands
+
+    for widths, groups in (((60, 64, 1), [3]), ((65, 64, 64), [1, 1, 1]), ((0, 0), [2]), ((0, 7), [1, 1])):
+        case = _case(5, 2, widths, 4, torch.float32)
+        f = Operands(case["inputs"], case["factors"], case["rank_weights"][0], None, "ieee", backward=True)
+        assert [group.stop - group.start for group in f.groups()] == groups
+        found = [view for group in f.groups() for view in f.side_by_side(f.w, group)]
+        assert all(torch.equal(view, f.w[:, f.part(m)]) for m, view in enumerate(found))
+
+
 @pytest.mark.parametrize("keep", [False, True], ids=["again", "kept"])
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[0]], ids=str)
@@ -162,7 +201,7 @@ def test_cuda_tiles_of_warpgroups_are_those_of_warps(shape, precision, keep, mon
     case = _case(*shape, dtype, device=_device("cuda"))
     if _dispatch.capability(case["inputs"][0]) != (9, 0):
         pytest.skip("warpgroups are of compute capability 9.0")
-    monkeypatch.setattr("loginmea_fast.kernels._operands.DP_BYTES", 1)
+    monkeypatch.setattr("loginmea_fast.kernels._operands.BLOCK_BYTES", 1)
     launched = []
 
     def watched(name: str, *arguments: object) -> None:
