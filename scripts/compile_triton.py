@@ -3,7 +3,8 @@
 Each operator is called through its public function, forward and backward, with CPU tensors and `backend="triton"`,
 while a stand-in for the driver names an architecture: what a launch would compile is compiled, with the same
 specialisations, and nothing runs. One process an architecture, because Triton keeps one target a process. Exits 1 where
-a kernel does not compile, wants more shared memory than the architecture has, or was never reached.
+a kernel does not compile, wants more shared memory than the architecture has, or was never reached. With --render, the
+table of docs/gpu.md is written.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from markers import render_into
+from triton_kernels import Specialisation, triton_table
 
 import loginmea_fast as lf
 from loginmea_fast.ops.low_rank_fusion import adaptive_low_rank_fusion
@@ -146,7 +149,7 @@ CALLS: tuple[Callable[[torch.dtype], None], ...] = (
 )
 
 
-def _compile_for(capability: int) -> int:
+def _compile_for(capability: int, render: bool) -> int:
     """Compiles for one architecture in this process, which must not have used Triton before."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -165,13 +168,11 @@ def _compile_for(capability: int) -> int:
 
     triton.runtime.driver.set_active(Driver())
     launch = triton.runtime.jit.JITFunction.run
-    compiled: dict[str, triton.compiler.CompiledKernel] = {}
-    reached = set()
+    compiled: dict[str, tuple[str, triton.compiler.CompiledKernel]] = {}
 
     def compile_only(self, *args, grid, warmup, **kwargs):  # type: ignore[no-untyped-def]
         kernel = launch(self, *args, grid=grid, warmup=True, **kwargs)
-        compiled[kernel.hash] = kernel
-        reached.add(f"{self.__module__.rsplit('.', 1)[-1]}.{self.__name__}")
+        compiled[kernel.hash] = f"{self.__module__.rsplit('.', 1)[-1]}.{self.__name__}", kernel
         return kernel
 
     triton.runtime.jit.JITFunction.run = compile_only
@@ -181,9 +182,14 @@ def _compile_for(capability: int) -> int:
             call(dtype)
     limit = SHARED_BYTES[capability]
     too_much = 0
-    for line, shared in sorted((_line(kernel), kernel.metadata.shared) for kernel in compiled.values()):
+    found = [_specialisation(name, kernel) for name, kernel in compiled.values()]
+    for line, shared in sorted((line, one.shared) for line, one in found):
         too_much += shared > limit
         print(f"sm_{capability}  {line}{'  MORE SHARED MEMORY THAN THERE IS' if shared > limit else ''}")
+    if render and capability == 90:
+        text = triton_table([one for _, one in found], triton.__version__)
+        render_into(ROOT / "docs" / "gpu.md", "triton", text)
+    reached = {name for name, _ in compiled.values()}
     never = _launched_by_python() - reached
     print(f"sm_{capability}: {len(reached)} kernels compiled in {len(compiled)} specialisations")
     if never:
@@ -191,8 +197,8 @@ def _compile_for(capability: int) -> int:
     return 1 if too_much or never else 0
 
 
-def _line(kernel) -> str:  # type: ignore[no-untyped-def]
-    """A kernel's name, what the assembler says it uses, its element types and its compile-time choices."""
+def _specialisation(name: str, kernel) -> tuple[str, Specialisation]:  # type: ignore[no-untyped-def]
+    """A kernel's line, with what the assembler says it uses, its element types and its choices; and the same apart."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -203,15 +209,17 @@ def _line(kernel) -> str:  # type: ignore[no-untyped-def]
             [tool, "-res-usage", cubin.name], capture_output=True, text=True, check=True
         ).stdout
     registers, stack = (int(re.search(rf"{what}:(\d+)", told)[1]) for what in ("REG", "STACK"))  # type: ignore[index]
-    name, warps, shared = kernel.metadata.name, kernel.metadata.num_warps, kernel.metadata.shared
+    warps, shared = kernel.metadata.num_warps, kernel.metadata.shared
     arguments = kernel.src.fn.arg_names
-    choices = " ".join(f"{arguments[path[0]]}={value}" for path, value in kernel.src.constants.items())
+    chosen = {arguments[path[0]]: value for path, value in kernel.src.constants.items()}
+    choices = " ".join(f"{argument}={value}" for argument, value in chosen.items())
     kinds = [
         k for kind in kernel.src.signature.values() for k in (kind if isinstance(kind, tuple) else (kind,))
     ]
-    pointers = " ".join(dict.fromkeys(kind[1:] for kind in kinds if kind.startswith("*")))
+    pointers = list(dict.fromkeys(kind[1:] for kind in kinds if kind.startswith("*")))
     used = f"{warps:2} warps  {registers:3} registers  {stack:4} B local  {shared:6} B shared"
-    return f"{name:28} {used}  {pointers}  {choices}"
+    line = f"{kernel.metadata.name:28} {used}  {' '.join(pointers)}  {choices}"
+    return line, Specialisation(name, chosen, frozenset(pointers), warps, registers, shared)
 
 
 def _launched_by_python() -> set[str]:
@@ -232,12 +240,12 @@ def main() -> int:
     parser.add_argument(
         "--only", type=int, choices=sorted(SHARED_BYTES), help="one architecture, in this process"
     )
-    only = parser.parse_args().only
-    if only:
-        return _compile_for(only)
-    return max(
-        subprocess.run([sys.executable, __file__, "--only", str(arch)]).returncode for arch in SHARED_BYTES
-    )
+    parser.add_argument("--render", action="store_true", help="write the table of docs/gpu.md")
+    args = parser.parse_args()
+    if args.only:
+        return _compile_for(args.only, args.render)
+    again = [sys.executable, __file__, *sys.argv[1:]]
+    return max(subprocess.run([*again, "--only", str(arch)]).returncode for arch in SHARED_BYTES)
 
 
 if __name__ == "__main__":
