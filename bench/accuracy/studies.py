@@ -150,7 +150,9 @@ STUDIES = {
         "entities without attributes and values, %",
     ),
     "choices": Study(
-        "What the recipe is chosen by", dict.fromkeys(("zh_en", "fr_en", "FB15K_DB15K 20 %"), _CHOICES), held_out=0.3
+        "What the recipe is chosen by",
+        dict.fromkeys(("zh_en", "fr_en", "FB15K_DB15K 20 %"), _CHOICES),
+        held_out=0.3,
     ),
     "best": Study("What `best` is chosen by", dict.fromkeys(_MAIN, _BEST), preset="default", held_out=0.3),
 }
