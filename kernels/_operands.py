@@ -10,8 +10,9 @@ total = sum of padded d_m and columns = K padded d, modality m has the columns p
 For precision "tf32" t and w are rounded to its digits here, once, and not wherever a tile is read. Both have the depth
 running fastest, which is how tensor cores of every generation take them.
 
-What a block writes for the launches after it is to be found in L2: t forward, dP backward. LOGINMEA_FUSION_ROWS asks
-for another number of rows backward: products of more rows, and dP in memory. No card has shown yet which is faster.
+Forward a block is one wave of tiles on an H100 at the usual width, and its t, which each tile reads once a rank, lies
+in L2. Backward dP of a block is about as large as L2. LOGINMEA_FUSION_ROWS asks for other blocks backward: fewer
+and fuller products, and all of dP in memory. No card has shown yet which is faster.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from torch import Tensor
 
 __all__ = ["BLOCK_ROWS", "PAD", "Operands", "in_tf32", "round_up"]
 
-BLOCK_BYTES = 48 << 20  # an H100 has 50 MiB of L2, an A100 40
+T_BYTES, DP_BYTES = (
+    12 << 20,
+    48 << 20,
+)  # of t forward and of dP backward; an H100 has 50 MiB of L2, an A100 40
 PAD, BLOCK_ROWS = 64, 128  # every tile of csrc/cuda/tile.cuh and of the Triton kernels divides them
 
 
@@ -101,10 +105,11 @@ class Operands:
         if precision == "tf32":
             w = in_tf32(w)
         self.w, self.constants = w.view(self.columns, self.total), constants.view(self.count, self.columns)
-        row_numbers = self.count * self.columns if backward else max(self.total, 1)
-        most = max(BLOCK_BYTES // (row_numbers * self.w.element_size()), BLOCK_ROWS)
-        if backward:
-            most = _rows_asked_for() or most
+        asked = _rows_asked_for()
+        numbers, room = (self.count * self.columns, DP_BYTES) if backward else (max(self.total, 1), T_BYTES)
+        most = max(room // (numbers * self.w.element_size()), BLOCK_ROWS)
+        if backward and asked is not None:
+            most = asked
         self.block = round_up(min(most, max(self.rows, 1)), BLOCK_ROWS)
         self.t = self.w.new_empty(self.block, self.total)
 

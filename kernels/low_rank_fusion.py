@@ -3,7 +3,7 @@
 Operands are packed (`_operands.py`), so that the inner loops load whole, aligned tiles and need no mask: k is a range
 of rows of w. A tile of P_mk is born in registers with its constant, row 0 of the factor, multiplied into the product
 over m, and the product into the sum over k; only y is written. Backward, a block of rows at a time, one kernel computes
-P_mk again and writes dP, which fits in L2; two products, each of all modalities at once, turn it into dt and dW.
+P_mk again and writes dP; two products, each of all modalities at once, turn it into dt and dW.
 """
 
 from __future__ import annotations

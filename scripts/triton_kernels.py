@@ -70,7 +70,7 @@ KERNELS = (
     Kernel(f"{_ATTENTION}._forward", _LAYER | {"TANH": True}, *_as_cuda("walk<attention::Forward"), "bytes", "0.5",
            "below `walk` of CUDA C++ by a quarter: blocks of 8 edges idle where rows have four; let CUDA serve"),
     Kernel(f"{_ATTENTION}._backward_source", _LAYER | {"DIRECT": True}, *_as_cuda("walk<attention::BackwardSource"),
-           "bytes", "0.45", "below 0.4: 168 registers leave 12 warps; blocks of 4 edges"),
+           "bytes", "0.45", "below 0.4: its registers leave 12 warps; blocks of 4 edges"),
     Kernel(f"{_ATTENTION}._backward_set", {"BD": 512}, *_as_cuda("walk<attention::BackwardSet"), "bytes", "0.5",
            "as `_forward`"),
     Kernel(f"{_FUSION}._forward", _FUSED | {"KEEP": False}, *_as_cuda("tile_products<float, tf32, fusion::Forward"),
@@ -95,11 +95,11 @@ KERNELS = (
     Kernel(f"{_SEARCH}._best", {"C": 16, "row_stride": 1}, 0, _STRIP, "bytes", "0.3",
            "below half of the line above: strips that fit L2, or one kernel for both directions"),
     Kernel(f"{_SEARCH}._count", {"column_stride": 1}, 0, _STRIP, "bytes", "0.5", "as `_best`"),
-    Kernel(f"{_SEARCH}._count", {"row_stride": 1}, 0, _STRIP, "bytes", "0.4", "as `_best`"),
+    Kernel(f"{_SEARCH}._count", {"row_stride": 1}, 0, _STRIP, "bytes", "0.5", "as `_best`"),
     Kernel(f"{_SCALE}._forward", {"QUERY": True, "MASKED": False}, 0, _INPUTS, "bytes", "0.6",
            "below 0.4: tanh is what it waits for; its series by a table"),
-    Kernel(f"{_SCALE}._backward", {"QUERY": True, "MASKED": False, "ADD": True}, 0, 4 * _INPUTS, "bytes", "0.5",
-           "below 0.4: as `_forward`, or 168 registers leave 12 warps; 16 rows a program"),
+    Kernel(f"{_SCALE}._backward", {"QUERY": True, "MASKED": False, "ADD": True}, 0, 3 * _INPUTS, "bytes", "0.5",
+           "below 0.4: as `_forward`, or its registers leave 12 warps; 16 rows a program"),
 )  # fmt: skip
 
 
@@ -118,6 +118,8 @@ def triton_table(compiled: Sequence[Specialisation], release: str) -> str:
             and "bf16" not in one.pointers
             and all(one.choices.get(key) == value for key, value in k.choices.items())
         ]
+        if not served:
+            raise ValueError(f"no specialisation of {k.name} has {k.choices}")
         row = max(served, key=lambda one: one.registers)
         warps = occupancy(row.registers, 32 * row.warps, row.shared)
         work = [f"{x:.2f}" if x else "" for x in (k.gflop, k.gigabytes)]

@@ -255,6 +255,20 @@ def contrastive_loss(run: Run) -> None:
             what = {"op": "contrastive_loss", "case": f"{batch:,} pairs, {width} wide", "dtype": precision}
             with _products_in(precision):
                 _compare(run, what, providers, leaves, truth, costs, precision, together=True)
+                tau = torch.full((), TEMPERATURE, device=run.device).requires_grad_()
+                bias = torch.zeros(batch, device=run.device).requires_grad_()
+                alone = {**what, "provider": "triton", "alone": True}
+                _time(run, {**alone, "variant": "both ways"}, _loss_both_ways, [*leaves, tau], costs)
+                _time(run, {**alone, "variant": "with a bias"}, _loss_with_bias, [*leaves, bias], costs)
+
+
+def _loss_both_ways(left: Tensor, right: Tensor, temperature: Tensor) -> Tensor:
+    return ops.contrastive_loss(left, right, temperature, True, "triton")
+
+
+def _loss_with_bias(left: Tensor, right: Tensor, bias: Tensor) -> Tensor:
+    places = torch.arange(len(left), device=left.device)
+    return ops.contrastive_loss_to_keys(left, right, places, TEMPERATURE, "triton", key_bias=bias)
 
 
 def _loss_formula(left: Tensor, right: Tensor) -> Tensor:
@@ -316,6 +330,7 @@ def _search(
             assert what["provider"] not in OURS or not wrong, f"{wrong} ranks are wrong"
         row |= run.measure(lambda _: function(), seconds=0.5)
         _add_work(row, [work.ranks(len(found[0]), len(found[1]), width, csls=True)])
+        row["kernel_us"] = _kernel_times(run, function)
 
 
 def _ranks(left: Tensor, right: Tensor, backend: str, screen: str | None = None) -> Sequence[Tensor]:
@@ -424,11 +439,11 @@ def _time(
         with run.attempt(**what) as row:
             row |= run.measure(*_parts(function, leaves, what["op"] == "contrastive_loss"), seconds=0.5)
             _add_work(row, costs or [])
-            row["kernel_us"] = _kernel_times(run, function, leaves)
+            row["kernel_us"] = _kernel_times(run, lambda: _run(function, leaves))
 
 
-def _kernel_times(run: Run, function: Function, leaves: list[Tensor]) -> dict[str, float | None]:
-    """Microseconds of each kernel in one call with its gradients, longest first: what docs/gpu.md predicts of each.
+def _kernel_times(run: Run, call: Callable[[], Any]) -> dict[str, float | None]:
+    """Microseconds of each kernel in one call, gradients included, longest first: what docs/gpu.md predicts of each.
 
     Empty where the driver allows no profiling. A rehearsal has the CPU's operators in their place, and no times.
     """
@@ -436,7 +451,7 @@ def _kernel_times(run: Run, function: Function, leaves: list[Tensor]) -> dict[st
     activity = torch.profiler.ProfilerActivity
     with torch.profiler.profile(activities=[activity.CPU if run.rehearsal else activity.CUDA]) as seen:
         for _ in range(calls):
-            _run(function, leaves)
+            call()
         if run.device.type == "cuda":
             torch.cuda.synchronize()
     if run.rehearsal:

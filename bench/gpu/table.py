@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bench.gpu.tasks import WAYS
-
 __all__ = ["choice", "goals", "render", "with_fractions"]
 
 Row = dict[str, Any]
 Choice = dict[str, dict[str, list[tuple[int, str]]]]
-OURS = ("triton", "cuda", *(way for ways in WAYS.values() for way in ways), "auto")
+OURS = ("triton", "cuda", "auto")  # as they serve: what has to be asked for reaches no goal
 # Which matrix rate bounds an operator's row. The search multiplies digits that tf32 keeps, whatever the rows' dtype.
 RATE = {"tf32": "tf32", "bfloat16": "bfloat16", "bfloat16 screen": "bfloat16"}
 
@@ -214,30 +212,31 @@ def _floors(rows: Iterable[Row]) -> list[str]:
 
 def _times(rows: Sequence[Row]) -> list[str]:
     """A line a provider: milliseconds, ratios to two others, shares of the floors, peak memory."""
+    timed = [row for row in rows if row.get("ms") and "op" in row and not row["task"].startswith("choice")]
+    wide = max((len(_named(row)) for row in timed), default=0)
     lines = [
-        f"{'':30}{'dtype':>16}{'forward ms':>12}{'backward':>10}{'authors':>9}{'compile':>9}"
+        f"{'':{wide + 2}}{'dtype':>16}{'forward ms':>12}{'backward':>10}{'authors':>9}{'compile':>9}"
         f"{'% bytes':>12}{'% gather':>12}{'% product':>12}{'peak MB':>10}"
     ]
-    timed = [row for row in rows if row.get("ms") and "op" in row and not row["task"].startswith("choice")]
     heading = None
     for row in timed:
         if heading != (row["op"], row.get("case")):
             heading = (row["op"], row.get("case"))
             lines.append(f"{row['op']}: {row.get('case', '')}")
         peers = [r for r in timed if (r["op"], r.get("case")) == heading and not r.get("alone")]
-        name = (
-            row["provider"]
-            + (" alone" if row.get("alone") else "")
-            + (f", {row['variant']}" if "variant" in row else "")
-        )
         ms = [f"{t:.3f}" for t in row["ms"]] + [""]
         lines.append(
-            f"  {name:28}{row['dtype']:>16}{ms[0]:>12}{ms[1]:>10}"
+            f"  {_named(row):{wide}}{row['dtype']:>16}{ms[0]:>12}{ms[1]:>10}"
             f"{_against(row, peers, 'authors'):>9}{_against(row, peers, 'torch.compile'):>9}"
             f"{_percent(row, 'of_bytes'):>12}{_percent(row, 'of_gathered'):>12}{_percent(row, 'of_products'):>12}"
             f"{row.get('peak_mb', ''):>10}"
         )
     return lines if len(lines) > 1 else []
+
+
+def _named(row: Row) -> str:
+    alone = " alone" if row.get("alone") else ""
+    return row["provider"] + alone + (f", {row['variant']}" if "variant" in row else "")
 
 
 def _choice(rows: Sequence[Row]) -> list[str]:

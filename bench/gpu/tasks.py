@@ -104,7 +104,7 @@ def _tasks() -> Iterator[Task]:
     yield Task("step/authors", "step:authors", limit=60)
     yield Task("step/clean", "step:clean", limit=120)
     for op in OPERATORS:
-        yield Task(f"operators/{op}", f"providers:{op}", limit=150)
+        yield Task(f"operators/{op}", f"providers:{op}", limit=240 if op == "low_rank_fusion" else 150)
     for op in (op for op in OPERATORS if "cuda" in GPU_BACKENDS[op]):
         yield Task(f"sanitizer/{op}/kernels", "sanitizer:small", (op,), 60, needs_cuda=True)
         for tool in ("memcheck", "racecheck"):

@@ -193,10 +193,29 @@ def test_what_ails_the_device_is_no_answer_of_a_torch(
 
 @pytest.mark.parametrize("served", [(), ("mm", "bmm"), ("mm", "bmm", "baddbmm")], ids=str)
 def test_products_of_bfloat16_into_float32(served: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever torch has, and whatever of it runs: on a CPU baddbmm with a wide result may refuse."""
-    device = torch.device("cpu")
-    tried = _wide_products._runs
-    monkeypatch.setattr(_wide_products, "_runs", lambda name, device: name in served and tried(name, device))
+    """Whatever torch has: what a CPU refuses is stood in for, and told."""
+    told = []
+
+    def stand_in(name: str, product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def multiply(
+            a: Tensor, b: Tensor, *, out_dtype: torch.dtype | None = None, out: Any = None
+        ) -> Tensor:
+            if out_dtype is None:
+                return product(a, b, out=out)
+            told.append(name)
+            return product(a.float(), b.float())
+
+        return multiply
+
+    def wide_baddbmm(start: Tensor, a: Tensor, b: Tensor, dtype: torch.dtype, *, out: Tensor) -> Tensor:
+        told.append("baddbmm")
+        assert dtype == torch.float32
+        return torch.baddbmm(start, a.float(), b.float(), out=out)
+
+    for name in ("mm", "bmm"):
+        monkeypatch.setattr(torch, name, stand_in(name, getattr(torch, name)))
+    monkeypatch.setattr(torch.ops.aten, "baddbmm", SimpleNamespace(dtype_out=wide_baddbmm), raising=False)
+    monkeypatch.setattr(_wide_products, "_runs", lambda name, device: name in served)
     a, b = torch.randn(40, 30).bfloat16(), torch.randn(30, 20).bfloat16()
     exact = a.double() @ b.double()
     assert_close(_wide_products.wide_product(a, b), exact, "product")
@@ -209,4 +228,5 @@ def test_products_of_bfloat16_into_float32(served: tuple[str, ...], monkeypatch:
     assert_close(out, start + exact, "sum")
     _wide_products.wide_products(several, others, out, add=False)
     assert_close(out, exact, "product")
-    assert isinstance(tried("baddbmm", device), bool)
+    expected = {0: [], 2: ["mm", "bmm", "bmm"], 3: ["mm", "baddbmm", "bmm"]}
+    assert told == expected[len(served)]
