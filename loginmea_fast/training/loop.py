@@ -128,6 +128,13 @@ class Trainer:
                 self.config, len(self.problem.features), len(split.train), len(split.valid)
             ):
                 warnings.warn(idle, UserWarning, stacklevel=2)
+            if self.config.rounds and not len(split.valid):
+                warnings.warn(
+                    "no validation link tells whether a round is better than the one before: the last round is kept, "
+                    "however many of the links that joined are wrong; raise valid_ratio, or set rounds=0",
+                    UserWarning,
+                    stacklevel=2,
+                )
         self._record(
             "resume" if resume else "start",
             **now,

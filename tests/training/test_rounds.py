@@ -168,7 +168,8 @@ def test_rounds_end_where_they_gain_nothing(monkeypatch):
         "propose",
         lambda *args: synthetic_pair().links[-next(counts) :],  # known to nobody here
     )
-    result = quiet_fit(rounds=5, valid_ratio=0.0)
+    with pytest.warns(UserWarning, match="no validation link tells whether a round is better"):
+        result = quiet_fit(rounds=5, valid_ratio=0.0)
     assert [r["links"] for r in records(result, "round")] == [12, 5]
     assert len(records(result, "epoch")) == 12
 
@@ -178,6 +179,12 @@ def test_a_key_beside_the_preset_is_said():
     (note,) = records(result, "start")[0]["notes"]
     assert note.startswith("preset best, but with ")
     assert {"epochs=2", "rounds=0"} < set(note.removeprefix("preset best, but with ").split(", "))
+
+
+def test_rounds_that_validation_judges_are_no_cause_for_a_warning(recwarn):
+    quiet_fit(rounds=1, epochs=2)
+    quiet_fit(rounds=0, epochs=2, valid_ratio=0.0)
+    assert not any("no validation link tells" in str(one.message) for one in recwarn)
 
 
 def test_without_rounds_it_is_one_training():
