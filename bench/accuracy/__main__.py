@@ -63,6 +63,8 @@ def main() -> int:
         return _smoke(args.work)
     if args.record:
         rows = [json.loads(path.read_text()) for path in sorted(args.work.glob("*.json"))]
+        if not rows:
+            parser.error(f"nothing has been measured below {args.work}: there is nothing to record")
         record("accuracy", rows, note=_NOTE, merge="key", once=True)
         return 0
     for case in _asked(args):

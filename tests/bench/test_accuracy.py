@@ -129,6 +129,7 @@ def test_bad_arguments_are_one_line(
     for words, told in (
         (["nope"], "there is no task 'nope', but"),
         ([], "set LOGINMEA_DATA to where they are"),
+        (["--record", "--work", str(tmp_path)], "there is nothing to record"),
     ):
         monkeypatch.setattr(command, "DATA", tmp_path / "none")
         monkeypatch.setattr("sys.argv", ["bench.accuracy", *words])
