@@ -181,7 +181,7 @@ def _backward_source(
         tl.store(part_sum + segment * width + d, acc, mask=inside)
     else:
         if DIRECT:
-            given = inside & (row < direct_rows)
+            given = d < tl.where(row < direct_rows, width, 0)
             acc += tl.load(direct + row * direct_stride + d, mask=given, other=0.0).to(tl.float32)
         tl.store(dx + row * width + d, acc.to(dx.dtype.element_ty), mask=inside)
 
@@ -233,7 +233,7 @@ def _add_shared(
         mask = (part < stop)[:, None] & inside[None, :]
         acc += tl.sum(tl.load(part_sum + part[:, None] * width + d[None, :], mask=mask, other=0.0), 0)
     if BASE:
-        given = inside & (row < base_rows)
+        given = d < tl.where(row < base_rows, width, 0)
         acc += tl.load(base + row * base_stride + d, mask=given, other=0.0).to(tl.float32)
     tl.store(out + row * width + d, acc.to(out.dtype.element_ty), mask=inside)
 
