@@ -25,10 +25,8 @@ from torch import Tensor
 
 __all__ = ["BLOCK_ROWS", "PAD", "Operands", "in_tf32", "round_up"]
 
-T_BYTES, DP_BYTES = (
-    12 << 20,
-    48 << 20,
-)  # of t forward and of dP backward; an H100 has 50 MiB of L2, an A100 40
+# Of t in a block of the forward pass and of dP in one of the backward pass; an H100 has 50 MiB of L2, an A100 40.
+T_BYTES, DP_BYTES = 12 << 20, 48 << 20
 PAD, BLOCK_ROWS = 64, 128  # every tile of csrc/cuda/tile.cuh and of the Triton kernels divides them
 
 

@@ -143,9 +143,8 @@ def _bias_gradient(
     for start in range(0, rows, BR):
         row = start + tl.arange(0, BR).to(tl.int64)
         mask = (row < rows)[:, None] & (j < columns)[None, :]
-        own = (
-            first_row + tl.minimum(row, rows - 1)[:, None]
-        )  # what is beyond the panel counts for nothing below
+        # Rows beyond the panel are its last once more, and count for nothing below.
+        own = first_row + tl.minimum(row, rows - 1)[:, None]
         s = tl.load(logits + row[:, None] * columns + j[None, :], mask=mask, other=0.0)  # [BR, BN]
         w = _softmaxes(s, row_lse, row_lse, row_share, own, j[None, :], batch, columns, False)
         w -= tl.where(j[None, :] == tl.load(positives + own), tl.load(row_share + own), 0.0)

@@ -16,7 +16,9 @@ from markers import table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.gpu.work import ZH_EN
 
-__all__ = ["Compiled", "kernel_table", "occupancy"]
+__all__ = ["COLUMNS", "KERNELS", "Compiled", "kernel_table", "occupancy"]
+
+COLUMNS = "kernel | GFLOP | GB | registers | shared, KiB | warps | bound by | predicted share | what would overturn it"
 
 
 class Compiled(NamedTuple):
@@ -137,6 +139,6 @@ def kernel_table(compiled: Sequence[Compiled], release: str) -> str:
         rows.append([*cells, k.bound, k.predicted, k.overturned])
     return table(
         f"Compiled by nvcc {release} for sm_90; of 64 warps an SM can hold.",
-        "kernel | GFLOP | GB | registers | shared, KiB | warps | bound by | predicted share | what would overturn it",
+        COLUMNS,
         rows,
     )

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from cuda_kernels import COLUMNS, occupancy
 from cuda_kernels import KERNELS as CUDA
-from cuda_kernels import occupancy
 from markers import table
 
 __all__ = ["Specialisation", "triton_table"]
@@ -129,6 +129,6 @@ def triton_table(compiled: Sequence[Specialisation], release: str) -> str:
         rows.append([*cells, k.bound, k.predicted, k.overturned])
     return table(
         f"Compiled by Triton {release} for sm_90; of 64 warps an SM can hold.",
-        "kernel | GFLOP | GB | registers | shared, KiB | warps | bound by | predicted share | what would overturn it",
+        COLUMNS,
         rows,
     )

@@ -165,16 +165,17 @@ def low_rank_fusion(run: Run) -> None:
     x = [torch.randn(rows, width, device=run.device) for _ in range(3)]
     w = [torch.randn(rank, width + 1, width, device=run.device) / width**0.5 for _ in range(3)]
     small = [torch.randn(1, n, device=run.device) for n in (rank, width, width)]  # weights, bias, query
+    op = "low_rank_fusion"
+    ours, kept = _ours(run, op), KeptProducts(run)
     for dtype, precision in PRECISIONS[: run.pick(2, 2, 1)]:
         leaves = [t.to(dtype).requires_grad_() for t in (*x, *w, *small)]
         size = rows, [width] * 3, rank, width, dtype.itemsize
         costs = [work.fusion_forward(*size), work.fusion_backward(*size)]
-        op, ours = "low_rank_fusion", _ours(run, "low_rank_fusion")
         providers: dict[str, Callable[[], Function]] = {"clean": lambda: _clean_fusion}
         if dtype == torch.float32:
             providers["authors"] = lambda: _authors_fusion(run, width, rank)
         providers |= {p: lambda b=b: _our_fusion(b) for p, b in ours.items()}
-        providers["products kept"] = lambda: _kept_products(run)
+        providers["products kept"] = lambda: functools.partial(_kept_products, kept)
         if dtype == torch.float32:
             providers["torch.compile"] = lambda: run.compiled(_clean_fusion)
         truth = _truth(_clean_fusion, leaves, torch.float64)
@@ -188,7 +189,7 @@ def low_rank_fusion(run: Run) -> None:
                 fuse = functools.partial(_fuse, backend)
                 _time(run, alone, fuse, [*leaves[:8], scale], costs)
             alone = {**what, "provider": "products kept", "alone": True}
-            _time(run, alone, KeptProducts(run), [*leaves[:8], scale], costs)
+            _time(run, alone, kept, [*leaves[:8], scale], costs)
             costs = work.scale(rows, [width] * 3, dtype.itemsize)
             for provider, backend in (("clean", "reference"), ("triton", "triton")):
                 alone = {**what, "op": "modality_scale", "provider": provider, "alone": True}
@@ -204,9 +205,8 @@ def _our_fusion(backend: str) -> Function:
     return lambda *t: _fuse(backend, *t[:8], modality_scale(t[:3], t[8]))
 
 
-def _kept_products(run: Run) -> Function:
-    fuse = KeptProducts(run)
-    return lambda *t: fuse(*t[:8], fusion_reference.modality_scale(t[:3], t[8]))
+def _kept_products(fuse: KeptProducts, *t: Tensor) -> Tensor:
+    return fuse(*t[:8], fusion_reference.modality_scale(t[:3], t[8]))
 
 
 def _scale(backend: str, *t: Tensor) -> Tensor:

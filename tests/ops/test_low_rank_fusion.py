@@ -45,9 +45,13 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Every backend that can serve here, on the GPU with blocks so small that a few hundred rows make several."""
     name: str = request.param
     _skip_unless_served(name, torch.float32)
+    _with_least_blocks(monkeypatch)
+    return name
+
+
+def _with_least_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for room in ("T_BYTES", "DP_BYTES"):
         monkeypatch.setattr(f"loginmea_fast.kernels._operands.{room}", 1)
-    return name
 
 
 def _device(backend: str) -> str:
@@ -201,8 +205,7 @@ def test_cuda_tiles_of_warpgroups_are_those_of_warps(shape, precision, keep, mon
     case = _case(*shape, dtype, device=_device("cuda"))
     if _dispatch.capability(case["inputs"][0]) != (9, 0):
         pytest.skip("warpgroups are of compute capability 9.0")
-    for room in ("T_BYTES", "DP_BYTES"):
-        monkeypatch.setattr(f"loginmea_fast.kernels._operands.{room}", 1)
+    _with_least_blocks(monkeypatch)
     launched = []
 
     def watched(name: str, *arguments: object) -> None:
